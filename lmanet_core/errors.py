@@ -1,0 +1,35 @@
+"""Errors a user can act on: each message says what was wanted, what came and what to do.
+
+Everything this package raises on purpose for bad input derives from `LmanetError`; the command line turns those into one
+line and an exit code, the ROS node into one log entry. Anything else that escapes is a bug of ours.
+"""
+
+
+class LmanetError(Exception):
+    """Base of all errors that a user's input, files or settings can cause."""
+
+    exit_code = 2
+
+
+class InputError(LmanetError):
+    """A video, folder, bag or image that cannot be read, or holds no images."""
+
+    exit_code = 3
+
+
+class WeightsError(LmanetError):
+    """A weights file that is missing, damaged, unsafe or made for another architecture."""
+
+    exit_code = 4
+
+
+class OutputError(LmanetError):
+    """A result that cannot be written: no permission, no space, wrong place."""
+
+    exit_code = 5
+
+
+class ConfigError(LmanetError):
+    """A setting that is unknown, out of range or contradicts another."""
+
+    exit_code = 2

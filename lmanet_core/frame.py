@@ -1,0 +1,64 @@
+"""What flows through the segmenter: a `Frame` comes in, a `FrameResult` goes out.
+
+Both are plain values with no behaviour. Sources of frames (topics, bags, videos, folders) and sinks of results (topics, bags,
+PNGs, videos, metrics) meet only here, so every front end runs the same code in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from lmanet_core.continuity import Discontinuity
+from lmanet_core.geometry import CameraInfo, GeometryPlan
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One camera image with its time.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        stamp_ns: capture time in nanoseconds; only differences matter.
+        frame_id: coordinate frame of the camera, as in a ROS header; may be empty.
+        camera_info: calibration valid for this image, where the source has one.
+        name: what to call files made from it (an image's stem, or a running number).
+    """
+
+    image: UInt8Array
+    stamp_ns: int
+    frame_id: str = ""
+    camera_info: CameraInfo | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameResult:
+    """What the segmenter says about one frame.
+
+    Attributes:
+        labels: (H, W) uint8 class ids at the output size; 255 is unlabelled.
+        confidence: (H, W) uint8, softmax probability of the chosen class as 0–255; None when switched off.
+        stamp_ns: the frame's own stamp, untouched.
+        frame_id: the frame's own frame_id, untouched.
+        discontinuity: why the memory was cleared before this frame; None where the stream went on.
+        memory_frames: past frames that were read for this one (0: single-frame segmentation).
+        remembered: whether this frame entered the memory; repeated and late frames do not.
+        geometry: how the image became the network's input and the labels its output.
+        timings_ms: wall time per stage in milliseconds, in order; "total" last.
+    """
+
+    labels: UInt8Array
+    confidence: UInt8Array | None
+    stamp_ns: int
+    frame_id: str
+    discontinuity: Discontinuity | None
+    memory_frames: int
+    remembered: bool
+    geometry: GeometryPlan
+    timings_ms: Mapping[str, float] = field(default_factory=dict)

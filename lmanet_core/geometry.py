@@ -1,0 +1,299 @@
+"""The one place that resizes: camera image → network input → label map, planned once and inverted exactly.
+
+A plan is made when the first image of a size arrives and used for every following one. Along each axis it is an affine map
+between pixel edges, `network = scale · camera + offset`, so that the label map, the image and the camera matrix all agree to a
+fraction of a pixel. Images are averaged when they shrink; labels are never interpolated (nearest pixel centre).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from lmanet_core.errors import ConfigError, InputError
+
+UInt8Array = npt.NDArray[np.uint8]
+ResizeMode = Literal["stretch", "letterbox", "crop"]
+
+_UNLABELLED = 255
+_LETTERBOX_GREY = 114
+_MAX_SIDE = 32766  # OpenCV keeps coordinates of its resizers in 16 bits
+
+
+class Size(NamedTuple):
+    """Height and width in pixels, in the order of array shapes."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+def parse_size(text: str) -> Size:
+    """Read "WxH" as in "1280x720"; raises ConfigError on anything else."""
+    match = re.fullmatch(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*", text)
+    if not match or not all(1 <= int(side) <= _MAX_SIDE for side in match.groups()):
+        raise ConfigError(f"a size is WIDTHxHEIGHT with sides of 1–{_MAX_SIDE}, such as 1024x512, got {text!r}")
+    return Size(int(match[2]), int(match[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class CameraInfo:
+    """Calibration of a pinhole camera, field for field as in sensor_msgs/CameraInfo.
+
+    Attributes:
+        width, height: size the calibration is for, pixels.
+        distortion_model, d: name and coefficients; independent of the image size.
+        k: 3×3 intrinsic matrix, row by row.
+        r: 3×3 rectification, row by row.
+        p: 3×4 projection, row by row.
+        binning_x, binning_y: pixels merged by the sensor; 0 means 1.
+        roi: (x_offset, y_offset, height, width, do_rectify) of the sensor's region of interest; zeros mean all of it.
+    """
+
+    width: int
+    height: int
+    distortion_model: str = ""
+    d: tuple[float, ...] = ()
+    k: tuple[float, ...] = (0.0,) * 9
+    r: tuple[float, ...] = (0.0,) * 9
+    p: tuple[float, ...] = (0.0,) * 12
+    binning_x: int = 0
+    binning_y: int = 0
+    roi: tuple[int, int, int, int, bool] = (0, 0, 0, 0, False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """`network_edge = scale · camera_edge + offset` along one axis, and the pixels that really carry image."""
+
+    camera_start: int  # pixels of the camera that are used: [start, stop)
+    camera_stop: int
+    network_start: int  # where they land: [start, stop)
+    network_stop: int
+
+    @property
+    def scale(self) -> float:
+        return (self.network_stop - self.network_start) / (self.camera_stop - self.camera_start)
+
+    @property
+    def offset(self) -> float:
+        return self.network_start - self.scale * self.camera_start
+
+
+@dataclass(frozen=True, slots=True)
+class GeometryPlan:
+    """How images of one size become network input, and network labels become output.
+
+    Attributes:
+        camera_size: size of the images this plan is for.
+        network_size: size the network sees.
+        output_size: size of the label maps.
+        output_is_network: label maps keep the network's own pixel grid.
+    """
+
+    camera_size: Size
+    network_size: Size
+    output_size: Size
+    output_is_network: bool
+    _rows: _Axis
+    _columns: _Axis
+
+    def to_network(self, image: UInt8Array) -> UInt8Array:
+        """Camera image (H, W, 3) → network input (h, w, 3), uint8. Bars of a letterbox are grey."""
+        if image.shape[:2] != self.camera_size:
+            got = Size(*image.shape[:2])
+            raise ValueError(f"this plan is for images of {self.camera_size}, got {got}; make a new plan")
+        rows, columns = self._rows, self._columns
+        used = image[rows.camera_start : rows.camera_stop, columns.camera_start : columns.camera_stop]
+        landed = Size(rows.network_stop - rows.network_start, columns.network_stop - columns.network_start)
+        resized = resize_image(used, landed)
+        if landed == self.network_size:
+            return resized
+        canvas = np.full((*self.network_size, *image.shape[2:]), _LETTERBOX_GREY, np.uint8)
+        canvas[rows.network_start : rows.network_stop, columns.network_start : columns.network_stop] = resized
+        return canvas
+
+    def labels_to_output(self, labels: UInt8Array) -> UInt8Array:
+        """Network labels (h, w) → label map at the output size, nearest pixel; 255 where the network saw nothing."""
+        return self._map_back(labels, _UNLABELLED)
+
+    def confidence_to_output(self, confidence: UInt8Array) -> UInt8Array:
+        """Network confidence (h, w) → at the output size, by the same pixels as the labels; 0 where nothing was seen."""
+        return self._map_back(confidence, 0)
+
+    def logits_to_output(self, logits: torch.Tensor) -> torch.Tensor:
+        """Network logits (1, C, h, w) → bilinear at the size that `labels_to_output` would give the used part.
+
+        Sharper borders than nearest labels when the output is larger than the network's map; costs C · H · W. Only for plans
+        that use the whole image (`stretch`).
+        """
+        if self.network_size == self.output_size:
+            return logits
+        return F.interpolate(logits, size=tuple(self.output_size), mode="bilinear", align_corners=False)
+
+    @property
+    def uses_whole_image(self) -> bool:
+        """True where every camera pixel reaches the network and every network pixel is image."""
+        return (
+            (self._rows.camera_start, self._rows.camera_stop) == (0, self.camera_size.height)
+            and (self._columns.camera_start, self._columns.camera_stop) == (0, self.camera_size.width)
+            and (self._rows.network_start, self._rows.network_stop) == (0, self.network_size.height)
+            and (self._columns.network_start, self._columns.network_stop) == (0, self.network_size.width)
+        )
+
+    def image_to_output(self, image: UInt8Array) -> UInt8Array:
+        """Camera image (H, W, 3) on the pixel grid of the label map, for overlays and for consumers of both."""
+        if self.output_is_network:
+            return self.to_network(image)
+        return resize_image(image, self.output_size)
+
+    def scale_camera_info(self, info: CameraInfo) -> CameraInfo:
+        """The calibration that belongs to the label map.
+
+        Pixel centres lie at whole numbers (OpenCV, ROS), edges half a pixel off, hence c' = (c + ½)·s + o − ½.
+        """
+        if self.output_is_network:
+            (sy, oy), (sx, ox) = ((axis.scale, axis.offset) for axis in (self._rows, self._columns))
+        else:
+            sy, sx = (out / camera for out, camera in zip(self.output_size, self.camera_size, strict=True))
+            oy = ox = 0.0
+
+        def move_center(c: float, scale: float, offset: float) -> float:
+            return (c + 0.5) * scale + offset - 0.5
+
+        k, p = list(info.k), list(info.p)
+        for matrix, stride in ((k, 3), (p, 4)):
+            if not any(matrix):
+                continue  # an uncalibrated camera stays recognisable: all zero
+            matrix[0] *= sx
+            matrix[1] *= sx
+            matrix[2] = move_center(matrix[2], sx, ox)
+            matrix[stride + 1] *= sy
+            matrix[stride + 2] = move_center(matrix[stride + 2], sy, oy)
+        if any(p):
+            p[3] *= sx  # Tx = −fx · baseline
+            p[7] *= sy
+        return replace(
+            info,
+            width=self.output_size.width,
+            height=self.output_size.height,
+            k=tuple(k),
+            p=tuple(p),
+            binning_x=0,
+            binning_y=0,
+            roi=(0, 0, 0, 0, info.roi[4]),
+        )
+
+    def _map_back(self, plane: UInt8Array, outside: int) -> UInt8Array:
+        rows, columns = self._rows, self._columns
+        seen = plane[rows.network_start : rows.network_stop, columns.network_start : columns.network_stop]
+        if self.output_is_network:
+            if self.uses_whole_image or seen.shape == plane.shape:
+                return plane
+            canvas = np.full(self.network_size, outside, np.uint8)
+            canvas[rows.network_start : rows.network_stop, columns.network_start : columns.network_stop] = seen
+            return canvas
+        used = Size(rows.camera_stop - rows.camera_start, columns.camera_stop - columns.camera_start)
+        if used == self.camera_size:
+            return _resize_nearest(seen, self.output_size)
+        canvas = np.full(self.camera_size, outside, np.uint8)
+        canvas[rows.camera_start : rows.camera_stop, columns.camera_start : columns.camera_stop] = _resize_nearest(seen, used)
+        return _resize_nearest(canvas, self.output_size)
+
+
+def plan_geometry(
+    camera_size: Size,
+    network_size: Size,
+    output: str = "input",
+    mode: ResizeMode = "stretch",
+) -> GeometryPlan:
+    """Plan how images of `camera_size` reach a network of `network_size` and come back.
+
+    Args:
+        camera_size: size of the incoming images.
+        network_size: size of the network's input (see `fit_network_size`).
+        output: "input" (the camera's size), "network" (the network's own grid) or "WxH".
+        mode: "stretch" maps the whole image on the whole input; "letterbox" keeps the aspect and adds grey bars; "crop" keeps
+            the aspect and cuts what does not fit (255 in the label map there).
+
+    Raises:
+        InputError: an image without pixels or too large to resize.
+        ConfigError: unknown output or mode.
+    """
+    if min(camera_size) < 1 or max(camera_size) > _MAX_SIDE:
+        raise InputError(f"an image must have sides of 1–{_MAX_SIDE} pixels, got {camera_size}")
+    if output not in ("input", "network") and not re.match(r"\s*\d", output):
+        raise ConfigError(f"output size must be 'input', 'network' or WIDTHxHEIGHT, got {output!r}")
+    output_size = {"input": camera_size, "network": network_size}.get(output) or parse_size(output)
+    rows = _Axis(0, camera_size.height, 0, network_size.height)
+    columns = _Axis(0, camera_size.width, 0, network_size.width)
+    scales = (rows.scale, columns.scale)
+    if mode == "letterbox":
+        scale = min(scales)
+        rows = _letterboxed(rows, scale)
+        columns = _letterboxed(columns, scale)
+    elif mode == "crop":
+        scale = max(scales)
+        rows = _cropped(rows, scale)
+        columns = _cropped(columns, scale)
+    elif mode != "stretch":
+        raise ConfigError(f"resize mode must be stretch, letterbox or crop, got {mode!r}")
+    return GeometryPlan(camera_size, network_size, output_size, output == "network", rows, columns)
+
+
+def fit_network_size(camera_size: Size, max_pixels: int, multiple: int = 8, remainder: int = 0) -> Size:
+    """The largest size with the camera's aspect that is not above the camera's own nor above `max_pixels`.
+
+    Args:
+        camera_size: size of the incoming images.
+        max_pixels: area the network was trained on, pixels.
+        multiple, remainder: sides must be `multiple · n + remainder` (ERFNet 8n, PSPNet 8n + 1).
+
+    Returns:
+        Sides rounded to the nearest allowed value, at least one multiple each.
+    """
+    shrink: float = min(1.0, (max_pixels / max(1, camera_size.height * camera_size.width)) ** 0.5)
+
+    def nearest(side: int) -> int:
+        return max(1, round((side * shrink - remainder) / multiple)) * multiple + remainder
+
+    return Size(nearest(camera_size.height), nearest(camera_size.width))
+
+
+def resize_image(image: UInt8Array, size: Size) -> UInt8Array:
+    """Resize (H, W) or (H, W, C) uint8: average over the covered area when both sides shrink, else bilinear."""
+    if image.shape[:2] == size:
+        return image
+    shrinks = size.height <= image.shape[0] and size.width <= image.shape[1]
+    resized = cv2.resize(image, (size.width, size.height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def _resize_nearest(plane: UInt8Array, size: Size) -> UInt8Array:
+    if plane.shape == size:
+        return plane
+    resized = cv2.resize(plane, (size.width, size.height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized, np.uint8)
+
+
+def _letterboxed(axis: _Axis, scale: float) -> _Axis:
+    room = axis.network_stop
+    length = min(room, max(1, round(axis.camera_stop * scale)))
+    start = (room - length) // 2
+    return replace(axis, network_start=start, network_stop=start + length)
+
+
+def _cropped(axis: _Axis, scale: float) -> _Axis:
+    available = axis.camera_stop
+    length = min(available, max(1, round(axis.network_stop / scale)))
+    start = (available - length) // 2
+    return replace(axis, camera_start=start, camera_stop=start + length)

@@ -1,0 +1,158 @@
+"""Class names, colours and groups, and what is drawn from a label map.
+
+A label map is (H, W) uint8 with one class id per pixel and 255 for "unlabelled". Label maps are only ever indexed here, never
+blended or interpolated; `overlay` is for people, everything else is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmanet_core.errors import ConfigError
+
+UNLABELLED = 255
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The classes a network was trained on.
+
+    Attributes:
+        names: class names in the order of their ids.
+        colors: one (R, G, B) of 0–255 per class; 255 (unlabelled) is always black.
+        groups: named sets of classes, published as masks: `{"drivable": ("road",)}`.
+
+    Raises:
+        ConfigError: no classes or more than 255, a repeated name, colours that do not match, a group with an unknown class.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= UNLABELLED:
+            raise ConfigError(f"a label set has 1 to {UNLABELLED} classes, got {len(self.names)}")
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if repeated:
+            raise ConfigError(f"class names must differ, got {', '.join(repeated)} more than once")
+        if len(self.colors) != len(self.names):
+            raise ConfigError(f"wanted one colour for each of {len(self.names)} classes, got {len(self.colors)}")
+        for name, color in zip(self.names, self.colors, strict=True):
+            if len(color) != 3 or not all(0 <= channel <= 255 for channel in color):
+                raise ConfigError(f"the colour of {name} must be three numbers of 0–255, got {color}")
+        for group, members in self.groups.items():
+            for member in members:
+                if member not in self.names:
+                    near = get_close_matches(member, self.names, 1)
+                    hint = f"; did you mean {near[0]}?" if near else f"; classes are {', '.join(self.names)}"
+                    raise ConfigError(f"group {group} names an unknown class {member}{hint}")
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: len(self.colors)] = self.colors
+        object.__setattr__(self, "_palette", palette)
+
+    @property
+    def palette(self) -> UInt8Array:
+        """(256, 3) uint8 RGB, indexed by label; black where there is no class."""
+        palette: UInt8Array = self._palette  # type: ignore[attr-defined]
+        return palette
+
+    def colorize(self, labels: UInt8Array) -> UInt8Array:
+        """(H, W) labels → (H, W, 3) uint8 RGB in the exact palette colours."""
+        return np.take(self.palette, labels, axis=0)
+
+    def overlay(self, image: UInt8Array, labels: UInt8Array, opacity: float = 0.5) -> UInt8Array:
+        """Blend the colours over an image of the same size; unlabelled pixels keep the image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            labels: (H, W) uint8.
+            opacity: share of the colour, 0–1.
+        """
+        if image.shape[:2] != labels.shape:
+            raise ValueError(f"image and labels must have one size, got {image.shape[:2]} and {labels.shape}")
+        import cv2
+
+        blended = cv2.addWeighted(image, 1.0 - opacity, self.colorize(labels), opacity, 0.0)
+        unlabelled = labels == UNLABELLED
+        if unlabelled.any():
+            blended[unlabelled] = image[unlabelled]
+        return np.asarray(blended, np.uint8)
+
+    def mask(self, labels: UInt8Array, group: str) -> UInt8Array:
+        """(H, W) labels → (H, W) uint8, 255 where the class belongs to `group`, else 0."""
+        return np.take(self._mask_table(group), labels)
+
+    def _mask_table(self, group: str) -> UInt8Array:
+        if group not in self.groups:
+            known = ", ".join(self.groups) or "none"
+            raise ConfigError(f"no class group {group}; known groups: {known}")
+        table = np.zeros(256, np.uint8)
+        table[[self.names.index(name) for name in self.groups[group]]] = 255
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and dicts, for JSON and YAML."""
+        return {
+            "names": list(self.names),
+            "colors": [list(color) for color in self.colors],
+            "groups": {group: list(members) for group, members in self.groups.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LabelSet:
+        """The inverse of `to_dict`; raises ConfigError on anything that is not a label set."""
+        try:
+            return cls(
+                names=tuple(str(name) for name in data["names"]),
+                colors=tuple(_color(color) for color in data["colors"]),
+                groups={str(g): tuple(str(m) for m in members) for g, members in data.get("groups", {}).items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"a label set has 'names', 'colors' and optional 'groups', got {data!r:.200}") from error
+
+
+def _color(color: Sequence[int]) -> tuple[int, int, int]:
+    red, green, blue = (int(channel) for channel in color)
+    return red, green, blue
+
+
+DRIVING_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "drivable": ("road",),
+    "person": ("person", "rider"),
+    "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
+}
+
+#: Cityscapes' 19 evaluation classes by trainId, in its published colours.
+CITYSCAPES = LabelSet(
+    names=(
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
+        "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    ),
+    colors=(
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
+        (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
+        (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+    ),
+    groups=DRIVING_GROUPS,
+)  # fmt: skip
+
+#: CamVid reduced to 11 classes (SegNet's order), in its published colours.
+CAMVID11 = LabelSet(
+    names=(
+        "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+    ),
+    colors=(
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
+        (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+    ),
+    groups={"drivable": ("road",), "person": ("pedestrian", "bicyclist"), "vehicle": ("car",)},
+)  # fmt: skip
