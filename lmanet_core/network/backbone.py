@@ -1,0 +1,56 @@
+"""What a single-frame network must offer to become a video network.
+
+Any encoder–decoder joins by subclassing `Backbone` in a few lines, without touching this package:
+
+    class Wrapped(Backbone):
+        feature_channels = 256
+        stride = 8
+
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def encode(self, image):          # (B, 3, H, W) → (B, 256, H/8, W/8)
+            return self.model.encoder(image)
+
+        def decode(self, features):       # (B, 256, H/8, W/8) → (B, classes, H, W)
+            return self.model.decoder(features)
+
+    network = LMANet(Wrapped(model), MemoryConfig(key_channels=32, value_channels=128))
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+
+class Backbone(nn.Module, ABC):
+    """A single-frame encoder–decoder, cut where the memory goes in.
+
+    Attributes:
+        feature_channels: channels that `encode` gives and `decode` takes.
+        stride: input pixels per feature position along each side.
+        size_remainder: input sides are `stride · n + size_remainder`.
+        mean, std: normalisation of RGB in 0–1 that the weights expect, per channel.
+    """
+
+    feature_channels: int
+    stride: int = 8
+    size_remainder: int = 0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @abstractmethod
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """Normalised image (B, 3, H, W) → features (B, feature_channels, h, w)."""
+
+    @abstractmethod
+    def decode(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (B, feature_channels, h, w) → logits (B, classes, H, W)."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Segment single frames: (B, 3, H, W) → logits (B, classes, H, W)."""
+        return self.decode(self.encode(image))

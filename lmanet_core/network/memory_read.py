@@ -1,0 +1,115 @@
+"""The module that turns a single-frame network into a video network: keys, values, memory read and fusion (paper, III).
+
+It holds weights and nothing else. The frames it remembers belong to whoever calls it (`lmanet_core.memory.MemoryBuffer`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from lmanet_core.errors import ConfigError
+from lmanet_core.network.fusion import FUSIONS
+from lmanet_core.ops import Border, SoftmaxScope, local_attention
+
+
+class KeyValue(NamedTuple):
+    """What one frame leaves in the memory: key (B, Dk, h, w), value (B, Dv, h, w)."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+
+
+class MemoryFrames(NamedTuple):
+    """What is read from: keys (B, T, Dk, h, w), values (B, T, Dv, h, w). The order of frames does not matter."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """How a network remembers and reads. Defaults are those of the published ERFNet weights.
+
+    Attributes:
+        key_channels: Dk.
+        value_channels: Dv; 0 means that the encoder's features are the value, with no convolution of their own (PSPNet).
+        fusion: a name of `FUSIONS`.
+        window: side R of the window in feature positions, odd; None reads everywhere.
+        memory_frames: S, past frames kept; may differ between training and use.
+        softmax: "joint" over all frames or "per_frame".
+        border: "zero" or "masked" (see `local_attention`).
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    key_channels: int = 16
+    value_channels: int = 64
+    fusion: str = "gated"
+    window: int | None = 21
+    memory_frames: int = 4
+    softmax: SoftmaxScope = "joint"
+    border: Border = "zero"
+
+    def __post_init__(self) -> None:
+        if self.key_channels < 1 or self.value_channels < 0:
+            raise ConfigError(f"wanted key channels ≥ 1 and value channels ≥ 0, got {self.key_channels}, {self.value_channels}")
+        if self.fusion not in FUSIONS:
+            raise ConfigError(f"fusion must be one of {', '.join(FUSIONS)}; got {self.fusion!r}")
+        if self.window is not None and (self.window < 1 or self.window % 2 == 0):
+            raise ConfigError(f"window must be odd and positive, or null for global attention; got {self.window}")
+        if self.memory_frames < 1:
+            raise ConfigError(f"memory_frames must be at least 1, got {self.memory_frames}; to switch memory off, say so")
+        if self.softmax not in ("joint", "per_frame"):
+            raise ConfigError(f"softmax must be joint or per_frame, got {self.softmax!r}")
+        if self.border not in ("zero", "masked"):
+            raise ConfigError(f"border must be zero or masked, got {self.border!r}")
+
+
+class MemoryModule(nn.Module):
+    """Heads that make keys and values, the read through the window, and the fusion.
+
+    Args:
+        feature_channels: channels of the encoder's features.
+        config: see `MemoryConfig`.
+    """
+
+    def __init__(self, feature_channels: int, config: MemoryConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.memory_head = _KeyValueHead(feature_channels, config)
+        self.query_head = _KeyValueHead(feature_channels, config)
+        # Training starts from equal keys, so that a frame matches itself; the two then go their own ways.
+        self.query_head.key.load_state_dict(self.memory_head.key.state_dict())
+        self.fusion = FUSIONS[config.fusion](config.value_channels or feature_channels, feature_channels)
+
+    def remember(self, features: torch.Tensor) -> KeyValue:
+        """What to keep of a frame with these features (B, C, h, w), not fused with anything."""
+        kept: KeyValue = self.memory_head(features)
+        return kept
+
+    def read(self, features: torch.Tensor, memory: MemoryFrames, impl: str = "auto") -> torch.Tensor:
+        """Features (B, C, h, w) joined with what the memory holds for them → (B, C, h, w) for the decoder."""
+        query: KeyValue = self.query_head(features)
+        config = self.config
+        read = local_attention(
+            query.key, memory.keys, memory.values, config.window, softmax=config.softmax, border=config.border, impl=impl
+        )
+        fused: torch.Tensor = self.fusion(query.value, read)
+        return fused
+
+
+class _KeyValueHead(nn.Module):
+    def __init__(self, feature_channels: int, config: MemoryConfig) -> None:
+        super().__init__()
+        self.key = nn.Conv2d(feature_channels, config.key_channels, 3, padding=1)
+        self.value: nn.Module = nn.Identity()
+        if config.value_channels:
+            self.value = nn.Conv2d(feature_channels, config.value_channels, 3, padding=1)
+
+    def forward(self, features: torch.Tensor) -> KeyValue:
+        return KeyValue(self.key(features), self.value(features))
