@@ -35,6 +35,7 @@ class Backbone(nn.Module, ABC):
         stride: input pixels per feature position along each side.
         size_remainder: input sides are `stride · n + size_remainder`.
         mean, std: normalisation of RGB in 0–1 that the weights expect, per channel.
+        sensitive: names of submodules that stay in float32 when the rest runs in bfloat16 or float16.
     """
 
     feature_channels: int
@@ -42,6 +43,7 @@ class Backbone(nn.Module, ABC):
     size_remainder: int = 0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    sensitive: tuple[str, ...] = ()
 
     @abstractmethod
     def encode(self, image: torch.Tensor) -> torch.Tensor:

@@ -66,6 +66,26 @@ class _BlockedAttention(torch.autograd.Function):
         return (*grads, None, None, None)
 
 
+class _Scratch:
+    """Buffers that one block after the other works in: fresh megabytes for each would cost more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def get(self, name: str, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """An uninitialised contiguous tensor of this shape, in the storage that had this name before."""
+        wanted = shape[0] * shape[1] * shape[2]
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.numel() < wanted:
+            self._buffers[name] = buffer = torch.empty(wanted, dtype=dtype, device=device)
+        return buffer[:wanted].view(shape)
+
+    def like(self, name: str, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """As `get`, with the shape and device of `rows`."""
+        n, m, d = rows.shape
+        return self.get(name, (n, m, d), dtype, rows.device)
+
+
 class _Block(Protocol):
     """Some queries and all the keys and values that any of them may see.
 
@@ -80,8 +100,8 @@ class _Block(Protocol):
     @property
     def values(self) -> torch.Tensor: ...
 
-    def scores(self) -> torch.Tensor:
-        """(N, n, m) logits, −inf where a key is not in the query's window."""
+    def scores(self, scratch: _Scratch) -> torch.Tensor:
+        """(N, n, m) logits, −inf where a key is not in the query's window; valid until the next block's."""
 
     def cut(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, H, W, D) → (N, n, D): the entries of this block's queries."""
@@ -91,6 +111,12 @@ class _Block(Protocol):
 
     def add_patches(self, patches: torch.Tensor, maps: torch.Tensor) -> None:
         """(N, m, D) → added into maps (B, T, H, W, D) where this block's keys came from."""
+
+
+def _product(queries: torch.Tensor, keys: torch.Tensor, scratch: _Scratch) -> torch.Tensor:
+    batch, n, _ = queries.shape
+    out = scratch.get("scores", (batch, n, keys.shape[1]), queries.dtype, queries.device)
+    return torch.bmm(queries, keys.transpose(1, 2), out=out)
 
 
 def _blocks(
@@ -109,8 +135,8 @@ class _GlobalBlock:
     values: torch.Tensor
     span: slice  # positions y·W + x of the queries
 
-    def scores(self) -> torch.Tensor:
-        return torch.bmm(self.queries, self.keys.transpose(1, 2))
+    def scores(self, scratch: _Scratch) -> torch.Tensor:
+        return _product(self.queries, self.keys, scratch)
 
     def cut(self, maps: torch.Tensor) -> torch.Tensor:
         return maps.flatten(1, 2)[:, self.span]
@@ -179,8 +205,8 @@ class _WindowBlock:
     top: int
     tiles: range
 
-    def scores(self) -> torch.Tensor:
-        scores = torch.baddbmm(self.mask, self.queries, self.keys.transpose(1, 2))
+    def scores(self, scratch: _Scratch) -> torch.Tensor:
+        scores = _product(self.queries, self.keys, scratch).add_(self.mask)
         return scores if self.outside is None else scores.add_(self.outside)
 
     def cut(self, maps: torch.Tensor) -> torch.Tensor:
@@ -285,11 +311,14 @@ def _forward(
     value_rows = values.movedim(2, -1)  # (B, T, H, W, Dv)
     out = torch.empty(batch, height, width, values.shape[2], dtype=values.dtype, device=values.device)
     lse = torch.empty(batch, height, width, 1, dtype=query_rows.dtype, device=query.device) if keep_lse else None
+    scratch = _Scratch()
     for block in _blocks(query_rows, key_rows, value_rows, window, border):
-        scores = block.scores()
+        scores = block.scores(scratch)
         if lse is not None:
             block.paste(scores.logsumexp(-1, keepdim=True), lse)
-        weights = scores.softmax(-1).to(value_rows.dtype)
+        weights = torch.softmax(scores, -1, out=scratch.like("weights", scores, scores.dtype))
+        if weights.dtype != value_rows.dtype:
+            weights = scratch.like("rounded", scores, value_rows.dtype).copy_(weights)
         block.paste(torch.bmm(weights, block.values), out)
     return out.permute(0, 3, 1, 2), lse
 
@@ -312,8 +341,9 @@ def _backward(
     grad_query, grad_keys, grad_values = (
         torch.zeros(rows.shape, dtype=rows.dtype, device=rows.device) for rows in (query_rows, key_rows, value_rows)
     )
+    scratch = _Scratch()
     for block in _blocks(query_rows, key_rows, value_rows, window, border):
-        weights = (block.scores() - block.cut(lse)).exp_()
+        weights = block.scores(scratch).sub_(block.cut(lse)).exp_()
         block_grad = block.cut(grad_rows)
         grad_scores = torch.bmm(block_grad, block.values.transpose(1, 2)).sub_(block.cut(delta)).mul_(weights)
         block.add_patches(torch.bmm(weights.transpose(1, 2), block_grad), grad_values)

@@ -1,0 +1,64 @@
+"""One way out for results: `open_sinks` lays out a result folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.labels import LabelSet
+from lmanet_core.media.bag_sink import ResultBagSink
+from lmanet_core.media.sinks import CompositeSink, LabelPngSink, MaskPngSink, ResultSink, make_folder
+from lmanet_core.media.video_sink import VideoSink
+
+SINK_KINDS = ("labels", "masks", "overlay", "color", "bag")
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def open_sinks(
+    out_dir: str | Path,
+    label_set: LabelSet,
+    *,
+    kinds: Collection[str] = ("labels", "masks", "overlay", "bag"),
+    fps: float = 10.0,
+) -> CompositeSink:
+    """Open what writes results into a folder.
+
+    Args:
+        out_dir: made where it is missing. Gets `labels/`, `masks/<group>/`, `overlay.mp4`, `color.mp4`, `result/` (a bag).
+        label_set: class names, colours, groups.
+        kinds: which of `SINK_KINDS`.
+        fps: frames a second of the videos.
+
+    Raises:
+        ConfigError: an unknown kind, fps not positive.
+        OutputError: the folder is not writable, or holds a result bag already.
+    """
+    folder = Path(out_dir)
+    for kind in kinds:
+        if kind not in SINK_KINDS:
+            near = get_close_matches(kind, SINK_KINDS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"results are {', '.join(SINK_KINDS)}, got {kind!r}{hint}")
+    if "masks" in kinds and not label_set.groups:
+        _LOGGER.info("no masks are written: the label set has no class groups")
+    make_folder(folder)
+    makers: Mapping[str, Callable[[], ResultSink]] = {
+        "labels": lambda: LabelPngSink(folder / "labels"),
+        "masks": lambda: MaskPngSink(folder / "masks", label_set),
+        "overlay": lambda: VideoSink(folder / "overlay.mp4", label_set, "overlay", fps),
+        "color": lambda: VideoSink(folder / "color.mp4", label_set, "color", fps),
+        "bag": lambda: ResultBagSink(folder / "result", label_set),
+    }
+    sinks: list[ResultSink] = []
+    try:
+        for kind in SINK_KINDS:
+            if kind in kinds:
+                sinks.append(makers[kind]())
+    except (ConfigError, OutputError):
+        CompositeSink(sinks).close()
+        raise
+    return CompositeSink(sinks)

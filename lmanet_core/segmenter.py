@@ -1,0 +1,256 @@
+"""`VideoSegmenter.step`: one camera image in, one label map out, with the memory in between. Everything else is around it.
+
+    image → continuity → preprocess → encode → decode (with memory) → postprocess → remember → FrameResult
+
+One segmenter is one stream (one camera). Several share one `Runtime`. A segmenter belongs to one thread at a time, except for
+`request_reset`, which any thread may call.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lmanet_core.checkpoint import load_model
+from lmanet_core.continuity import ContinuityConfig, ContinuityMonitor, Discontinuity
+from lmanet_core.errors import ConfigError
+from lmanet_core.frame import FrameResult, UInt8Array
+from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, fit_network_size, parse_size, plan_geometry
+from lmanet_core.labels import LabelSet
+from lmanet_core.media.pixels import to_rgb
+from lmanet_core.memory import MemoryBuffer
+from lmanet_core.runtime import Runtime, prepare
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """How a stream is segmented.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    memory: bool = True  # off: single frames, nothing is remembered
+    memory_frames: int | None = None  # S; None: as trained
+    memory_interval_s: float = 0.0  # least time between remembered frames, seconds; 0: every frame
+    network_size: str = "auto"  # "WxH"; auto: the camera's size and aspect, at most as many pixels as trained on
+    output_size: str = "input"  # "input", "network" or "WxH"
+    resize: ResizeMode = "stretch"  # "stretch", "letterbox" or "crop"
+    upsample: str = "labels"  # "labels": nearest pixel; "logits": bilinear before the choice, slower, smoother borders
+    confidence: bool = True  # off saves a few milliseconds
+    attention: str = "auto"  # implementation of local_attention
+    continuity: ContinuityConfig = field(default_factory=ContinuityConfig)
+
+    def __post_init__(self) -> None:
+        if self.memory_frames is not None and self.memory_frames < 1:
+            raise ConfigError(f"memory_frames must be 1 or more, got {self.memory_frames}; memory: false switches it off")
+        if not self.memory_interval_s >= 0.0:
+            raise ConfigError(f"memory_interval_s must be 0 or more seconds, got {self.memory_interval_s}")
+        if self.network_size != "auto":
+            parse_size(self.network_size)
+        if self.output_size not in ("input", "network"):
+            parse_size(self.output_size)
+        if self.resize not in ("stretch", "letterbox", "crop"):
+            raise ConfigError(f"resize must be stretch, letterbox or crop, got {self.resize!r}")
+        if self.upsample not in ("labels", "logits"):
+            raise ConfigError(f"upsample must be labels or logits, got {self.upsample!r}")
+        if self.upsample == "logits" and (self.resize != "stretch" or self.output_size == "network"):
+            raise ConfigError("upsample: logits wants resize: stretch and an output_size other than network")
+
+
+class VideoSegmenter:
+    """Segment one video stream, frame by frame.
+
+    Args:
+        runtime: a network made ready by `prepare`; may be shared.
+        config: see `SegmenterConfig`.
+
+    Raises:
+        ConfigError: settings that this network does not allow.
+    """
+
+    def __init__(self, runtime: Runtime, config: SegmenterConfig | None = None) -> None:
+        self.runtime = runtime
+        self.config = config or SegmenterConfig()
+        self.continuity = ContinuityMonitor(self.config.continuity)
+        trained = runtime.config.memory
+        self._memory: MemoryBuffer | None = None
+        if trained is not None:
+            self._memory = MemoryBuffer(self.config.memory_frames or trained.memory_frames, self.config.memory_interval_s)
+        self.memory_enabled = self.config.memory and trained is not None
+        self._plan: GeometryPlan | None = None
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in _normalization(runtime))
+        self._scale = (1.0 / (255.0 * std)).to(runtime.device)
+        self._offset = (-mean / std).to(runtime.device)
+
+    @classmethod
+    def from_weights(
+        cls,
+        path: str | os.PathLike[str],
+        config: SegmenterConfig | None = None,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> VideoSegmenter:
+        """Load weights and be ready; see `load_model` and `prepare` for what may be wrong with them."""
+        return cls(prepare(load_model(path), device, precision), config)
+
+    @property
+    def labels(self) -> LabelSet:
+        """Names, colours and groups of the ids in the label maps."""
+        return self.runtime.config.labels
+
+    @property
+    def memory_enabled(self) -> bool:
+        """Whether past frames are read and remembered. May be switched between frames; off forgets them."""
+        return self._memory_enabled
+
+    @memory_enabled.setter
+    def memory_enabled(self, enabled: bool) -> None:
+        if enabled and self._memory is None:
+            raise ConfigError("these weights have no memory (single-frame network), it cannot be switched on")
+        self._memory_enabled = enabled
+        if not enabled and self._memory is not None:
+            self._memory.clear()
+
+    def reset(self) -> None:
+        """Forget the stream; the next frame is a first frame."""
+        self.continuity.reset()
+        if self._memory is not None:
+            self._memory.clear()
+
+    def request_reset(self, cause: Discontinuity = Discontinuity.MANUAL) -> None:
+        """Have the next frame clear the memory, with this cause (MANUAL or CLOCK_JUMP). Any thread."""
+        self.continuity.request(cause)
+
+    @torch.inference_mode()
+    def step(self, image: npt.NDArray[Any], stamp_ns: int, frame_id: str = "") -> FrameResult:
+        """Segment the next frame of the stream.
+
+        Args:
+            image: (H, W, 3) uint8 RGB; also grey, RGBA and uint16, see `to_rgb`.
+            stamp_ns: capture time, nanoseconds. A repeated or slightly older stamp is segmented but not remembered.
+            frame_id: coordinate frame of the camera.
+
+        Returns:
+            See `FrameResult`. The arrays are the caller's to keep.
+
+        Raises:
+            InputError: not an image. Nothing is lost: the memory is as before, the next frame goes on.
+        """
+        clock = _Stopwatch(self.runtime.device)
+        rgb = to_rgb(image)
+        plan = self._plan_for(Size(*rgb.shape[:2]))
+        continuity = self.continuity.check(rgb, stamp_ns, frame_id)
+        memory = self._memory if self._memory_enabled else None
+        if continuity.discontinuity is not None and memory is not None:
+            memory.clear()
+        clock.lap("continuity")
+        pixels = self._to_input(plan.to_network(rgb))
+        clock.lap("preprocess")
+        network = self.runtime.network
+        features = network.encode(pixels)
+        clock.lap("encode")
+        past = memory.frames() if memory is not None else None
+        logits = network.decode(features, past, self.config.attention)
+        clock.lap("decode")
+        memory_frames = 0 if memory is None else len(memory)
+        remembered = memory is not None and continuity.remember and memory.accepts(stamp_ns)
+        if memory is not None and remembered:
+            memory.push(network.remember(features), stamp_ns)
+        clock.lap("remember")
+        labels, confidence = self._to_labels(logits, plan)
+        clock.lap("postprocess")
+        return FrameResult(
+            labels=labels,
+            confidence=confidence,
+            stamp_ns=stamp_ns,
+            frame_id=frame_id,
+            discontinuity=continuity.discontinuity,
+            memory_frames=memory_frames,
+            remembered=remembered,
+            geometry=plan,
+            timings_ms=clock.finish(),
+        )
+
+    def _plan_for(self, camera_size: Size) -> GeometryPlan:
+        if self._plan is None or self._plan.camera_size != camera_size:
+            backbone, config = self.runtime.network.backbone, self.config
+            if config.network_size == "auto":
+                trained = self.runtime.config.input_size
+                network_size = fit_network_size(
+                    camera_size, trained.height * trained.width, backbone.stride, backbone.size_remainder
+                )
+            else:
+                network_size = parse_size(config.network_size)
+                _require_multiple(network_size, backbone.stride, backbone.size_remainder)
+            self._plan = plan_geometry(camera_size, network_size, config.output_size, config.resize)
+        return self._plan
+
+    def _to_input(self, image: UInt8Array) -> torch.Tensor:
+        """(h, w, 3) uint8 → normalised (1, 3, h, w), channels-last, in the precision of the network's first layer."""
+        pixels = torch.from_numpy(image).to(self.runtime.device).permute(2, 0, 1).unsqueeze(0)
+        return pixels.float().mul_(self._scale).add_(self._offset).to(self.runtime.input_dtype)
+
+    def _to_labels(self, logits: torch.Tensor, plan: GeometryPlan) -> tuple[UInt8Array, UInt8Array | None]:
+        named = logits[:, : len(self.labels.names)]  # a void channel never wins
+        upsampled = self.config.upsample == "logits"
+        if upsampled:
+            named = plan.logits_to_output(named)
+        labels = _to_numpy(named.max(1).indices)
+        confidence = _to_numpy(_confidence(named)) if self.config.confidence else None
+        if upsampled:
+            return labels, confidence
+        return plan.labels_to_output(labels), None if confidence is None else plan.confidence_to_output(confidence)
+
+
+def _confidence(logits: torch.Tensor) -> torch.Tensor:
+    """(1, C, h, w) → (1, h, w), softmax probability of the best class as 0–255.
+
+    One plane per class: the sum over classes then runs over whole planes, several times faster than over neighbouring bytes.
+    """
+    planes = logits.contiguous()
+    relative = planes - planes.amax(1, keepdim=True)
+    return (255.0 / relative.exp_().sum(1)).round_()
+
+
+def _to_numpy(plane: torch.Tensor) -> UInt8Array:
+    return np.asarray(plane[0].to(torch.uint8).cpu().numpy(), np.uint8)
+
+
+def _normalization(runtime: Runtime) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return runtime.network.backbone.mean, runtime.network.backbone.std
+
+
+def _require_multiple(size: Size, stride: int, remainder: int) -> None:
+    if any(side % stride != remainder for side in size):
+        raise ConfigError(
+            f"network sides must be {stride}·n{f' + {remainder}' if remainder else ''}, got {size}; "
+            f"nearest is {fit_network_size(size, size.height * size.width, stride, remainder)}"
+        )
+
+
+class _Stopwatch:
+    """Wall time of stages, milliseconds; waits for the device at each lap."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._laps: dict[str, float] = {}
+        self._start = self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self._laps[name] = (now - self._last) * 1e3
+        self._last = now
+
+    def finish(self) -> dict[str, float]:
+        self._laps["total"] = (self._last - self._start) * 1e3
+        return self._laps
