@@ -1,0 +1,377 @@
+"""The `lmanet` command: segment recordings, look at weights, look at the machine.
+
+Exit codes: 0 done, 1 a check failed, 2 wrong arguments or settings, 3 unreadable input, 4 unusable weights, 5 results that
+cannot be written, 130 stopped with Ctrl-C, 143 terminated. Results so far are complete files in every case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import cv2
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lmanet_core import __version__
+from lmanet_core.checkpoint import Model, load_model, save_model
+from lmanet_core.continuity import ContinuityConfig
+from lmanet_core.errors import ConfigError, LmanetError, OutputError
+from lmanet_core.frame import Frame, FrameResult
+from lmanet_core.media import SINK_KINDS, open_frames, open_sinks
+from lmanet_core.network import MemoryConfig
+from lmanet_core.picture import draw_picture
+from lmanet_core.runtime import prepare
+from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.stream import StreamSummary, segment_stream
+
+_console = Console(stderr=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_console, show_path=False)])
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _check_config_keys(arguments)
+        options = build_parser().parse_args(arguments)
+        with _sigterm_as_exit():
+            return _run(options)
+    except LmanetError as error:
+        _console.print("error:", style="bold red", end=" ")
+        _console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _console.print("stopped")
+        return 130
+
+
+def build_parser() -> ArgumentParser:
+    """The whole command line, also for completion and documentation."""
+    parser = ArgumentParser(
+        prog="lmanet",
+        description="Video semantic segmentation with a local attention memory.",
+        version=f"lmanet_ros {__version__}",
+    )
+    commands = parser.add_subcommands(required=True, dest="command")
+    commands.add_subcommand("segment", _segment_parser(), help="segment a video, a folder of images or a bag")
+    commands.add_subcommand("doctor", _doctor_parser(), help="say what this machine will run on")
+    weights = ArgumentParser(description="Look at weights of any understood kind, or convert them.")
+    commands.add_subcommand("weights", weights, help="look at weights, or convert them to our format")
+    _add_weights_actions(weights)
+    return parser
+
+
+def _segment_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Segment a video file, a folder of images, an image, or a ROS 1 or ROS 2 bag.")
+    parser.add_argument("input", type=str, help="video, image folder, image, or bag (mcap, sqlite3, ROS 1)")
+    parser.add_argument("--weights", type=str, required=True, help="ours, or published LMANet, ERFNet or PSPNet weights")
+    parser.add_argument("--out", type=str, required=True, help="folder for the results")
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_argument(
+        "--save",
+        type=list[Literal[SINK_KINDS]] | None,  # type: ignore[valid-type]
+        default=None,
+        help="what to write, e.g. '[labels,masks]'; default: labels, masks, overlay, and a bag when the input is one",
+    )
+    parser.add_argument("--picture", type=int | None, default=None, help="also write picture.png of the frame with this number")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
+    parser.add_argument("--topic", type=str | None, default=None, help="image topic of a bag with several cameras")
+    parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
+    parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--precision", type=Literal["auto", "fp32", "bf16", "fp16"], default="auto", help="of the network")
+    parser.add_argument("--memory", type=bool, default=True, help="false: every frame by itself")
+    parser.add_argument("--memory-frames", type=int | None, default=None, help="past frames kept (S); default as trained")
+    parser.add_argument("--memory-interval", type=float, default=0.0, help="least seconds between remembered frames")
+    parser.add_argument("--window", type=int | Literal["global"] | None, default=None, help="side of the window, odd, or global")
+    parser.add_argument("--network-size", type=str, default="auto", help="WxH that the network sees")
+    parser.add_argument("--output-size", type=str, default="input", help="of label maps: input, network or WxH")
+    parser.add_argument("--resize", type=Literal["stretch", "letterbox", "crop"], default="stretch", help="how the sizes meet")
+    parser.add_argument("--upsample", type=Literal["labels", "logits"], default="labels", help="logits: finer borders, slower")
+    parser.add_argument("--gap", type=float, default=ContinuityConfig.gap_s, help="seconds without frames that clear the memory")
+    parser.add_argument("--scene-cut", type=bool, default=True, help="clear the memory when the picture changes abruptly")
+    return parser
+
+
+def _add_weights_actions(parser: ArgumentParser) -> None:
+    commands = parser.add_subcommands(required=True, dest="action")
+    info = ArgumentParser(description="Print what a weights file holds.")
+    info.add_argument("file", type=str, help="weights of any understood kind")
+    convert = ArgumentParser(description="Write weights as safetensors with metadata.")
+    convert.add_argument("file", type=str, help="weights of any understood kind")
+    convert.add_argument("--out", type=str, required=True, help="file to write, .safetensors")
+    commands.add_subcommand("info", info, help="print what a file holds")
+    commands.add_subcommand("convert", convert, help="write our format")
+
+
+def _doctor_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Interpreter, libraries, device, precision, ROS; exit code 1 where something is wrong.")
+    parser.add_argument("--weights", type=str | None, default=None, help="also try to load these")
+    return parser
+
+
+def _check_config_keys(arguments: Sequence[str]) -> None:
+    """Name file, key and the nearest known key before the parser says less."""
+    files = [Path(after) for before, after in pairwise(arguments) if before == "--config"]
+    files += [Path(argument.partition("=")[2]) for argument in arguments if argument.startswith("--config=")]
+    known = [action.dest for action in _segment_parser()._actions if action.dest not in ("help", "config", "print_config")]
+    for file in files:
+        try:
+            content = yaml.safe_load(file.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read config {file}: {error}") from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"config {file}: wanted 'option: value' lines, got {type(content).__name__}")
+        for key in content:
+            if key not in known:
+                near = get_close_matches(str(key), known, 1)
+                hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+                raise ConfigError(f"config {file}: unknown option {key!r}{hint}")
+
+
+def _run(options: Namespace) -> int:
+    commands: dict[str, Callable[[Namespace], int]] = {"segment": _segment, "weights": _weights, "doctor": _doctor}
+    return commands[options.command](options[options.command])
+
+
+def _segment(options: Namespace) -> int:
+    out = Path(options.out)
+    with open_frames(options.input, topic=options.topic, **({} if options.fps is None else {"fps": options.fps})) as source:
+        kinds = options.save
+        if kinds is None:
+            kinds = ["labels", "masks", "overlay", *(["bag"] if source.kind == "bag" else [])]
+        model = load_model(options.weights)
+        segmenter = _make_segmenter(model, options)
+        _prepare_out(out, options.overwrite)
+        summary = StreamSummary()
+        stopped = True
+        try:
+            with (
+                open_sinks(out, segmenter.labels, kinds=kinds, fps=source.fps or 10.0) as sink,
+                _progress(source.expected_frames, options.max_frames) as advance,
+            ):
+
+                def on_frame(frame: Frame, result: FrameResult) -> None:
+                    if summary.frames - 1 == options.picture:
+                        _write_image(out / "picture.png", draw_picture(frame, result, segmenter.labels))
+                    advance()
+
+                segment_stream(source, segmenter, sink, summary, on_frame, options.max_frames)
+            stopped = False
+        finally:
+            _write_summary(out / "summary.json", summary, segmenter, model, options, stopped)
+            _print_summary(out, summary)
+    return 0
+
+
+def _make_segmenter(model: Model, options: Namespace) -> VideoSegmenter:
+    memory: MemoryConfig | None = None
+    if options.window is not None:
+        if model.config.memory is None:
+            raise ConfigError("--window was given, but these weights have no memory (single-frame network)")
+        memory = replace(model.config.memory, window=None if options.window == "global" else options.window)
+    runtime = prepare(model, options.device, options.precision, memory)
+    config = SegmenterConfig(
+        memory=options.memory,
+        memory_frames=options.memory_frames,
+        memory_interval_s=options.memory_interval,
+        network_size=options.network_size,
+        output_size=options.output_size,
+        resize=options.resize,
+        upsample=options.upsample,
+        continuity=ContinuityConfig(gap_s=options.gap, scene_cut=options.scene_cut),
+    )
+    segmenter = VideoSegmenter(runtime, config)
+    if model.config.memory is None:
+        state = "off: these weights have none, frames are segmented one by one"
+    elif segmenter.memory_enabled:
+        in_use = runtime.config.memory
+        assert in_use is not None
+        state = f"{options.memory_frames or in_use.memory_frames} frames, window {in_use.window or 'global'}"
+    else:
+        state = "off"
+    _console.print(f"{model.source} on {runtime.device} in {runtime.precision}; memory {state}", highlight=False)
+    return segmenter
+
+
+def _prepare_out(out: Path, overwrite: bool) -> None:
+    names = ("labels", "masks", "result", "overlay.mp4", "color.mp4", "summary.json", "picture.png")
+    present = [out / name for name in names if (out / name).exists()]
+    if present and not overwrite:
+        raise OutputError(f"{out} already holds results ({present[0].name}, …); choose another --out, or pass --overwrite")
+    try:
+        for path in present:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot replace results in {out}: {error}") from error
+
+
+def _write_summary(
+    path: Path, summary: StreamSummary, segmenter: VideoSegmenter, model: Model, options: Namespace, stopped: bool
+) -> None:
+    runtime = segmenter.runtime
+    data = {
+        "version": __version__,
+        "input": options.input,
+        "complete": not stopped,
+        "frames": summary.frames,
+        "skipped": summary.skipped,
+        "resets": dict(summary.resets),
+        "not_remembered": summary.not_remembered,
+        "timings_ms": summary.percentiles(),
+        "weights": {"file": Path(options.weights).name, "sha256": _sha256(Path(options.weights)), "kind": model.source},
+        "device": str(runtime.device),
+        "precision": runtime.precision,
+        "memory": segmenter.memory_enabled,
+        "classes": list(segmenter.labels.names),
+    }
+    try:
+        path.write_text(json.dumps(data, indent=1) + "\n")
+    except OSError as error:
+        if not stopped:  # else the first error is the one to show
+            raise OutputError(f"cannot write {path}: {error}") from error
+
+
+def _print_summary(out: Path, summary: StreamSummary) -> None:
+    if not summary.frames:
+        return
+    total = summary.percentiles()["total"]
+    resets = ", ".join(f"{count} {cause}" for cause, count in summary.resets.items())
+    skipped = f", {summary.skipped} damaged skipped" if summary.skipped else ""
+    _console.print(
+        f"{summary.frames} frames{skipped}; {total['p50']:.0f} ms a frame (p95 {total['p95']:.0f}); resets: {resets}; in {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _weights(options: Namespace) -> int:
+    action = options[options.action]
+    model = load_model(action.file)
+    if options.action == "convert":
+        provenance = {**model.config.provenance, "converted_from": Path(action.file).name, "sha256": _sha256(Path(action.file))}
+        save_model(action.out, model.network, replace(model.config, provenance=provenance))
+        print(f"{action.out}: {model.source}, {model.parameters:,} parameters")
+        return 0
+    config = model.config
+    table = _table()
+    table.add_row("file", action.file)
+    table.add_row("kind", model.source)
+    table.add_row("architecture", config.architecture)
+    table.add_row("parameters", f"{model.parameters:,}")
+    table.add_row("trained at", str(config.input_size))
+    memory = config.memory
+    if memory is None:
+        table.add_row("memory", "none: frames are segmented one by one")
+    else:
+        table.add_row("memory", f"{memory.memory_frames} frames, window {memory.window or 'global'}, {memory.fusion} fusion")
+        table.add_row("key, value", f"{memory.key_channels}, {memory.value_channels or 'the features'} channels")
+    table.add_row("classes", f"{len(config.labels.names)}: {', '.join(config.labels.names)}")
+    for group, members in config.labels.groups.items():
+        table.add_row(f"group {group}", ", ".join(members))
+    for key, value in config.provenance.items():
+        table.add_row(key, value)
+    for reason in sorted(set(model.dropped.values())):
+        keys = [key for key, why in model.dropped.items() if why == reason]
+        table.add_row("not used", f"{len(keys)} keys ({keys[0]}, …): {reason}")
+    Console(soft_wrap=True).print(table)
+    return 0
+
+
+def _doctor(options: Namespace) -> int:
+    from lmanet_core.doctor import examine
+
+    rows, problems = examine(None if options.weights is None else Path(options.weights))
+    table = _table()
+    for row in rows:
+        table.add_row(*row)
+    Console(soft_wrap=True).print(table)
+    for problem in problems:
+        print(f"PROBLEM: {problem}")
+    print("ready" if not problems else f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
+    return 1 if problems else 0
+
+
+def _table() -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+@contextlib.contextmanager
+def _progress(expected: int | None, limit: int | None) -> Iterator[Callable[[], None]]:
+    total = min(value for value in (expected, limit) if value is not None) if expected or limit else None
+    columns = (
+        TextColumn("segmenting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_console) as progress:
+        task = progress.add_task("", total=total, rate="")
+
+        def advance() -> None:
+            progress.advance(task)
+            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
+            progress.update(task, rate=f"{speed:.1f} frames/s" if speed else "")
+
+        yield advance
+
+
+@contextlib.contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """SIGTERM leaves through `with` and `finally`, so that files are closed as after Ctrl-C."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not in the main thread: somebody else handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write_image(path: Path, image: Any) -> None:
+    try:
+        path.write_bytes(cv2.imencode(path.suffix, image[:, :, ::-1])[1].tobytes())
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

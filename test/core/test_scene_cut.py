@@ -1,0 +1,283 @@
+"""What counts as a cut: another texture; not exposure, noise, motion, a passing car or a black frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lmanet_core import scene_cut
+from lmanet_core.continuity import ContinuityConfig
+from lmanet_core.scene_cut import SceneCutDetector, extract_texture, measure_similarity
+
+HEIGHT, WIDTH = 240, 320
+DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
+
+
+def scene(seed: int, width: int = WIDTH) -> np.ndarray:
+    """Blobs of two sizes in random colours, (240, width, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        cv2.resize(rng.normal(size=(HEIGHT // cell, width // cell, 3)), (width, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        for cell in (10, 20)
+    ]
+    return np.clip(110 + 35 * sum(layers), 0, 255).astype(np.uint8)
+
+
+def flat(level: int) -> np.ndarray:
+    return np.full((HEIGHT, WIDTH, 3), level, np.uint8)
+
+
+def detector(similarity: float | None = None, margin: float | None = None) -> SceneCutDetector:
+    config = ContinuityConfig()
+    return SceneCutDetector(
+        config.scene_cut_similarity if similarity is None else similarity,
+        config.scene_cut_margin if margin is None else margin,
+    )
+
+
+def find_cuts(*frames: np.ndarray) -> list[int]:
+    one = detector()
+    return [i for i, frame in enumerate(frames) if one.is_cut(frame)]
+
+
+def similarity(a: np.ndarray, b: np.ndarray) -> float:
+    return measure_similarity(extract_texture(a), extract_texture(b))
+
+
+# ---- cuts -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_cut_between_two_scenes_is_found_on_its_frame(seed: int) -> None:
+    a, b = scene(2 * seed), scene(2 * seed + 1)
+    assert find_cuts(a, a, a, b, b, b, a, a) == [3, 6]
+
+
+def test_cut_on_the_second_frame_is_found() -> None:
+    assert find_cuts(scene(1), scene(2)) == [1]
+
+
+def test_single_damaged_frame_is_two_cuts() -> None:
+    a = scene(1)
+    assert find_cuts(a, a, scene(2), a, a) == [2, 3]
+
+
+def test_cut_is_found_in_noise_and_with_another_exposure() -> None:
+    rng = np.random.default_rng(0)
+    frames = [scene(1)] * 3 + [cv2.convertScaleAbs(scene(2), alpha=0.6)] * 3
+    assert find_cuts(*(np.clip(f + rng.normal(0, 25, f.shape), 0, 255).astype(np.uint8) for f in frames)) == [3]
+
+
+def test_what_hides_four_fifths_of_the_picture_is_a_cut() -> None:
+    hidden = scene(1)
+    hidden[:, : WIDTH * 4 // 5] = scene(2)[:, : WIDTH * 4 // 5]
+    assert find_cuts(scene(1), scene(1), hidden) == [2]
+
+
+def test_jump_beyond_any_turn_is_a_cut() -> None:
+    wide = scene(1, 2 * WIDTH)
+    assert find_cuts(wide[:, :WIDTH], wide[:, :WIDTH], wide[:, WIDTH // 2 : WIDTH // 2 + WIDTH]) == [2]
+
+
+# ---- no cuts --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gain", [0.6, 0.8, 1.3, 1.6])
+def test_exposure_step_is_not_a_cut(gain: float) -> None:
+    assert find_cuts(scene(1), scene(1), cv2.convertScaleAbs(scene(1), alpha=gain), scene(1)) == []
+
+
+def test_noise_is_not_a_cut() -> None:
+    rng = np.random.default_rng(0)
+    assert (
+        find_cuts(*(np.clip(scene(1) + rng.normal(0, 25, (HEIGHT, WIDTH, 3)), 0, 255).astype(np.uint8) for _ in range(5))) == []
+    )
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_turning_by_an_eighth_of_the_width_per_frame_is_not_a_cut(direction: int) -> None:
+    wide = scene(1, 2 * WIDTH)
+    lefts = range(0, WIDTH + 1, WIDTH // 8)[::direction]
+    assert find_cuts(*(wide[:, left : left + WIDTH] for left in lefts)) == []
+
+
+@pytest.mark.parametrize("left", [0, 100, 224])
+def test_what_hides_a_third_of_the_picture_is_not_a_cut(left: int) -> None:
+    hidden = scene(1)
+    hidden[:, left : left + 96] = scene(2)[:, left : left + 96]
+    assert find_cuts(scene(1), scene(1), hidden, scene(1)) == []
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_frame_without_texture_is_not_a_cut_and_neither_is_the_return(level: int) -> None:
+    assert find_cuts(scene(1), scene(1), flat(level), flat(level), scene(1)) == []
+
+
+def test_cut_behind_a_black_frame_is_found() -> None:
+    assert find_cuts(scene(1), scene(1), flat(0), scene(2)) == [3]
+
+
+def test_black_frames_in_sensor_noise_are_not_cuts() -> None:
+    rng = np.random.default_rng(0)
+    assert find_cuts(*(np.clip(rng.normal(0, 25, (HEIGHT, WIDTH, 3)), 0, 255).astype(np.uint8) for _ in range(4))) == []
+
+
+def test_reset_forgets_the_stream() -> None:
+    one = detector()
+    one.is_cut(scene(1))
+    one.is_cut(scene(1))
+    one.reset()
+    assert one.last_similarity is None
+    assert not one.is_cut(scene(2))
+
+
+def test_reset_forgets_what_was_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([0.95, 0.65])
+    monkeypatch.setattr(scene_cut, "measure_similarity", lambda reference, current: next(values))
+    one = detector(0.75, 0.125)
+    assert [one.is_cut(scene(1)) for _ in range(3)] == [False, False, True]  # first frame, 0.95, 0.65
+    values = iter([0.95, 0.65])
+    one.reset()
+    one.is_cut(scene(1))
+    one.is_cut(scene(1))
+    one.reset()
+    one.is_cut(scene(1))
+    assert not one.is_cut(scene(1))
+
+
+# ---- thresholds, on given measurements ------------------------------------------------------------------------------------
+
+
+def decide(monkeypatch: pytest.MonkeyPatch, measured: list[float], similarity: float, margin: float) -> list[bool]:
+    """What the detector says to frame pairs that measure this."""
+    values = iter(measured)
+    monkeypatch.setattr(scene_cut, "measure_similarity", lambda reference, current: next(values))
+    one = detector(similarity, margin)
+    one.is_cut(scene(1))
+    return [one.is_cut(scene(1)) for _ in measured]
+
+
+def test_similarity_at_the_threshold_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decide(monkeypatch, [0.9, 0.5, 0.9], 0.5, 0.0) == [False, False, False]
+    assert decide(monkeypatch, [0.9, 0.499, 0.9], 0.5, 0.0) == [False, True, False]
+
+
+def test_cut_must_stand_out_of_what_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = [0.625] * 5
+    assert decide(monkeypatch, [*usual, 0.5], 0.75, 0.125) == [False] * 6
+    assert decide(monkeypatch, [*usual, 0.499], 0.75, 0.125) == [False] * 5 + [True]
+
+
+def test_usual_is_the_median_of_the_last_five_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 0.6 is a cut where 0.9 is usual (0.9 − 0.25 = 0.65), but not where 0.7 is, nor 0.8, the median of the last four or six.
+    assert decide(monkeypatch, [0.7, 0.9, 0.9, 0.9, 0.7, 0.7, 0.6], 0.65, 0.25)[-1]
+    assert not decide(monkeypatch, [0.9, 0.7, 0.7, 0.7, 0.9, 0.9, 0.6], 0.65, 0.25)[-1]
+
+
+def test_what_was_usual_before_a_cut_does_not_count_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # After the cut at 0.1 nothing is usual yet: only below 0.75 − 0.125 is a cut, and 0.65 would have been one before.
+    assert decide(monkeypatch, [0.95, 0.95, 0.1, 0.65], 0.75, 0.125) == [False, False, True, False]
+
+
+def test_last_similarity_tells_what_was_measured() -> None:
+    one = detector()
+    one.is_cut(scene(1))
+    assert one.last_similarity is None
+    one.is_cut(scene(1))
+    assert one.last_similarity == pytest.approx(1.0, abs=1e-4)
+    one.is_cut(flat(0))
+    assert one.last_similarity is None
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------------------
+
+
+def test_similarity_does_not_depend_on_gain() -> None:
+    a, b = extract_texture(scene(1)), extract_texture(scene(2))
+    assert measure_similarity(a, 3.0 * b) == pytest.approx(measure_similarity(a, b), abs=1e-4)
+
+
+def test_constant_brightness_has_no_texture() -> None:
+    assert np.abs(extract_texture(flat(77))).max() < 1e-3
+
+
+def test_frame_with_texture_does_not_match_one_without() -> None:
+    assert measure_similarity(extract_texture(flat(0)), extract_texture(scene(1))) == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("noise", [0, 6], ids=["clean", "noisy"])
+def test_blocks_without_texture_do_not_vote(noise: int) -> None:
+    rng = np.random.default_rng(0)
+
+    def wall_with_poster(seed: int) -> np.ndarray:
+        wall = flat(100) + rng.integers(0, noise + 1, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        wall[: HEIGHT // 4, : WIDTH // 4] = scene(seed)[: HEIGHT // 4, : WIDTH // 4]
+        return wall
+
+    assert find_cuts(*(wall_with_poster(seed) for seed in (1, 1, 1, 2, 2))) == [3]
+
+
+def test_two_frames_without_texture_are_alike() -> None:
+    assert similarity(flat(0), flat(200)) == 1.0
+
+
+def test_grey_image_is_seen_like_its_rgb_copy() -> None:
+    grey = cv2.cvtColor(scene(1), cv2.COLOR_RGB2GRAY)
+    assert np.array_equal(extract_texture(grey), extract_texture(np.repeat(grey[..., None], 3, axis=2)))
+
+
+def test_image_with_reversed_channels_and_rows_needs_no_copy_by_the_caller() -> None:
+    view = scene(1)[::-1, :, ::-1]
+    assert np.array_equal(extract_texture(view), extract_texture(np.ascontiguousarray(view)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (48, 64), (1080, 1920)])
+def test_texture_has_one_size_whatever_the_image(size: tuple[int, int]) -> None:
+    assert extract_texture(np.zeros((*size, 3), np.uint8)).shape == (48, 64)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros(4, np.uint8)],
+    ids=["float", "empty", "four channels", "one axis"],
+)
+def test_what_is_not_an_image_is_refused(image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"must be \(H, W, 3\).*got"):
+        detector().is_cut(image)
+
+
+# ---- real images ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    if not DATA.is_dir():
+        pytest.skip("needs the trial data beside the checkout, ../shared/data")
+    return DATA
+
+
+def read_images(paths: list[Path]) -> list[np.ndarray]:
+    return [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
+
+
+def test_real_drive_has_no_cut_and_another_drive_is_one(data: Path) -> None:
+    drive = read_images(sorted((data / "camvid/val/images").glob("*.jpg")))
+    others = read_images(sorted((data / "camvid/train/images").glob("0006R0_*.jpg"))[::20])
+    assert len(drive) == 101 and len(others) == 6
+    assert find_cuts(*drive) == []
+    for i, other in enumerate(others):
+        clip = drive[10 * i : 10 * i + 5]
+        assert find_cuts(*clip, other, other) == [5]
+
+
+def test_real_video_has_no_cut(data: Path) -> None:
+    capture = cv2.VideoCapture(str(data / "video/solidWhiteRight.mp4"))
+    frames = []
+    while len(frames) < 60:
+        read, frame = capture.read()
+        assert read
+        frames.append(frame)
+    assert find_cuts(*frames) == []
