@@ -14,11 +14,6 @@ clip together, 1 ms per 1280×720 frame.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from recording import describe_run, write_json
 from rosbags.highlevel import AnyReader
 
 from lmanet_core.continuity import ContinuityMonitor, Discontinuity
@@ -363,27 +359,6 @@ def measure_cost(material: Material) -> dict[str, Any]:
     return rows
 
 
-def describe_run() -> dict[str, Any]:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    cpu = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        cpu = next((line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line), cpu)
-    return {
-        "command": shlex.join(["python", "benchmarks/scene_cuts.py", *sys.argv[1:]]),
-        "commit": git("rev-parse", "HEAD") or "none",
-        "uncommitted_changes": bool(git("status", "--porcelain", "--", "lmanet_core", "benchmarks/scene_cuts.py")),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "load_average_1min": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "opencv": cv2.__version__,
-        "numpy": np.__version__,
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure scene cut detection: cuts found, false alarms, cost.")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder with video, camvid and bags")
@@ -430,8 +405,7 @@ def main() -> int:
     result["goals_missed"] = failures
     print_tables(result)
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        write_json(arguments.json, result)
     return 1 if failures else 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -133,18 +134,21 @@ def save_model(path: str | os.PathLike[str], network: LMANet, config: ModelConfi
         OutputError: the file cannot be written.
     """
     path = Path(path)
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+    # Copies, for safetensors takes no two tensors that share memory, as tied weights do.
+    state = network.state_dict()
+    copies = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
     temporary: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
             temporary = Path(handle.name)
-        save_file(tensors, temporary, metadata={_METADATA_KEY: config.to_json()})
+        save_file(copies, temporary, metadata={_METADATA_KEY: config.to_json()})
         temporary.chmod(0o644)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise OutputError(f"cannot write weights to {path}: {error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)  # after a success it is not there any more
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
@@ -155,10 +159,14 @@ def load_model(path: str | os.PathLike[str]) -> Model:
             names them.
     """
     path = Path(path)
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise WeightsError(f"cannot read weights {path}: {what}; give a .safetensors or a published .pth file")
-    return _load_ours(path) if _is_safetensors(path) else _load_published(path)
+    try:
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "no such file"
+            raise WeightsError(f"cannot read weights {path}: {what}; give a .safetensors or a published .pth file")
+        ours = _is_safetensors(path)
+    except OSError as error:  # no permission, a name too long
+        raise WeightsError(f"cannot read weights {path}: {error.strerror}") from error
+    return _load_ours(path) if ours else _load_published(path)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -186,13 +194,15 @@ def _load_ours(path: Path) -> Model:
 def _load_published(path: Path) -> Model:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path.name}: refused, for loading it would run code from the file ({_first_line(error)}); "
-            "save its plain state_dict and load that"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path.name}: not a weights file, or damaged ({_first_line(error)})") from error
+    except Exception as error:  # in a damaged file the unpickler stumbles in every way there is
+        code = re.search(r"\bGLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code is not None:
+            raise WeightsError(
+                f"{path.name}: refused, for loading it would run code named in the file ({code[1]}); "
+                "save its plain state_dict and load that"
+            ) from error
+        what = f"not a weights file, or damaged ({_reason(error)}); copy or download it again"
+        raise WeightsError(f"{path.name}: {what}") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path.name}: wanted a dict of tensors, got {type(content).__name__}")
     published = import_published(content, path.name)
@@ -226,7 +236,10 @@ def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def _assemble(name: str, config: ModelConfig, state: dict[str, torch.Tensor], source: str, dropped: Mapping[str, str]) -> Model:
-    network = build_network(config)
+    try:
+        network = build_network(config)
+    except (ConfigError, RuntimeError, TypeError) as error:  # sizes in the metadata that make no network
+        raise WeightsError(f"{name}: no {config.architecture} can be built for it: {error}") from error
     expected = network.state_dict()
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     extra = [key for key in state if key not in expected]
@@ -251,5 +264,8 @@ def _some(keys: Iterable[str], count: int = 4) -> str:
     return ", ".join(keys[:count]) + (", …" if len(keys) > count else "")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:160]
+def _reason(error: Exception) -> str:
+    """What went wrong in a line, without PyTorch's advice to load the file unsafely."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "no pickled tensors"
+    return str(error).strip().split("\n", 1)[0][:160] or type(error).__name__

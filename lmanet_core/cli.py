@@ -13,6 +13,7 @@ import logging
 import shutil
 import signal
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -41,7 +42,7 @@ from lmanet_core.runtime import prepare
 from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.stream import StreamSummary, segment_stream
 
-_console = Console(stderr=True)
+_console = Console(stderr=True, markup=False)  # paths may hold brackets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,32 +55,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _sigterm_as_exit():
             return _run(options)
     except LmanetError as error:
-        _console.print("error:", style="bold red", end=" ")
-        _console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
+    except ArgumentError as error:
+        return _fail(f"{_in_short(error)}; see lmanet --help", ConfigError.exit_code)
     except KeyboardInterrupt:
         _console.print("stopped")
         return 130
 
 
+def _fail(message: str, exit_code: int) -> int:
+    """One line, whatever the message was."""
+    _console.print("error:", style="bold red", end=" ")
+    _console.print(" ".join(line.strip() for line in message.splitlines()), highlight=False, soft_wrap=True)
+    return exit_code
+
+
+def _in_short(error: ArgumentError) -> str:
+    """What jsonargparse says in many lines about a value of the wrong type: the option, what was wanted, what came."""
+    first, *lines = (line.strip(" -") for line in str(error).splitlines())
+    wanted = [line for line in lines if line.startswith("Expected a") and "NoneType" not in line]
+    given = [line for line in lines if line.startswith("Given value:")]
+    return f"{first} {'; '.join(wanted + given)}".strip(" .")
+
+
 def build_parser() -> ArgumentParser:
-    """The whole command line, also for completion and documentation."""
+    """The whole command line, also for completion and documentation; raises ArgumentError where arguments are wrong."""
     parser = ArgumentParser(
         prog="lmanet",
         description="Video semantic segmentation with a local attention memory.",
         version=f"lmanet_ros {__version__}",
+        exit_on_error=False,
     )
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("segment", _segment_parser(), help="segment a video, a folder of images or a bag")
     commands.add_subcommand("doctor", _doctor_parser(), help="say what this machine will run on")
-    weights = ArgumentParser(description="Look at weights of any understood kind, or convert them.")
+    weights = ArgumentParser(description="Look at weights of any understood kind, or convert them.", exit_on_error=False)
     commands.add_subcommand("weights", weights, help="look at weights, or convert them to our format")
     _add_weights_actions(weights)
     return parser
 
 
 def _segment_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Segment a video file, a folder of images, an image, or a ROS 1 or ROS 2 bag.")
+    parser = ArgumentParser(
+        description="Segment a video file, a folder of images, an image, or a ROS 1 or ROS 2 bag.", exit_on_error=False
+    )
     parser.add_argument("input", type=str, help="video, image folder, image, or bag (mcap, sqlite3, ROS 1)")
     parser.add_argument("--weights", type=str, required=True, help="ours, or published LMANet, ERFNet or PSPNet weights")
     parser.add_argument("--out", type=str, required=True, help="folder for the results")
@@ -100,21 +119,21 @@ def _segment_parser() -> ArgumentParser:
     parser.add_argument("--memory", type=bool, default=True, help="false: every frame by itself")
     parser.add_argument("--memory-frames", type=int | None, default=None, help="past frames kept (S); default as trained")
     parser.add_argument("--memory-interval", type=float, default=0.0, help="least seconds between remembered frames")
-    parser.add_argument("--window", type=int | Literal["global"] | None, default=None, help="side of the window, odd, or global")
+    parser.add_argument("--window", type=int | Literal["global"] | None, default=None, help="side of the window, odd or global")
     parser.add_argument("--network-size", type=str, default="auto", help="WxH that the network sees")
     parser.add_argument("--output-size", type=str, default="input", help="of label maps: input, network or WxH")
     parser.add_argument("--resize", type=Literal["stretch", "letterbox", "crop"], default="stretch", help="how the sizes meet")
     parser.add_argument("--upsample", type=Literal["labels", "logits"], default="labels", help="logits: finer borders, slower")
-    parser.add_argument("--gap", type=float, default=ContinuityConfig.gap_s, help="seconds without frames that clear the memory")
+    parser.add_argument("--gap", type=float, default=ContinuityConfig.gap_s, help="a pause of more seconds clears the memory")
     parser.add_argument("--scene-cut", type=bool, default=True, help="clear the memory when the picture changes abruptly")
     return parser
 
 
 def _add_weights_actions(parser: ArgumentParser) -> None:
     commands = parser.add_subcommands(required=True, dest="action")
-    info = ArgumentParser(description="Print what a weights file holds.")
+    info = ArgumentParser(description="Print what a weights file holds.", exit_on_error=False)
     info.add_argument("file", type=str, help="weights of any understood kind")
-    convert = ArgumentParser(description="Write weights as safetensors with metadata.")
+    convert = ArgumentParser(description="Write weights as safetensors with metadata.", exit_on_error=False)
     convert.add_argument("file", type=str, help="weights of any understood kind")
     convert.add_argument("--out", type=str, required=True, help="file to write, .safetensors")
     commands.add_subcommand("info", info, help="print what a file holds")
@@ -122,7 +141,9 @@ def _add_weights_actions(parser: ArgumentParser) -> None:
 
 
 def _doctor_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Interpreter, libraries, device, precision, ROS; exit code 1 where something is wrong.")
+    parser = ArgumentParser(
+        description="Interpreter, libraries, device, precision, ROS; exit code 1 where something is wrong.", exit_on_error=False
+    )
     parser.add_argument("--weights", type=str | None, default=None, help="also try to load these")
     return parser
 
@@ -153,13 +174,16 @@ def _run(options: Namespace) -> int:
 
 def _segment(options: Namespace) -> int:
     out = Path(options.out)
+    for name, least in (("max_frames", 1), ("picture", 0)):
+        if options[name] is not None and options[name] < least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be {least} or more, got {options[name]}")
     with open_frames(options.input, topic=options.topic, **({} if options.fps is None else {"fps": options.fps})) as source:
         kinds = options.save
         if kinds is None:
             kinds = ["labels", "masks", "overlay", *(["bag"] if source.kind == "bag" else [])]
         model = load_model(options.weights)
         segmenter = _make_segmenter(model, options)
-        _prepare_out(out, options.overwrite)
+        _prepare_out(out, Path(options.input), options.overwrite)
         summary = StreamSummary()
         stopped = True
         try:
@@ -175,6 +199,8 @@ def _segment(options: Namespace) -> int:
 
                 segment_stream(source, segmenter, sink, summary, on_frame, options.max_frames)
             stopped = False
+            if options.picture is not None and summary.frames <= options.picture:
+                _console.print(f"no picture.png: frame {options.picture} was wanted, the last one is {summary.frames - 1}")
         finally:
             _write_summary(out / "summary.json", summary, segmenter, model, options, stopped)
             _print_summary(out, summary)
@@ -211,19 +237,22 @@ def _make_segmenter(model: Model, options: Namespace) -> VideoSegmenter:
     return segmenter
 
 
-def _prepare_out(out: Path, overwrite: bool) -> None:
+def _prepare_out(out: Path, source: Path, overwrite: bool) -> None:
     names = ("labels", "masks", "result", "overlay.mp4", "color.mp4", "summary.json", "picture.png")
-    present = [out / name for name in names if (out / name).exists()]
-    if present and not overwrite:
-        raise OutputError(f"{out} already holds results ({present[0].name}, …); choose another --out, or pass --overwrite")
     try:
+        present = [out / name for name in names if (out / name).exists()]
+        if present and not overwrite:
+            raise OutputError(f"{out} already holds results ({present[0].name}, …); choose another --out, or pass --overwrite")
+        for path in present:
+            if path.resolve() in (source.resolve(), *source.resolve().parents):
+                raise OutputError(f"--overwrite would delete the input {source}; choose another --out")
         for path in present:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
     except OSError as error:
-        raise OutputError(f"cannot replace results in {out}: {error}") from error
+        raise OutputError(f"cannot replace results in {out}: {error.strerror or error}") from error
 
 
 def _write_summary(
@@ -294,7 +323,7 @@ def _weights(options: Namespace) -> int:
     for reason in sorted(set(model.dropped.values())):
         keys = [key for key, why in model.dropped.items() if why == reason]
         table.add_row("not used", f"{len(keys)} keys ({keys[0]}, …): {reason}")
-    Console(soft_wrap=True).print(table)
+    Console(soft_wrap=True, markup=False).print(table)
     return 0
 
 
@@ -305,7 +334,7 @@ def _doctor(options: Namespace) -> int:
     table = _table()
     for row in rows:
         table.add_row(*row)
-    Console(soft_wrap=True).print(table)
+    Console(soft_wrap=True, markup=False).print(table)
     for problem in problems:
         print(f"PROBLEM: {problem}")
     print("ready" if not problems else f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")

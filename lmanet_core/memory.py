@@ -7,6 +7,8 @@ Not thread-safe: one thread steps a stream.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from lmanet_core.errors import ConfigError
@@ -22,7 +24,7 @@ class MemoryBuffer:
             same time at any frame rate. A frame counts as due half a millisecond early, for cameras whose stamps jitter.
 
     Raises:
-        ConfigError: capacity below 1 or a negative interval.
+        ConfigError: capacity below 1, or an interval that is negative or not finite.
     """
 
     _JITTER_NS = 500_000
@@ -30,7 +32,7 @@ class MemoryBuffer:
     def __init__(self, capacity: int, interval_s: float = 0.0) -> None:
         if capacity < 1:
             raise ConfigError(f"a memory holds at least 1 frame, got {capacity}")
-        if not interval_s >= 0.0:
+        if not 0.0 <= interval_s < math.inf:
             raise ConfigError(f"memory interval must be 0 s or more, got {interval_s}")
         self.capacity = capacity
         self._interval_ns = round(interval_s * 1e9)

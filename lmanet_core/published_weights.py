@@ -115,8 +115,8 @@ def import_published(content: Mapping[str, object], name: str = "weights") -> Pu
     return PublishedWeights(
         kind=("LMANet on " if has_memory else "single-frame ") + {"erfnet": "ERFNet", "pspnet101": "PSPNet-101"}[architecture],
         architecture=architecture,
-        num_classes=state[classifier].shape[class_axis],
-        memory=_memory_config(state, fusion) if fusion else None,
+        num_classes=_channels(state, classifier, name, class_axis),
+        memory=_memory_config(state, fusion, name) if fusion else None,
         state_dict=mapped,
         dropped=dropped,
     )
@@ -140,16 +140,23 @@ def _recognise_fusion(state: StateDict) -> str:
     return "gated" if "memory_fusion.conv_layer_3.weight" in state else "concat"
 
 
-def _memory_config(state: StateDict, fusion: str) -> MemoryConfig:
+def _memory_config(state: StateDict, fusion: str, name: str) -> MemoryConfig:
     """Widths come from the tensors; S and R are not in the files, so they are those of the published results."""
-    value = state.get("kv_M_r4.Value.weight")
+    value = "kv_M_r4.Value.weight"
     return MemoryConfig(
-        key_channels=state["kv_M_r4.Key.weight"].shape[0],
-        value_channels=0 if value is None else value.shape[0],
+        key_channels=_channels(state, "kv_M_r4.Key.weight", name),
+        value_channels=_channels(state, value, name) if value in state else 0,
         fusion=fusion,
         window=21,
         memory_frames=3 if fusion == "reduced-gated" else 4,
     )
+
+
+def _channels(state: StateDict, key: str, name: str, axis: int = 0) -> int:
+    shape = tuple(state[key].shape)
+    if len(shape) != 4 or shape[axis] < 1:
+        raise WeightsError(f"{name}: {key} wanted the 4 dimensions of a convolution, got {shape}")
+    return shape[axis]
 
 
 def _map_keys(

@@ -25,6 +25,7 @@ from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, fit_network_siz
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.pixels import to_rgb
 from lmanet_core.memory import MemoryBuffer
+from lmanet_core.ops import available_implementations
 from lmanet_core.runtime import Runtime, prepare
 
 
@@ -56,6 +57,8 @@ class SegmenterConfig:
             parse_size(self.network_size)
         if self.output_size not in ("input", "network"):
             parse_size(self.output_size)
+        if self.attention not in ("auto", *available_implementations()):
+            raise ConfigError(f"attention must be auto, {', '.join(available_implementations())}; got {self.attention!r}")
         if self.resize not in ("stretch", "letterbox", "crop"):
             raise ConfigError(f"resize must be stretch, letterbox or crop, got {self.resize!r}")
         if self.upsample not in ("labels", "logits"):
@@ -85,6 +88,9 @@ class VideoSegmenter:
             self._memory = MemoryBuffer(self.config.memory_frames or trained.memory_frames, self.config.memory_interval_s)
         self.memory_enabled = self.config.memory and trained is not None
         self._plan: GeometryPlan | None = None
+        if self.config.network_size != "auto":
+            backbone = runtime.network.backbone
+            _require_multiple(parse_size(self.config.network_size), backbone.stride, backbone.size_remainder)
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in _normalization(runtime))
         self._scale = (1.0 / (255.0 * std)).to(runtime.device)
         self._offset = (-mean / std).to(runtime.device)
@@ -189,7 +195,6 @@ class VideoSegmenter:
                 )
             else:
                 network_size = parse_size(config.network_size)
-                _require_multiple(network_size, backbone.stride, backbone.size_remainder)
             self._plan = plan_geometry(camera_size, network_size, config.output_size, config.resize)
         return self._plan
 

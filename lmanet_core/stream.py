@@ -23,7 +23,7 @@ class StreamSummary:
         frames: segmented so far.
         skipped: damaged messages or files that the source passed over.
         resets: times the memory was cleared, by cause.
-        not_remembered: repeated or late frames.
+        not_remembered: frames that did not enter the memory: repeated, late, or not due yet.
         timings_ms: per stage, one value a frame.
     """
 
@@ -72,13 +72,15 @@ def segment_stream(
     Raises:
         InputError, OutputError: from source and sink; results so far are in the sink.
     """
-    for frame in source:
-        result = segmenter.step(frame.image, frame.stamp_ns, frame.frame_id)
-        sink.write(frame, result)
-        summary.add(result, segmenter.memory_enabled)
+    try:
+        for frame in source:
+            result = segmenter.step(frame.image, frame.stamp_ns, frame.frame_id)
+            sink.write(frame, result)
+            summary.add(result, segmenter.memory_enabled)
+            summary.skipped = source.skipped
+            if on_frame is not None:
+                on_frame(frame, result)
+            if max_frames is not None and summary.frames >= max_frames:
+                break
+    finally:
         summary.skipped = source.skipped
-        if on_frame is not None:
-            on_frame(frame, result)
-        if max_frames is not None and summary.frames >= max_frames:
-            break
-    summary.skipped = source.skipped

@@ -46,7 +46,8 @@ class ConfusionMatrix:
         """(num_classes,) intersection over union; NaN for classes that neither truth nor prediction has."""
         hits = np.diagonal(self.counts).astype(np.float64)
         union = self.counts.sum(1) + self.counts[:, : self.num_classes].sum(0) - hits
-        return np.divide(hits, union, out=np.full(self.num_classes, np.nan), where=union > 0)
+        iou: npt.NDArray[np.float64] = np.divide(hits, union, out=np.full(self.num_classes, np.nan), where=union > 0)
+        return iou
 
     def mean_iou(self) -> float:
         """Mean over the classes that occur; NaN while there are none. Say how many with `classes_present`."""

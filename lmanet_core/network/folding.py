@@ -40,5 +40,10 @@ def _foldable(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     declared = cast("tuple[tuple[str, str], ...]", getattr(module, "folds", ()))
     for conv_name, bn_name in (*pairwise(names), *declared):
         conv, bn = getattr(module, conv_name), getattr(module, bn_name)
-        if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and isinstance(bn, nn.BatchNorm2d):
+        if isinstance(bn, nn.BatchNorm2d) and bn.running_mean is not None and _takes_scales(conv):
             yield module, conv_name, bn_name
+
+
+def _takes_scales(conv: nn.Module) -> bool:
+    """Whether one axis of the weight is the output channels; a grouped transposed convolution has no such axis."""
+    return isinstance(conv, nn.Conv2d) or (isinstance(conv, nn.ConvTranspose2d) and conv.groups == 1)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lmanet_core.errors import ConfigError
+
 _EPS = 1e-3
 _DROPOUT = 0.3
 
@@ -45,7 +47,7 @@ class ReducedGatedFusion(nn.Module):
     def __init__(self, value_channels: int, feature_channels: int) -> None:
         super().__init__()
         if value_channels != feature_channels:
-            raise ValueError(
+            raise ConfigError(
                 f"reduced-gated fusion keeps the width: wanted {feature_channels} value channels, got {value_channels}"
             )
         reduced = value_channels // 8
@@ -69,7 +71,7 @@ class ConcatFusion(nn.Module):
     def __init__(self, value_channels: int, feature_channels: int) -> None:
         super().__init__()
         if 2 * value_channels != feature_channels:
-            raise ValueError(f"concat fusion wants {feature_channels // 2} value channels, got {value_channels}")
+            raise ConfigError(f"concat fusion wants {feature_channels // 2} value channels, got {value_channels}")
         self.normalize_query = _Normalize(value_channels, dropout=0.0)
         self.normalize_memory = _Normalize(value_channels, dropout=0.0)
 

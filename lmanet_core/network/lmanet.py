@@ -57,12 +57,17 @@ class LMANet(nn.Module):
 
         Returns:
             Logits (B, T, classes, H, W), or (B, 1, classes, H, W) of the last frame.
+
+        Raises:
+            ValueError: memory_frames below 1.
         """
         frames = clip.shape[1]
         if self.memory is None:
             start = frames - 1 if last_only else 0
             return torch.stack([self.decode(self.encode(clip[:, t])) for t in range(start, frames)], 1)
-        keep = memory_frames or self.memory.config.memory_frames
+        keep = self.memory.config.memory_frames if memory_frames is None else memory_frames
+        if keep < 1:
+            raise ValueError(f"memory_frames must be at least 1, got {keep}")
         past: list[KeyValue] = []
         logits = []
         for t in range(frames):

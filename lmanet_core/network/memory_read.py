@@ -76,6 +76,9 @@ class MemoryModule(nn.Module):
     Args:
         feature_channels: channels of the encoder's features.
         config: see `MemoryConfig`.
+
+    Raises:
+        ConfigError: a value width that the fusion does not take.
     """
 
     def __init__(self, feature_channels: int, config: MemoryConfig) -> None:

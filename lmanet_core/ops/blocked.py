@@ -12,7 +12,7 @@ backward pass recomputes the scores and turns them into weights with the saved l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
@@ -86,37 +86,46 @@ class _Scratch:
         return self.get(name, (n, m, d), dtype, rows.device)
 
 
-class _Block(Protocol):
-    """Some queries and all the keys and values that any of them may see.
+class _Place(Protocol):
+    """Where the queries and the keys of one block are in their maps."""
+
+    def cut(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, D) → (N, n, D): the entries of the block's queries."""
+
+    def paste(self, rows: torch.Tensor, maps: torch.Tensor) -> None:
+        """(N, n, D) → written into maps (B, H, W, D) where the block's queries are."""
+
+    def add_patches(self, patches: torch.Tensor, maps: torch.Tensor) -> None:
+        """(N, m, D) → added into maps (B, T, H, W, D) where the block's keys came from."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some queries and all the keys and values that any of them may see; N counts batch entries and tiles.
 
     Attributes:
-        queries: (N, n, Dk), keys: (N, m, Dk), values: (N, m, Dv); N counts batch entries and tiles.
+        place: where they are.
+        queries: (N, n, Dk), keys: (N, m, Dk), values: (N, m, Dv).
+        mask: (1, n, m) 0 or −inf, in each other's window or not; None where all are.
+        outside: (N, 1, m) for a masked border: very negative where the key is outside the image.
     """
 
-    @property
-    def queries(self) -> torch.Tensor: ...
-    @property
-    def keys(self) -> torch.Tensor: ...
-    @property
-    def values(self) -> torch.Tensor: ...
+    place: _Place
+    queries: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    mask: torch.Tensor | None = None
+    outside: torch.Tensor | None = None
 
     def scores(self, scratch: _Scratch) -> torch.Tensor:
         """(N, n, m) logits, −inf where a key is not in the query's window; valid until the next block's."""
-
-    def cut(self, maps: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, D) → (N, n, D): the entries of this block's queries."""
-
-    def paste(self, rows: torch.Tensor, maps: torch.Tensor) -> None:
-        """(N, n, D) → written into maps (B, H, W, D) where this block's queries are."""
-
-    def add_patches(self, patches: torch.Tensor, maps: torch.Tensor) -> None:
-        """(N, m, D) → added into maps (B, T, H, W, D) where this block's keys came from."""
-
-
-def _product(queries: torch.Tensor, keys: torch.Tensor, scratch: _Scratch) -> torch.Tensor:
-    batch, n, _ = queries.shape
-    out = scratch.get("scores", (batch, n, keys.shape[1]), queries.dtype, queries.device)
-    return torch.bmm(queries, keys.transpose(1, 2), out=out)
+        batch, n, _ = self.queries.shape
+        out = scratch.get("scores", (batch, n, self.keys.shape[1]), self.queries.dtype, self.queries.device)
+        scores = torch.bmm(self.queries, self.keys.transpose(1, 2), out=out)
+        for bias in (self.mask, self.outside):
+            if bias is not None:
+                scores.add_(bias)
+        return scores
 
 
 def _blocks(
@@ -128,34 +137,48 @@ def _blocks(
         yield from _window_blocks(query_rows, key_rows, value_rows, window, border)
 
 
-@dataclass(frozen=True)
-class _GlobalBlock:
-    queries: torch.Tensor
-    keys: torch.Tensor
-    values: torch.Tensor
-    span: slice  # positions y·W + x of the queries
+def _global_blocks(query_rows: torch.Tensor, key_rows: torch.Tensor, value_rows: torch.Tensor) -> Iterator[_Block]:
+    keys, values = key_rows.flatten(1, 3), value_rows.flatten(1, 3)  # (B, T*H*W, D)
+    score_bytes = keys.shape[0] * keys.shape[1] * (2 * keys.element_size() + values.element_size())
+    step = max(1, _WORKSPACE_BYTES // score_bytes)
+    for start in range(0, query_rows.shape[1] * query_rows.shape[2], step):
+        place = _Span(slice(start, start + step))
+        yield _Block(place, place.cut(query_rows), keys, values)
 
-    def scores(self, scratch: _Scratch) -> torch.Tensor:
-        return _product(self.queries, self.keys, scratch)
+
+@dataclass(frozen=True)
+class _Span:
+    """Queries at a range of positions y·W + x, and every key there is."""
+
+    positions: slice
 
     def cut(self, maps: torch.Tensor) -> torch.Tensor:
-        return maps.flatten(1, 2)[:, self.span]
+        return maps.flatten(1, 2)[:, self.positions]
 
     def paste(self, rows: torch.Tensor, maps: torch.Tensor) -> None:
-        maps.flatten(1, 2)[:, self.span] = rows
+        maps.flatten(1, 2)[:, self.positions] = rows
 
     def add_patches(self, patches: torch.Tensor, maps: torch.Tensor) -> None:
         maps.flatten(1, 3).add_(patches)
 
 
-def _global_blocks(query_rows: torch.Tensor, key_rows: torch.Tensor, value_rows: torch.Tensor) -> Iterator[_Block]:
-    flat_queries = query_rows.flatten(1, 2)
-    flat_keys, flat_values = key_rows.flatten(1, 3), value_rows.flatten(1, 3)  # (B, T*H*W, D)
-    score_bytes = flat_queries.shape[0] * flat_keys.shape[1] * (2 * flat_keys.element_size() + flat_values.element_size())
-    step = max(1, _WORKSPACE_BYTES // score_bytes)
-    for start in range(0, flat_queries.shape[1], step):
-        span = slice(start, start + step)
-        yield _GlobalBlock(flat_queries[:, span], flat_keys, flat_values, span)
+def _window_blocks(
+    query_rows: torch.Tensor, key_rows: torch.Tensor, value_rows: torch.Tensor, window: int, border: str
+) -> Iterator[_Block]:
+    tiling = _choose_tiling(query_rows, value_rows, window)
+    mask = _window_mask(tiling, key_rows.shape[1], query_rows.dtype, query_rows.device)
+    inside = torch.zeros_like(key_rows[..., :1]) if border == "masked" else None
+    for top in range(0, tiling.height, tiling.rows):
+        for tiles in _chunks(tiling, mask, key_rows, value_rows):
+            place = _Tiles(tiling, top, tiles)
+            yield _Block(
+                place,
+                place.cut(query_rows),
+                place.cut_patches(key_rows),
+                place.cut_patches(value_rows),
+                mask,
+                None if inside is None else place.cut_patches(inside, _OUTSIDE).transpose(1, 2),
+            )
 
 
 @dataclass(frozen=True)
@@ -180,48 +203,44 @@ class _Tiling:
     def tiles_across(self) -> int:
         return -(-self.width // self.columns)
 
-    def pad_stripe(self, maps: torch.Tensor, top: int, fill: float = 0.0) -> torch.Tensor:
-        """(B, T, H, W, D) → (B, T, patch rows, padded width, D): all that the stripe of tiles from row `top` on can see."""
-        first, last = top - self.half, top + self.rows + self.half
-        inside = maps[:, :, max(first, 0) : min(last, self.height)]
-        right = self.tiles_across * self.columns - self.width + self.half
-        return F.pad(inside, (0, 0, self.half, right, max(-first, 0), max(last - self.height, 0)), value=fill)
-
-    def cut_patches(self, stripe: torch.Tensor, tiles: range) -> torch.Tensor:
-        """Stripe (B, T, patch rows, padded width, D) → (B·tiles, T·patch rows·patch columns, D)."""
-        columns = slice(tiles.start * self.columns, (tiles.stop - 1) * self.columns + self.patch_columns)
-        patches = stripe[:, :, :, columns].unfold(3, self.patch_columns, self.columns)  # (B, T, rows, tiles, D, columns)
-        return patches.permute(0, 3, 1, 2, 5, 4).flatten(2, 4).flatten(0, 1)
-
 
 @dataclass(frozen=True)
-class _WindowBlock:
-    queries: torch.Tensor
-    keys: torch.Tensor
-    values: torch.Tensor
-    mask: torch.Tensor  # (1, n, m) 0 or −inf: in each other's window or not
-    outside: torch.Tensor | None  # (N, 1, m) for a masked border: very negative where the key is outside the image
+class _Tiles:
+    """A range of neighbouring tiles, whose first row of queries is `top`. Tiles may reach beyond the map; zeros are there."""
+
     tiling: _Tiling
     top: int
     tiles: range
 
-    def scores(self, scratch: _Scratch) -> torch.Tensor:
-        scores = _product(self.queries, self.keys, scratch).add_(self.mask)
-        return scores if self.outside is None else scores.add_(self.outside)
+    @property
+    def _columns(self) -> slice:
+        return slice(self.tiles.start * self.tiling.columns, self.tiles.stop * self.tiling.columns)
 
     def cut(self, maps: torch.Tensor) -> torch.Tensor:
-        tiling, wanted = self.tiling, len(self.tiles) * self.tiling.columns
-        part = maps[:, self.top : self.top + tiling.rows, self._columns()]
-        part = F.pad(part, (0, 0, 0, wanted - part.shape[2], 0, tiling.rows - part.shape[1]))
-        tiles = part.reshape(-1, tiling.rows, len(self.tiles), tiling.columns, maps.shape[-1]).transpose(1, 2)
+        tiling, count = self.tiling, len(self.tiles)
+        part = maps[:, self.top : self.top + tiling.rows, self._columns]
+        part = F.pad(part, (0, 0, 0, count * tiling.columns - part.shape[2], 0, tiling.rows - part.shape[1]))
+        tiles = part.reshape(-1, tiling.rows, count, tiling.columns, maps.shape[-1]).transpose(1, 2)
         return tiles.flatten(2, 3).flatten(0, 1)  # (B*tiles, rows*columns, D)
 
     def paste(self, rows: torch.Tensor, maps: torch.Tensor) -> None:
         tiling = self.tiling
         tiles = rows.view(-1, len(self.tiles), tiling.rows, tiling.columns, rows.shape[-1])
         part = tiles.transpose(1, 2).flatten(2, 3)  # (B, rows, tiles*columns, D)
-        target = maps[:, self.top : self.top + tiling.rows, self._columns()]
+        target = maps[:, self.top : self.top + tiling.rows, self._columns]
         target.copy_(part[:, : target.shape[1], : target.shape[2]])
+
+    def cut_patches(self, maps: torch.Tensor, outside: float = 0.0) -> torch.Tensor:
+        """(B, T, H, W, D) → (B·tiles, T·patch rows·patch columns, D): what the queries can see, `outside` beyond the map."""
+        tiling = self.tiling
+        first, last = self.top - tiling.half, self.top + tiling.rows + tiling.half
+        left, right = self._columns.start - tiling.half, self._columns.stop + tiling.half
+        region = maps[:, :, max(first, 0) : min(last, tiling.height), max(left, 0) : min(right, tiling.width)]
+        margins = (max(-left, 0), max(right - tiling.width, 0), max(-first, 0), max(last - tiling.height, 0))
+        if any(margins):
+            region = F.pad(region, (0, 0, *margins), value=outside)
+        patches = region.unfold(3, tiling.patch_columns, tiling.columns)  # (B, T, rows, tiles, D, columns)
+        return patches.permute(0, 3, 1, 2, 5, 4).flatten(2, 4).flatten(0, 1)
 
     def add_patches(self, patches: torch.Tensor, maps: torch.Tensor) -> None:
         tiling = self.tiling
@@ -236,32 +255,6 @@ class _WindowBlock:
                 :, index, :, rows.start - first : rows.stop - first, columns.start - left : columns.stop - left
             ]
 
-    def _columns(self) -> slice:
-        return slice(self.tiles.start * self.tiling.columns, self.tiles.stop * self.tiling.columns)
-
-
-def _window_blocks(
-    query_rows: torch.Tensor, key_rows: torch.Tensor, value_rows: torch.Tensor, window: int, border: str
-) -> Iterator[_Block]:
-    tiling = _choose_tiling(query_rows, value_rows, window)
-    mask = _window_mask(tiling, key_rows.shape[1], query_rows.dtype, query_rows.device)
-    inside = torch.zeros_like(key_rows[:, :, :, :, :1]) if border == "masked" else None
-    for top in range(0, tiling.height, tiling.rows):
-        key_stripe, value_stripe = tiling.pad_stripe(key_rows, top), tiling.pad_stripe(value_rows, top)
-        outside_stripe = None if inside is None else tiling.pad_stripe(inside, top, fill=_OUTSIDE)
-        for tiles in _chunks(tiling, mask, key_stripe, value_stripe):
-            block = _WindowBlock(
-                queries=query_rows,
-                keys=tiling.cut_patches(key_stripe, tiles),
-                values=tiling.cut_patches(value_stripe, tiles),
-                mask=mask,
-                outside=None if outside_stripe is None else tiling.cut_patches(outside_stripe, tiles).transpose(1, 2),
-                tiling=tiling,
-                top=top,
-                tiles=tiles,
-            )
-            yield replace(block, queries=block.cut(query_rows))
-
 
 def _choose_tiling(query_rows: torch.Tensor, value_rows: torch.Tensor, window: int) -> _Tiling:
     """Small tiles score fewer pairs outside the window, large ones copy each patch less often; wide values favour large."""
@@ -270,12 +263,12 @@ def _choose_tiling(query_rows: torch.Tensor, value_rows: torch.Tensor, window: i
     return _Tiling(height, width, min(rows, height), min(columns, width), window // 2)
 
 
-def _chunks(tiling: _Tiling, mask: torch.Tensor, key_stripe: torch.Tensor, value_stripe: torch.Tensor) -> Iterator[range]:
+def _chunks(tiling: _Tiling, mask: torch.Tensor, key_rows: torch.Tensor, value_rows: torch.Tensor) -> Iterator[range]:
     """Ranges of tiles of one stripe that fit the workspace together: patches, scores, weights."""
     _, queries, pairs = mask.shape
-    key_bytes, value_bytes = key_stripe.element_size(), value_stripe.element_size()
-    patch_bytes = pairs * (key_bytes * key_stripe.shape[-1] + value_bytes * value_stripe.shape[-1])
-    tile_bytes = key_stripe.shape[0] * (patch_bytes + queries * pairs * (2 * key_bytes + value_bytes))
+    key_bytes, value_bytes = key_rows.element_size(), value_rows.element_size()
+    patch_bytes = pairs * (key_bytes * key_rows.shape[-1] + value_bytes * value_rows.shape[-1])
+    tile_bytes = key_rows.shape[0] * (patch_bytes + queries * pairs * (2 * key_bytes + value_bytes))
     step = max(1, _WORKSPACE_BYTES // tile_bytes)
     for start in range(0, tiling.tiles_across, step):
         yield range(start, min(start + step, tiling.tiles_across))
@@ -315,11 +308,11 @@ def _forward(
     for block in _blocks(query_rows, key_rows, value_rows, window, border):
         scores = block.scores(scratch)
         if lse is not None:
-            block.paste(scores.logsumexp(-1, keepdim=True), lse)
+            block.place.paste(scores.logsumexp(-1, keepdim=True), lse)
         weights = torch.softmax(scores, -1, out=scratch.like("weights", scores, scores.dtype))
         if weights.dtype != value_rows.dtype:
             weights = scratch.like("rounded", scores, value_rows.dtype).copy_(weights)
-        block.paste(torch.bmm(weights, block.values), out)
+        block.place.paste(torch.bmm(weights, block.values), out)
     return out.permute(0, 3, 1, 2), lse
 
 
@@ -343,12 +336,12 @@ def _backward(
     )
     scratch = _Scratch()
     for block in _blocks(query_rows, key_rows, value_rows, window, border):
-        weights = block.scores(scratch).sub_(block.cut(lse)).exp_()
-        block_grad = block.cut(grad_rows)
-        grad_scores = torch.bmm(block_grad, block.values.transpose(1, 2)).sub_(block.cut(delta)).mul_(weights)
-        block.add_patches(torch.bmm(weights.transpose(1, 2), block_grad), grad_values)
-        block.add_patches(torch.bmm(grad_scores.transpose(1, 2), block.queries), grad_keys)
-        block.paste(torch.bmm(grad_scores, block.keys).mul_(scale), grad_query)
+        weights = block.scores(scratch).sub_(block.place.cut(lse)).exp_()
+        block_grad = block.place.cut(grad_rows)
+        grad_scores = torch.bmm(block_grad, block.values.transpose(1, 2)).sub_(block.place.cut(delta)).mul_(weights)
+        block.place.add_patches(torch.bmm(weights.transpose(1, 2), block_grad), grad_values)
+        block.place.add_patches(torch.bmm(grad_scores.transpose(1, 2), block.queries), grad_keys)
+        block.place.paste(torch.bmm(grad_scores, block.keys).mul_(scale), grad_query)
     return (
         grad_query.movedim(-1, 1).to(query.dtype),
         grad_keys.movedim(-1, 2).to(keys.dtype),

@@ -1,0 +1,35 @@
+# Two commands set everything up in a virtual environment of their own: make demo, make test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint install clean
+
+demo: $(STAMP)  ## segment INPUT with WEIGHTS into OUT and draw a picture
+	@test -n "$(WEIGHTS)" -a -n "$(INPUT)" || { \
+	  echo "make demo needs WEIGHTS= (LMANet, ERFNet or PSPNet weights) and INPUT= (video, folder or bag), such as"; \
+	  echo "  make demo WEIGHTS=erfnet_pretrained.pth INPUT=drive.mp4"; exit 2; }
+	$(BIN)/lmanet segment "$(INPUT)" --weights "$(WEIGHTS)" --out "$(OUT)" --picture 0 --overwrite $(OPTIONS)
+
+OUT ?= out
+
+test: $(STAMP)  ## the whole test suite that needs no ROS
+	$(BIN)/python -m pytest -q $(TESTS)
+
+lint: $(STAMP)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+install: $(STAMP)
+
+$(STAMP): requirements.txt setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed, $(PYTHON) is older; try make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: apt install python3-venv"; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build install log out *.egg-info

@@ -1,0 +1,101 @@
+"""What every benchmark records beside its figures: machine, versions, commit, command. And how it measures time and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def describe_run() -> dict[str, Any]:
+    """Machine, versions, commit and command of this process."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    cpu = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        cpu = next((line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line), cpu)
+    script = Path(sys.argv[0]).resolve().relative_to(ROOT)
+    torch = sys.modules.get("torch")
+    return {
+        "command": shlex.join(["python", str(script), *sys.argv[1:]]),
+        "commit": git("rev-parse", "HEAD") or "none",
+        "uncommitted_changes": bool(git("status", "--porcelain", "--", "lmanet_core", "benchmarks/*.py")),
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "load_average_1min": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "opencv": cv2.__version__,
+        "numpy": np.__version__,
+        **({"torch": torch.__version__, "torch_threads": torch.get_num_threads()} if torch else {}),
+    }
+
+
+def write_json(path: Path, result: Mapping[str, Any]) -> None:
+    """Record a result."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def time_alternately(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Wall time of each variant in milliseconds, one after the other in each round, so that a busy moment hits all of them.
+
+    One more round goes before, unmeasured.
+    """
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(rounds + 1):
+        for name, run in variants.items():
+            start = time.perf_counter()
+            run()
+            if number:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def median_ratio(times: Mapping[str, list[float]], slow: str, fast: str) -> float:
+    """Median over the rounds of how many times longer `slow` took than `fast`."""
+    return statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
+
+
+def summarize(times: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Median and fastest per variant, milliseconds."""
+    return {
+        name: {"median_ms": round(statistics.median(values), 2), "fastest_ms": round(min(values), 2)}
+        for name, values in times.items()
+    }
+
+
+def resident_mb() -> float:
+    """Resident memory now, MB (10⁶ bytes)."""
+    return _status_mb("VmRSS")
+
+
+def peak_resident_mb() -> float:
+    """Largest resident memory since the last `reset_peak`, MB."""
+    return _status_mb("VmHWM")
+
+
+def reset_peak() -> None:
+    """Start measuring the peak anew. (`ru_maxrss` cannot, and a child process begins with its parent's.)"""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status_mb(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kibibytes = next(line.split()[1] for line in lines if line.startswith(name + ":"))
+    return int(kibibytes) * 1024 / 1e6
