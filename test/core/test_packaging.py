@@ -1,0 +1,66 @@
+"""The package installs the same way with pip and with colcon, and says the same about itself everywhere."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import yaml
+
+import lmanet_core
+from lmanet_core.cli import build_parser, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_one_version_everywhere():
+    package = ET.parse(ROOT / "package.xml").getroot()
+    setup = re.search(r'version="([\d.]+)"', (ROOT / "setup.py").read_text())[1]
+    changelog = re.search(r"^(\d+\.\d+\.\d+) \(", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE)[1]
+    assert package.findtext("version") == setup == changelog == lmanet_core.__version__
+
+
+def test_package_xml_is_one_that_colcon_takes_for_ament_python():
+    # An invalid one fails silently: colcon then builds a plain Python package, and ros2 launch finds nothing.
+    package = ET.parse(ROOT / "package.xml").getroot()
+    assert package.get("format") == "3"
+    assert package.findtext("name") == "lmanet_ros"
+    assert package.findtext("export/build_type") == "ament_python"
+    assert re.fullmatch(r"[\w.+-]+@[\w-]+(\.[\w-]+)+", package.find("maintainer").get("email"))
+    assert package.findtext("license") == "Apache-2.0"
+
+
+def test_resource_marker_is_there():
+    assert (ROOT / "resource/lmanet_ros").is_file()
+
+
+def test_no_init_file_shadows_a_module():
+    # test/__init__.py would shadow the standard library's test, launch/__init__.py ROS's launch.
+    for folder in ("test", "launch", "config"):
+        assert not list((ROOT / folder).rglob("__init__.py"))
+
+
+def test_pins_lie_within_the_ranges_of_setup():
+    setup = (ROOT / "setup.py").read_text()
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    ranges = re.findall(r'"([\w-]+)((?:[<>]=?[\d.]+,?)+)"', setup)
+    assert len(ranges) >= 9
+    for name, limits in ranges:
+        version = _parts(pins[name])
+        for operator, limit in re.findall(r"([<>]=?)([\d.]+)", limits):
+            assert version >= _parts(limit) if operator == ">=" else version < _parts(limit), (name, limits)
+
+
+def test_offline_config_has_only_options_that_exist(tmp_path, capsys):
+    options = yaml.safe_load((ROOT / "config/segment_offline.yaml").read_text())
+    parser = build_parser()
+    arguments = ["segment", "in", "--weights", "w", "--out", "o", "--config", str(ROOT / "config/segment_offline.yaml")]
+    parsed = parser.parse_args(arguments).segment
+    for name, value in options.items():
+        assert parsed[name] == value
+    assert main(["segment", str(tmp_path / "none"), *arguments[2:]]) == 3  # the config was taken, the input is missing
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
