@@ -193,7 +193,8 @@ def _load_ours(path: Path) -> Model:
 
 def _load_published(path: Path) -> Model:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as handle:  # given a path, PyTorch goes by the name's ending
+            content = torch.load(handle, map_location="cpu", weights_only=True)
     except Exception as error:  # in a damaged file the unpickler stumbles in every way there is
         code = re.search(r"\bGLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code is not None:
@@ -238,7 +239,7 @@ def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
 def _assemble(name: str, config: ModelConfig, state: dict[str, torch.Tensor], source: str, dropped: Mapping[str, str]) -> Model:
     try:
         network = build_network(config)
-    except (ConfigError, RuntimeError, TypeError) as error:  # sizes in the metadata that make no network
+    except (ConfigError, RuntimeError, TypeError, ValueError) as error:  # sizes in the metadata that make no network
         raise WeightsError(f"{name}: no {config.architecture} can be built for it: {error}") from error
     expected = network.state_dict()
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]

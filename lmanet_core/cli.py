@@ -1,7 +1,8 @@
 """The `lmanet` command: segment recordings, look at weights, look at the machine.
 
-Exit codes: 0 done, 1 a check failed, 2 wrong arguments or settings, 3 unreadable input, 4 unusable weights, 5 results that
-cannot be written, 130 stopped with Ctrl-C, 143 terminated. Results so far are complete files in every case.
+Exit codes: 0 done, 1 a check failed, 2 wrong arguments or settings, 3 unreadable input, 4 unusable
+weights, 5 results that cannot be written, 130 stopped with Ctrl-C, 143 terminated. Results so far are complete files in every
+case.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -35,7 +35,7 @@ from lmanet_core.checkpoint import Model, load_model, save_model
 from lmanet_core.continuity import ContinuityConfig
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.frame import Frame, FrameResult
-from lmanet_core.media import SINK_KINDS, open_frames, open_sinks
+from lmanet_core.media import SINK_KINDS, check_sink_kinds, open_frames, open_sinks
 from lmanet_core.network import MemoryConfig
 from lmanet_core.picture import draw_picture
 from lmanet_core.runtime import prepare
@@ -50,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_console, show_path=False)])
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _check_config_keys(arguments)
-        options = build_parser().parse_args(arguments)
+        files, others = _split_config(arguments)
+        _check_config_keys(files, _segment_parser())
+        # First, for jsonargparse lets the later win, and the command line is to override the file wherever it stands.
+        options = build_parser().parse_args([*others[:1], *(f"--config={file}" for file in files), *others[1:]])
         with _sigterm_as_exit():
             return _run(options)
     except LmanetError as error:
@@ -105,9 +107,9 @@ def _segment_parser() -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument(
         "--save",
-        type=list[Literal[SINK_KINDS]] | None,  # type: ignore[valid-type]
+        type=list[str] | str | None,
         default=None,
-        help="what to write, e.g. '[labels,masks]'; default: labels, masks, overlay, and a bag when the input is one",
+        help=f"what to write, of {','.join(SINK_KINDS)}; default: labels,masks,overlay, and bag when the input is one",
     )
     parser.add_argument("--picture", type=int | None, default=None, help="also write picture.png of the frame with this number")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
@@ -148,14 +150,27 @@ def _doctor_parser() -> ArgumentParser:
     return parser
 
 
-def _check_config_keys(arguments: Sequence[str]) -> None:
+def _split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files given as `--config FILE` or `--config=FILE`, and all other arguments."""
+    files: list[str] = []
+    others: list[str] = []
+    for argument in arguments:
+        if others[-1:] == ["--config"]:
+            others.pop()
+            files.append(argument)
+        elif argument.startswith("--config="):
+            files.append(argument.partition("=")[2])
+        else:
+            others.append(argument)
+    return files, others
+
+
+def _check_config_keys(files: Sequence[str], parser: ArgumentParser) -> None:
     """Name file, key and the nearest known key before the parser says less."""
-    files = [Path(after) for before, after in pairwise(arguments) if before == "--config"]
-    files += [Path(argument.partition("=")[2]) for argument in arguments if argument.startswith("--config=")]
-    known = [action.dest for action in _segment_parser()._actions if action.dest not in ("help", "config", "print_config")]
+    known = [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
     for file in files:
         try:
-            content = yaml.safe_load(file.read_text())
+            content = yaml.safe_load(Path(file).read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read config {file}: {error}") from error
         if not isinstance(content, dict):
@@ -168,7 +183,11 @@ def _check_config_keys(arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    commands: dict[str, Callable[[Namespace], int]] = {"segment": _segment, "weights": _weights, "doctor": _doctor}
+    commands: dict[str, Callable[[Namespace], int]] = {
+        "segment": _segment,
+        "weights": _weights,
+        "doctor": _doctor,
+    }
     return commands[options.command](options[options.command])
 
 
@@ -181,6 +200,9 @@ def _segment(options: Namespace) -> int:
         kinds = options.save
         if kinds is None:
             kinds = ["labels", "masks", "overlay", *(["bag"] if source.kind == "bag" else [])]
+        elif isinstance(kinds, str):
+            kinds = [kind.strip() for kind in kinds.split(",")]
+        check_sink_kinds(kinds)
         model = load_model(options.weights)
         segmenter = _make_segmenter(model, options)
         _prepare_out(out, Path(options.input), options.overwrite)
@@ -209,9 +231,12 @@ def _segment(options: Namespace) -> int:
 
 def _make_segmenter(model: Model, options: Namespace) -> VideoSegmenter:
     memory: MemoryConfig | None = None
-    if options.window is not None:
-        if model.config.memory is None:
-            raise ConfigError("--window was given, but these weights have no memory (single-frame network)")
+    if model.config.memory is None:
+        given = [name for name in ("window", "memory_frames", "memory_interval") if options[name]]
+        if given:
+            option = given[0].replace("_", "-")
+            raise ConfigError(f"--{option} was given, but these weights have no memory (single-frame network)")
+    elif options.window is not None:
         memory = replace(model.config.memory, window=None if options.window == "global" else options.window)
     runtime = prepare(model, options.device, options.precision, memory)
     config = SegmenterConfig(

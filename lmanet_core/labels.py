@@ -111,6 +111,8 @@ class LabelSet:
     def from_dict(cls, data: Mapping[str, Any]) -> LabelSet:
         """The inverse of `to_dict`; raises ConfigError on anything that is not a label set."""
         try:
+            if isinstance(data["names"], str):
+                raise TypeError("names must be a list")
             return cls(
                 names=tuple(str(name) for name in data["names"]),
                 colors=tuple(_color(color) for color in data["colors"]),

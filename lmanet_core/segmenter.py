@@ -200,7 +200,8 @@ class VideoSegmenter:
 
     def _to_input(self, image: UInt8Array) -> torch.Tensor:
         """(h, w, 3) uint8 → normalised (1, 3, h, w), channels-last, in the precision of the network's first layer."""
-        pixels = torch.from_numpy(image).to(self.runtime.device).permute(2, 0, 1).unsqueeze(0)
+        writable = np.require(image, requirements="W")  # a copy of read-only frames, of which PyTorch warns
+        pixels = torch.from_numpy(writable).to(self.runtime.device).permute(2, 0, 1).unsqueeze(0)
         return pixels.float().mul_(self._scale).add_(self._offset).to(self.runtime.input_dtype)
 
     def _to_labels(self, logits: torch.Tensor, plan: GeometryPlan) -> tuple[UInt8Array, UInt8Array | None]:

@@ -1,7 +1,7 @@
 """Frames in, results out: video files, image folders, ROS 1 and ROS 2 bags, PNGs; needs no ROS installation."""
 
 from lmanet_core.media.bag_sink import BAG_TOPICS, DEFAULT_BAG_TOPICS, ResultBagSink
-from lmanet_core.media.output import SINK_KINDS, open_sinks
+from lmanet_core.media.output import SINK_KINDS, check_sink_kinds, open_sinks
 from lmanet_core.media.pixels import decode_image, to_rgb
 from lmanet_core.media.reader import open_frames
 from lmanet_core.media.ros_images import camera_info_from_message, image_from_compressed_message, image_from_message
@@ -21,6 +21,7 @@ __all__ = [
     "ResultSink",
     "VideoSink",
     "camera_info_from_message",
+    "check_sink_kinds",
     "decode_image",
     "image_from_compressed_message",
     "image_from_message",

@@ -38,11 +38,7 @@ def open_sinks(
         OutputError: the folder is not writable, or holds a result bag already.
     """
     folder = Path(out_dir)
-    for kind in kinds:
-        if kind not in SINK_KINDS:
-            near = get_close_matches(kind, SINK_KINDS, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"results are {', '.join(SINK_KINDS)}, got {kind!r}{hint}")
+    check_sink_kinds(kinds)
     if "masks" in kinds and not label_set.groups:
         _LOGGER.info("no masks are written: the label set has no class groups")
     make_folder(folder)
@@ -62,3 +58,12 @@ def open_sinks(
         CompositeSink(sinks).close()
         raise
     return CompositeSink(sinks)
+
+
+def check_sink_kinds(kinds: Collection[str]) -> None:
+    """Raise ConfigError where one of them is not in `SINK_KINDS`."""
+    for kind in kinds:
+        if kind not in SINK_KINDS:
+            near = get_close_matches(kind, SINK_KINDS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"results are {', '.join(SINK_KINDS)}, got {kind!r}{hint}")

@@ -1,0 +1,135 @@
+"""Which module may know of which, held by walking the import statements (design: "Layout")."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "lmanet_core"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+ROS = {"lmanet_ros", "rclpy", "cv_bridge", "launch", "launch_ros", "rosidl_runtime_py", "ament_index_python", "rosbag2_py"}
+
+#: Modules and folders that resize besides geometry.py, and what.
+MAY_RESIZE = {
+    "network/pspnet.py": "features and logits inside the network",
+    "scene_cut.py": "a thumbnail that is compared and thrown away",
+    "street/": "textures, fog and samples, while a generated image is made",
+}
+
+#: What the calculating part may build on besides PyTorch: nothing that opens files or devices.
+PLAIN_LIBRARY = {"__future__", "abc", "collections", "dataclasses", "functools", "itertools", "math", "typing"}
+
+
+def imports(source: str, module: str = "lmanet_core.some") -> set[str]:
+    """Every module named by an import statement, at any depth; `from a import b` names a and a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:  # relative
+                parent = module.split(".")[: -node.level]
+                base = ".".join([*parent, *([node.module] if node.module else [])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def calls(source: str, *names: str) -> set[str]:
+    """Names out of `names` that are called, as `x.name(…)` or `name(…)`."""
+    functions = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    called = {f.attr if isinstance(f, ast.Attribute) else f.id for f in functions if isinstance(f, ast.Attribute | ast.Name)}
+    return called & set(names)
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    return imports(path.read_text(), module_name(path))
+
+
+def needs_ros(name: str) -> bool:
+    top = name.split(".")[0]
+    return top in ROS or top.endswith(("_msgs", "_interfaces"))
+
+
+def below(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_core_knows_nothing_of_ros(path):
+    assert not {name for name in imports_of(path) if needs_ros(name)}
+
+
+@pytest.mark.parametrize(
+    ("folder", "allowed"),
+    [
+        ("ops", ("lmanet_core.ops", "lmanet_core.errors")),
+        ("network", ("lmanet_core.network", "lmanet_core.ops", "lmanet_core.errors")),
+    ],
+)
+def test_ops_and_network_know_nothing_of_files_video_and_training(folder, allowed):
+    paths = sorted((PACKAGE / folder).glob("*.py"))
+    assert len(paths) > 3
+    for path in paths:
+        for name in imports_of(path):
+            if below(name, "lmanet_core"):
+                assert below(name, *allowed), f"{path.name} imports {name}"
+            else:
+                assert name.split(".")[0] in {"torch", "triton", *PLAIN_LIBRARY}, f"{path.name} imports {name}"
+
+
+def test_fast_operators_never_import_the_reference():
+    knowing = {path.name for path in (PACKAGE / "ops").glob("*.py") if "lmanet_core.ops.reference" in imports_of(path)}
+    assert knowing == {"api.py"}
+
+
+def test_only_geometry_resizes():
+    resizing = {path.relative_to(PACKAGE).as_posix() for path in MODULES if calls(path.read_text(), "resize", "interpolate")}
+    assert "geometry.py" in resizing
+    assert {path for path in resizing - {"geometry.py"} if not path.startswith(tuple(MAY_RESIZE))} == set()
+
+
+def test_every_module_is_seen():
+    names = {module_name(path) for path in MODULES}
+    assert {"lmanet_core.cli", "lmanet_core.ops.blocked", "lmanet_core.network.lmanet", "lmanet_core.media.bag"} <= names
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import rclpy", True),
+        ("def f():\n    from sensor_msgs.msg import Image", True),
+        ("if True:\n    import vision_msgs.msg as messages", True),
+        ("from lmanet_ros import conversions", True),
+        ("from lmanet_core.media import ros_images", False),
+        ("import rosbags.rosbag2", False),
+        ("text = 'import rclpy'", False),
+    ],
+)
+def test_import_of_ros_is_found_wherever_it_stands(source, found):
+    assert any(map(needs_ros, imports(source))) is found
+
+
+def test_relative_imports_are_resolved():
+    assert "lmanet_core.ops.reference" in imports("from .reference import x", "lmanet_core.ops.blocked")
+    assert "lmanet_core.ops.reference" in imports("from . import reference", "lmanet_core.ops.blocked")
+    assert "lmanet_core.checkpoint" in imports("from ..checkpoint import x", "lmanet_core.ops.blocked")
+
+
+def test_resizing_is_found_however_it_is_called():
+    assert calls("cv2.resize(a, b)", "resize", "interpolate") == {"resize"}
+    assert calls("from cv2 import resize\nresize(a, b)", "resize", "interpolate") == {"resize"}
+    assert calls("torch.nn.functional.interpolate(x)", "resize", "interpolate") == {"interpolate"}
+    assert calls("size = plan.resize", "resize", "interpolate") == set()
+
+
+def test_plain_library_is_of_the_standard_library():
+    assert sys.stdlib_module_names >= PLAIN_LIBRARY

@@ -1,0 +1,462 @@
+"""Backbones, the memory module and LMANet: shapes, streams, options, and a third party's network."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lmanet_core import checkpoint
+from lmanet_core.checkpoint import ModelConfig, load_model, register_backbone, save_model
+from lmanet_core.errors import ConfigError, WeightsError
+from lmanet_core.labels import LabelSet
+from lmanet_core.memory import MemoryBuffer
+from lmanet_core.network import Backbone, ERFNet, LMANet, MemoryConfig, PSPNet101
+from lmanet_core.network.fusion import FUSIONS, ConcatFusion, GatedFusion, ReducedGatedFusion
+from lmanet_core.network.lmanet import stack_memory
+
+CLASSES = 5
+
+
+class TheirModel(nn.Module):
+    """An encoder–decoder that has never heard of this package."""
+
+    def __init__(self, num_classes: int = CLASSES) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 16, 4, stride=4), nn.BatchNorm2d(16), nn.Tanh())
+        self.decoder = nn.ConvTranspose2d(16, num_classes, 4, stride=4)
+
+
+class Wrapped(Backbone):
+    """The few lines that `Backbone` asks for."""
+
+    feature_channels = 16
+    stride = 4
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def encode(self, image):
+        return self.model.encoder(image)
+
+    def decode(self, features):
+        return self.model.decoder(features)
+
+
+SMALL = {"key_channels": 4, "value_channels": 8, "window": 3, "memory_frames": 2}
+FUSION_OPTIONS = {
+    "gated": {},
+    "concat": {"fusion": "concat"},
+    "reduced-gated": {"fusion": "reduced-gated", "value_channels": 0},
+}
+
+
+def small_network(**options):
+    """Float64, so that only real differences are seen."""
+    torch.manual_seed(0)
+    return LMANet(Wrapped(TheirModel()), MemoryConfig(**{**SMALL, **options})).double().eval()
+
+
+def random_clip(frames=4, batch=1, height=20, width=24, dtype=torch.float64):
+    return torch.rand(batch, frames, 3, height, width, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+@torch.no_grad()
+def stream(network, clip, memory):
+    """Logits (B, T, classes, H, W), frame after frame as `VideoSegmenter.step` does it."""
+    logits = []
+    for t in range(clip.shape[1]):
+        features = network.encode(clip[:, t])
+        logits.append(network.decode(features, memory.frames()))
+        memory.push(network.remember(features), t)
+    return torch.stack(logits, 1)
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+# ---- backbones
+
+
+def test_erfnet_gives_features_at_an_eighth_and_logits_at_full_size():
+    network = ERFNet(num_classes=7).eval()
+    with torch.no_grad():
+        features = network.encode(torch.rand(2, 3, 40, 56))
+        logits = network.decode(features)
+    assert features.shape == (2, 128, 5, 7)
+    assert logits.shape == (2, 7, 40, 56)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "memory", "parameters"),
+    [
+        # published counts, less what we drop: the encoder's own classifier (128 · 20 + 20),
+        (lambda: ERFNet(20), None, 2_066_836 - 2_580),
+        (lambda: ERFNet(20), MemoryConfig(), 2_692_128),
+        (lambda: ERFNet(20), MemoryConfig(fusion="concat"), 2_248_992),
+        # the auxiliary classifier (3 · 3 · 1024 · 256, 2 · 256, 256 · 19 + 19) and the unused convolution (2048 · 256 + 256)
+        (lambda: PSPNet101(19), None, 68_072_166 - 2_359_296 - 512 - 4_883),
+        (lambda: PSPNet101(19), MemoryConfig(128, 0, "reduced-gated"), 72_532_691 - 524_544),
+    ],
+)
+def test_networks_have_as_many_parameters_as_published(backbone, memory, parameters):
+    with torch.device("meta"):
+        assert count(LMANet(backbone(), memory)) == parameters
+
+
+@pytest.fixture(scope="module")
+def pspnet():
+    """LMANet on PSPNet-101 with random weights, a clip of 2 frames and its logits: seconds to make, so made once."""
+    torch.manual_seed(0)
+    network = LMANet(PSPNet101(), MemoryConfig(128, 0, "reduced-gated", window=5, memory_frames=3)).eval()
+    clip = random_clip(2, height=41, width=49, dtype=torch.float32)
+    with torch.no_grad():
+        return network, clip, network(clip)
+
+
+def test_pspnet_gives_features_at_an_eighth_and_logits_at_full_size(pspnet):
+    network, clip, logits = pspnet
+    assert logits.shape == (1, 2, 20, 41, 49)
+    with torch.no_grad():
+        assert network.encode(clip[:, 0]).shape == (1, 2048, 6, 7)
+
+
+def test_pspnets_void_channel_is_zero_and_no_other(pspnet):
+    *_, logits = pspnet
+    assert (logits[:, :, 19] == 0).all()
+    assert (logits[:, :, :19].abs().amax((0, 1, 3, 4)) > 0).all()
+
+
+def test_pspnet_streams_as_the_whole_clip(pspnet):
+    network, clip, logits = pspnet
+    streamed = stream(network, clip, MemoryBuffer(3))
+    torch.testing.assert_close(streamed, logits, rtol=0, atol=1e-5 * logits.abs().max().item())  # float32, other order of sums
+
+
+def test_pspnet_remembers_its_features_as_the_value(pspnet):
+    network, clip, _ = pspnet
+    with torch.no_grad():
+        features = network.encode(clip[:, 0])
+        kept = network.remember(features)
+    assert torch.equal(kept.value, features)
+    assert kept.key.shape == (1, 128, 6, 7)
+
+
+# ---- streams
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("memory_frames", [1, 2, 5])
+@pytest.mark.parametrize("fusion", FUSION_OPTIONS.values(), ids=FUSION_OPTIONS)
+def test_streaming_equals_whole_clip(fusion, memory_frames, batch, randomize_batch_norms):
+    network = randomize_batch_norms(small_network(memory_frames=memory_frames, **fusion))
+    clip = random_clip(frames=4, batch=batch)
+    with torch.no_grad():
+        whole = network(clip)
+    assert whole.shape == (batch, 4, CLASSES, 20, 24)
+    torch.testing.assert_close(stream(network, clip, MemoryBuffer(memory_frames)), whole)
+
+
+def test_erfnet_streams_as_the_whole_clip(randomize_batch_norms):
+    torch.manual_seed(0)
+    network = randomize_batch_norms(LMANet(ERFNet(), MemoryConfig(memory_frames=2))).double().eval()
+    clip = random_clip(frames=4, height=32, width=40)
+    with torch.no_grad():
+        torch.testing.assert_close(stream(network, clip, MemoryBuffer(2)), network(clip))
+
+
+def test_cleared_memory_equals_a_fresh_start():
+    network, clip, memory = small_network(), random_clip(), MemoryBuffer(2)
+    first = stream(network, clip, memory)
+    assert not torch.equal(stream(network, clip, memory)[:, 0], first[:, 0])  # stamps 0 … 3 are old, but it reads what is there
+    memory.clear()
+    assert torch.equal(stream(network, clip, memory), first)
+
+
+@pytest.mark.parametrize("run_time", [1, 3])
+def test_memory_frames_at_run_time_may_differ_from_training(run_time):
+    network, clip = small_network(memory_frames=2), random_clip(frames=5)
+    with torch.no_grad():
+        given, trained = network(clip, memory_frames=run_time), network(clip)
+    torch.testing.assert_close(stream(network, clip, MemoryBuffer(run_time)), given)
+    torch.testing.assert_close(given[:, :2], trained[:, :2])  # up to one past frame there is no difference
+    assert not torch.allclose(given[:, 4], trained[:, 4])
+
+
+def test_first_frame_is_the_plain_backbones():
+    network, clip = small_network(), random_clip(1)
+    with torch.no_grad():
+        assert torch.equal(network(clip)[:, 0], network.backbone(clip[:, 0]))
+        assert torch.equal(network.decode(network.encode(clip[:, 0]), MemoryBuffer(2).frames()), network.backbone(clip[:, 0]))
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_last_only_equals_the_last_of_all(frames):
+    network, clip = small_network(), random_clip(frames)
+    with torch.no_grad():
+        last = network(clip, last_only=True)
+        assert last.shape[1] == 1
+        assert torch.equal(last[:, 0], network(clip)[:, -1])
+
+
+def test_current_frame_is_not_in_its_own_memory():
+    network, clip = small_network(), random_clip(2)
+    with torch.no_grad():
+        past = network.remember(network.encode(clip[:, 0]))
+        expected = network.decode(network.encode(clip[:, 1]), stack_memory([past]))
+        torch.testing.assert_close(network(clip)[:, 1], expected)
+
+
+def test_loss_on_the_last_frame_trains_the_memory_heads():
+    network = small_network()
+    network(random_clip(3), last_only=True).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_modules_keep_nothing_between_calls(randomize_batch_norms):
+    network, clip = randomize_batch_norms(small_network()), random_clip()
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    with torch.no_grad():
+        first, second = network(clip), network(clip)
+    assert torch.equal(first, second)
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    assert {name for name, _ in network.named_buffers()} <= before.keys()
+
+
+@pytest.mark.parametrize("frames", [0, -1])
+def test_clip_without_room_in_the_memory_is_refused(frames):
+    with pytest.raises(ValueError, match=f"memory_frames must be at least 1, got {frames}"):
+        small_network()(random_clip(3), memory_frames=frames)
+
+
+def test_network_without_memory_segments_single_frames_and_remembers_nothing():
+    network, clip = LMANet(Wrapped(TheirModel())).double().eval(), random_clip(3)
+    with torch.no_grad():
+        expected = torch.stack([network.backbone(clip[:, t]) for t in range(3)], 1)
+        assert torch.equal(network(clip), expected)
+        assert torch.equal(network(clip, last_only=True), expected[:, 2:])
+        features = network.encode(clip[:, 0])
+        with pytest.raises(ValueError, match="built without a memory"):
+            network.remember(features)
+        with pytest.raises(ValueError, match="built without a memory"):
+            network.decode(features, stack_memory([small_network().remember(features)]))
+
+
+# ---- the memory module
+
+
+OPTIONS = {
+    "window 3": {"window": 3},
+    "window 1": {"window": 1},
+    "window larger than the map": {"window": 21},
+    "global": {"window": None},
+    "per frame": {"softmax": "per_frame"},
+    "masked": {"border": "masked"},
+}
+
+
+def test_every_option_of_the_read_gives_another_result():
+    clip = random_clip(3)
+    with torch.no_grad():
+        results = [small_network(**options)(clip)[:, -1] for options in OPTIONS.values()]
+    for i, (name, result) in enumerate(zip(OPTIONS, results, strict=True)):
+        for other, earlier in zip(OPTIONS, results[:i], strict=False):
+            assert not torch.allclose(result, earlier), f"{name} = {other}"
+
+
+@pytest.mark.parametrize("impl", ["reference", "blocked"])
+def test_decode_reads_with_the_named_implementation(impl, monkeypatch):
+    from lmanet_core.ops import api
+
+    used = []
+    original = api._implementations[impl]
+    monkeypatch.setitem(api._implementations, impl, lambda *args: (used.append(impl), original(*args))[1])
+    network, clip = small_network(), random_clip(1)
+    with torch.no_grad():
+        features = network.encode(clip[:, 0])
+        network.decode(features, stack_memory([network.remember(features)]), impl=impl)
+    assert used == [impl]
+
+
+def test_query_key_starts_as_a_copy_that_shares_no_storage():
+    memory = small_network().memory
+    for ours, theirs in zip(memory.query_head.key.parameters(), memory.memory_head.key.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.untyped_storage().data_ptr() != theirs.untyped_storage().data_ptr()
+    assert not torch.equal(memory.query_head.value.weight, memory.memory_head.value.weight)
+
+
+def test_memory_is_made_by_the_memory_head_and_asked_by_the_query_head():
+    network, clip = small_network(), random_clip(1)
+    with torch.no_grad():
+        features = network.encode(clip[:, 0])
+        kept = network.remember(features)
+        for parameter in network.memory.query_head.parameters():
+            parameter.zero_()
+        assert all(torch.equal(a, b) for a, b in zip(network.remember(features), kept, strict=True))
+        read = network.memory.read(features, stack_memory([kept]))
+        for parameter in network.memory.memory_head.parameters():
+            parameter.zero_()
+        assert torch.equal(network.memory.read(features, stack_memory([kept])), read)
+        assert (network.remember(features).key == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"key_channels": 0}, "wanted key channels ≥ 1 .*got 0, 64"),
+        ({"value_channels": -1}, "value channels ≥ 0, got 16, -1"),
+        ({"fusion": "sum"}, "fusion must be one of gated, reduced-gated, concat.*; got 'sum'"),
+        ({"window": 20}, "window must be odd and positive, .*got 20"),
+        ({"window": 0}, "window must be odd and positive, .*got 0"),
+        ({"window": -3}, "window must be odd and positive, .*got -3"),
+        ({"memory_frames": 0}, "memory_frames must be at least 1, got 0"),
+        ({"softmax": "both"}, "softmax must be joint or per_frame, got 'both'"),
+        ({"border": "clamp"}, "border must be zero or masked, got 'clamp'"),
+    ],
+)
+def test_memory_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        MemoryConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fusion": "concat", "value_channels": 9}, "concat fusion wants 8 value channels, got 9"),
+        ({"fusion": "concat", "value_channels": 0}, "concat fusion wants 8 value channels, got 16"),
+        ({"fusion": "reduced-gated", "value_channels": 8}, "wanted 16 value channels, got 8"),
+    ],
+)
+def test_value_width_that_the_fusion_does_not_take_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        small_network(**options)
+
+
+# ---- fusions, by hand: fresh BatchNorm divides by √(1 + 1e-3), a gate of bias ln 3 lets ¾ through
+
+
+def constant(*channels):
+    return torch.tensor(channels).reshape(1, -1, 1, 1)
+
+
+def fill(conv, bias):
+    nn.init.zeros_(conv.weight)
+    nn.init.constant_(conv.bias, bias)
+
+
+@torch.no_grad()
+def test_concat_fusion_by_hand():
+    fused = ConcatFusion(2, 4).eval()(constant(1.0, -1.0), constant(2.0, 3.0))
+    torch.testing.assert_close(fused, constant(1.0, 0.0, 2.0, 3.0) / math.sqrt(1.001))
+
+
+@torch.no_grad()
+def test_gated_fusion_by_hand():
+    fusion = GatedFusion(2, 3).eval()
+    for conv, bias in (
+        (fusion.embed_query, 4.0),
+        (fusion.embed_memory, 5.0),
+        (fusion.attend_query, math.log(3)),
+        (fusion.attend_memory, 0.0),
+    ):
+        fill(conv, bias)
+    fused = fusion(constant(1.0, 1.0), constant(1.0, 1.0))
+    torch.testing.assert_close(fused, torch.full((1, 3, 1, 1), (0.75 * 4 + 0.5 * 5) / math.sqrt(1.001)))
+
+
+@torch.no_grad()
+def test_reduced_gated_fusion_by_hand():
+    fusion = ReducedGatedFusion(8, 8).eval()
+    fill(fusion.attend_query, math.log(3))
+    fill(fusion.attend_memory, 0.0)
+    fused = fusion(torch.full((1, 8, 1, 1), 4.0), torch.full((1, 8, 1, 1), 6.0))
+    torch.testing.assert_close(fused, torch.full((1, 8, 1, 1), (0.75 * 4 + 0.5 * 6) / math.sqrt(1.001)))
+
+
+@pytest.mark.parametrize(("name", "drops"), [("gated", True), ("reduced-gated", False), ("concat", False)])
+def test_only_the_gated_fusion_drops_channels_and_only_in_training(name, drops):
+    torch.manual_seed(0)
+    fusion = FUSIONS[name](16, {"gated": 16, "reduced-gated": 16, "concat": 32}[name])
+    query, memory = torch.rand(2, 1, 16, 3, 3).unbind()
+    assert torch.equal(fusion.train()(query, memory), fusion(query, memory)) is not drops
+    fusion.eval()
+    assert torch.equal(fusion(query, memory), fusion(query, memory))
+
+
+# ---- a third party's network
+
+
+def test_third_party_network_joins_without_memory_and_with_it():
+    model = TheirModel().eval()
+    network = LMANet(Wrapped(model), MemoryConfig(key_channels=4, value_channels=8)).eval()
+    clip = random_clip(2, dtype=torch.float32)
+    with torch.no_grad():
+        logits = network(clip)
+        assert torch.equal(logits[:, 0], model.decoder(model.encoder(clip[:, 0])))
+    assert logits.shape == (1, 2, CLASSES, 20, 24)
+
+
+def test_backbone_without_encode_or_decode_cannot_be_made():
+    class Half(Backbone):
+        def encode(self, image):
+            return image
+
+    with pytest.raises(TypeError, match="decode"):
+        Half()
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """The third party's network under the name "theirs", for one test."""
+    monkeypatch.setattr(checkpoint, "_BACKBONES", dict(checkpoint._BACKBONES))
+    register_backbone("theirs", lambda num_classes: Wrapped(TheirModel(num_classes)))
+
+
+LABELS = LabelSet(("road", "car", "sky"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), {"drivable": ("road",)})
+
+
+def test_registered_third_party_network_survives_saving_and_loading(registered, tmp_path, randomize_batch_norms):
+    config = ModelConfig("theirs", 3, LABELS, MemoryConfig(**SMALL))
+    network = randomize_batch_norms(LMANet(Wrapped(TheirModel(3)), config.memory)).eval()
+    save_model(tmp_path / "theirs.safetensors", network, config)
+    model = load_model(tmp_path / "theirs.safetensors")
+    clip = random_clip(3, dtype=torch.float32)
+    with torch.no_grad():
+        assert torch.equal(model.network(clip), network(clip))
+    assert model.config == config
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("name", ["erfnet", "theirs"])
+def test_name_of_a_backbone_can_be_taken_once(name):
+    with pytest.raises(ConfigError, match=f"'{name}' is already registered"):
+        register_backbone(name, ERFNet)
+
+
+def test_unregistered_network_is_refused_by_name(tmp_path):
+    config = ModelConfig("theirs", 3, LABELS, MemoryConfig(**SMALL))
+    save_model(tmp_path / "theirs.safetensors", LMANet(Wrapped(TheirModel(3)), config.memory), config)
+    with pytest.raises(WeightsError, match="architecture 'theirs' is not one of erfnet, pspnet101; register_backbone"):
+        load_model(tmp_path / "theirs.safetensors")
+
+
+def test_tied_weights_are_saved_and_loaded(tmp_path, monkeypatch):
+    class Tied(TheirModel):
+        def __init__(self, num_classes):
+            super().__init__(num_classes)
+            self.again = self.decoder
+
+    monkeypatch.setattr(checkpoint, "_BACKBONES", {"tied": lambda num_classes: Wrapped(Tied(num_classes))})
+    network = LMANet(Wrapped(Tied(3)))
+    save_model(tmp_path / "tied.safetensors", network, ModelConfig("tied", 3, LABELS))
+    loaded = load_model(tmp_path / "tied.safetensors").network.backbone.model
+    assert torch.equal(loaded.decoder.weight, network.backbone.model.decoder.weight)
+    assert loaded.again is loaded.decoder

@@ -1,0 +1,523 @@
+"""`VideoSegmenter.step`: one image in, one label map out, with the memory in between."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmanet_core.checkpoint import Model, ModelConfig, load_model
+from lmanet_core.continuity import ContinuityConfig, Discontinuity
+from lmanet_core.errors import ConfigError, InputError
+from lmanet_core.geometry import Size
+from lmanet_core.labels import LabelSet
+from lmanet_core.network import Backbone, LMANet, MemoryConfig
+from lmanet_core.runtime import prepare
+from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+
+MS = 10**6
+PERIOD = 100 * MS
+S = 3  # memory frames of the weights
+CLASSES = 19
+
+
+@pytest.fixture(scope="module")
+def model(video_weights):
+    return load_model(video_weights)
+
+
+@pytest.fixture(scope="module")
+def runtime(model):
+    return prepare(model, "cpu", "fp32")
+
+
+@pytest.fixture
+def make_segmenter(runtime):
+    return lambda **options: VideoSegmenter(runtime, SegmenterConfig(**options))
+
+
+@pytest.fixture(scope="module")
+def drive(make_scene):
+    """Six images of one scene that moves sideways."""
+    return [np.roll(make_scene(), 2 * shift, axis=1) for shift in range(6)]
+
+
+def stream(segmenter, images, start_ns=0):
+    return [segmenter.step(image, start_ns + index * PERIOD, "camera") for index, image in enumerate(images)]
+
+
+def assert_same(results, others):
+    for one, other in zip(results, others, strict=True):
+        assert np.array_equal(one.labels, other.labels)
+        assert np.array_equal(one.confidence, other.confidence)
+        assert (one.memory_frames, one.discontinuity) == (other.memory_frames, other.discontinuity)
+
+
+def differ(one, other):
+    return not np.array_equal(one.labels, other.labels)
+
+
+class Pixels(Backbone):
+    """A network whose logits are the normalised pixels: red is class 0, green class 1, blue class 2."""
+
+    feature_channels = 3
+    stride = 1
+    num_classes = 3
+
+    def __init__(self, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)):
+        super().__init__()
+        self.mean, self.std = mean, std
+        self.unused = torch.nn.Parameter(torch.zeros(1))  # what the runtime reads its dtype from
+
+    def encode(self, image):
+        return image
+
+    def decode(self, features):
+        return features
+
+
+def pixel_segmenter(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), **options):
+    labels = LabelSet(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
+    model = Model(LMANet(Pixels(mean, std)), ModelConfig("pixels", 3, labels))
+    return VideoSegmenter(prepare(model, "cpu", "fp32"), SegmenterConfig(**options))
+
+
+# ---- what comes out --------------------------------------------------------------------------------------------------------
+
+
+def test_label_is_the_class_of_the_highest_logit():
+    image = np.array([[[200, 10, 10], [10, 10, 200], [10, 200, 10]]], np.uint8)
+    assert pixel_segmenter().step(image, 0).labels.tolist() == [[0, 2, 1]]
+
+
+def test_confidence_is_the_softmax_of_0_to_1_as_0_to_255():
+    image = np.array([[[7, 7, 7], [255, 0, 0]]], np.uint8)
+    # Three equal logits: 255 / 3. Logits 1, 0, 0: 255 · e / (e + 2) = 146.9.
+    assert pixel_segmenter().step(image, 0).confidence.tolist() == [[85, 147]]
+
+
+def test_image_is_normalised_as_the_backbone_wants_it():
+    image = np.array([[[200, 210, 0], [120, 20, 0]]], np.uint8)
+    # Red becomes (200/255 − 0.5) / 0.1 = 2.8 and (120/255 − 0.5) / 0.1 = −0.3; green 0.8 and 0.08.
+    assert pixel_segmenter((0.5, 0.0, 0.0), (0.1, 1.0, 1.0)).step(image, 0).labels.tolist() == [[0, 1]]
+
+
+def test_labels_have_the_cameras_size_and_dtype(make_segmenter, make_scene):
+    result = make_segmenter().step(make_scene(0, 64, 128), 0)
+    assert result.geometry.network_size == Size(32, 64)  # as many pixels as trained on
+    assert result.labels.shape == result.confidence.shape == (64, 128)
+    assert result.labels.dtype == result.confidence.dtype == np.uint8
+    assert len(np.unique(result.labels)) > 1 and result.labels.max() < CLASSES
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 9), (1, 40), (33, 65)])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop"])
+def test_any_image_size_is_segmented_with_memory(make_segmenter, random_image, size, resize):
+    segmenter = make_segmenter(resize=resize)
+    images = [random_image(*size)] * 3
+    results = stream(segmenter, images)
+    assert [result.labels.shape for result in results] == [size] * 3
+    assert [result.memory_frames for result in results] == [0, 1, 2]
+    assert all(label < CLASSES or (label == 255 and resize == "crop") for label in np.unique(results[-1].labels))
+
+
+def test_grey_rgba_and_16_bit_images_are_the_rgb_image_they_stand_for(make_segmenter, make_scene):
+    scene = make_scene()
+    grey = scene[:, :, 0]
+    rgb_of_grey = np.repeat(grey[:, :, None], 3, 2)
+    rgba = np.dstack((scene, grey))
+    for image, same in ((grey, rgb_of_grey), (rgba, scene), (scene.astype(np.uint16) * 256 + 99, scene)):
+        assert_same([make_segmenter().step(image, 0)], [make_segmenter().step(same, 0)])
+
+
+@pytest.fixture
+def every_torch_warning():
+    """PyTorch repeats the warnings that it gives once in a process otherwise."""
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("every_torch_warning")
+def test_image_as_a_view_or_read_only_is_segmented_and_left_as_it_was(make_segmenter, make_scene):
+    scene = make_scene()
+    wanted = make_segmenter().step(scene, 0)
+    strided = np.zeros((64, 64, 3), np.uint8)
+    strided[::-2] = scene  # upside down, every other row
+    frozen = scene.copy()
+    frozen.flags.writeable = False
+    for image in (strided[::-2], frozen):
+        before = image.copy()
+        assert_same([make_segmenter().step(image, 0)], [wanted])
+        assert np.array_equal(image, before)
+
+
+def test_stamp_and_frame_id_come_back_untouched(make_segmenter, make_scene):
+    result = make_segmenter().step(make_scene(), 1_234_567_890_123_456_789, "front_left")
+    assert (result.stamp_ns, result.frame_id) == (1_234_567_890_123_456_789, "front_left")
+
+
+def test_labels_and_confidence_are_those_of_the_network(make_segmenter, runtime, drive):
+    results = stream(make_segmenter(), drive)
+    clip = torch.from_numpy(np.stack(drive)).permute(0, 3, 1, 2)[None].float() / 255  # (1, T, 3, H, W)
+    with torch.inference_mode():
+        logits = runtime.network(clip)[0, :, :CLASSES].double()  # (T, 19, H, W)
+    for result, frame_logits in zip(results, logits, strict=True):
+        probability, label = frame_logits.softmax(0).max(0)
+        # Streaming adds up in another order than the clip: a label may differ where two classes are as good as equal.
+        assert np.mean(result.labels != label.numpy()) < 0.002
+        assert np.abs(result.confidence - 255 * probability.numpy()).max() <= 1.0
+    assert results[0].confidence.min() < 100 and results[0].confidence.max() > 200
+
+
+def test_void_channel_never_wins(model, make_segmenter, make_scene):
+    network = copy.deepcopy(model.network)
+    with torch.no_grad():
+        network.backbone.decoder.output_conv.bias[CLASSES] = 1e6
+    void = VideoSegmenter(prepare(Model(network, model.config), "cpu", "fp32"))
+    assert_same([void.step(make_scene(), 0)], [make_segmenter().step(make_scene(), 0)])
+
+
+def test_confidence_can_be_switched_off(make_segmenter, make_scene):
+    result = make_segmenter(confidence=False).step(make_scene(), 0)
+    assert result.confidence is None
+    assert np.array_equal(result.labels, make_segmenter().step(make_scene(), 0).labels)
+
+
+def test_timings_name_every_stage_and_add_up(make_segmenter, make_scene):
+    timings = make_segmenter().step(make_scene(), 0).timings_ms
+    *stages, total = timings
+    assert stages == ["continuity", "preprocess", "encode", "decode", "remember", "postprocess"] and total == "total"
+    assert min(timings.values()) >= 0.0
+    assert timings["total"] == pytest.approx(sum(timings[stage] for stage in stages))
+
+
+def test_results_belong_to_the_caller(make_segmenter, drive):
+    wanted = stream(make_segmenter(), drive)
+    segmenter, kept = make_segmenter(), []
+    for index, image in enumerate(drive):
+        image = image.copy()
+        result = segmenter.step(image, index * PERIOD, "camera")
+        kept.append((result.labels.copy(), result.confidence.copy(), result))
+        image[:] = 0  # the caller's to reuse, too
+        if index == 2:
+            result.labels[:] = result.confidence[:] = 77
+    for index, (labels, confidence, result) in enumerate(kept):
+        assert np.array_equal(labels, wanted[index].labels)
+        if index != 2:
+            assert np.array_equal(result.labels, labels) and np.array_equal(result.confidence, confidence)
+
+
+def test_300_steps_leave_no_tensors_behind(make_segmenter, drive):
+    def live_tensors():
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    segmenter = make_segmenter()
+    stream(segmenter, drive)
+    before = live_tensors()
+    for index in range(300):
+        segmenter.step(drive[index % 2], (10 + index) * PERIOD, "camera")
+    assert live_tensors() == before
+
+
+def test_bfloat16_gives_the_labels_of_float32_but_for_a_few(model, make_segmenter, drive):
+    half = stream(VideoSegmenter(prepare(model, "cpu", "bf16")), drive)
+    for one, other in zip(half, stream(make_segmenter(), drive), strict=True):
+        assert np.mean(one.labels == other.labels) > 0.97  # measured 0.996 with these weights
+        assert np.abs(one.confidence.astype(int) - other.confidence).mean() < 3
+
+
+# ---- sizes -----------------------------------------------------------------------------------------------------------------
+
+
+def test_pixel_comes_back_where_it_was():
+    image = np.full((4, 8, 3), (255, 0, 0), np.uint8)
+    image[1, 6] = (0, 0, 255)
+    for options in ({}, {"network_size": "16x8"}, {"network_size": "8x8", "resize": "letterbox"}):
+        assert np.argwhere(pixel_segmenter(**options).step(image, 0).labels == 2).tolist() == [[1, 6]]
+    cropped = pixel_segmenter(network_size="4x4", resize="crop").step(image, 0)
+    assert cropped.labels.tolist() == [[255, 255, 0, 0, 0, 0, 255, 255]] * 4  # blue was beyond columns 2–5
+    assert (cropped.confidence == 0).tolist() == [[True, True, False, False, False, False, True, True]] * 4
+
+
+def test_network_size_can_be_chosen(make_segmenter, make_scene):
+    result = make_segmenter(network_size="48x24").step(make_scene(), 0)
+    assert result.geometry.network_size == Size(24, 48) and result.labels.shape == (32, 64)
+
+
+def test_network_size_off_the_multiple_is_refused_at_once_with_the_nearest(make_segmenter):
+    with pytest.raises(ConfigError, match="network sides must be 8·n, got 60x33; nearest is 64x32"):
+        make_segmenter(network_size="60x33")
+
+
+@pytest.mark.parametrize(("output", "shape"), [("network", (32, 64)), ("20x10", (10, 20)), ("input", (64, 100))])
+def test_output_size_can_be_chosen(make_segmenter, make_scene, output, shape):
+    result = make_segmenter(network_size="64x32", output_size=output).step(make_scene(0, 64, 100), 0)
+    assert result.labels.shape == result.confidence.shape == shape
+    assert result.geometry.output_size == shape
+
+
+def test_upsampled_logits_equal_labels_where_sizes_are_equal(make_segmenter, drive):
+    assert_same(stream(make_segmenter(upsample="logits"), drive), stream(make_segmenter(), drive))
+
+
+def test_upsampled_logits_are_chosen_from_after_interpolation(make_segmenter, runtime, make_scene):
+    scene = make_scene(0, 64, 128)
+    segmenter = make_segmenter(upsample="logits")
+    result = segmenter.step(scene, 0)
+    pixels = torch.from_numpy(result.geometry.to_network(scene)).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        logits = runtime.network.decode(runtime.network.encode(pixels))[:, :CLASSES]
+    wanted = F.interpolate(logits, (64, 128), mode="bilinear", align_corners=False).argmax(1)[0].numpy()
+    assert np.mean(result.labels != wanted) < 0.002  # other order of summation, ties
+    assert differ(result, make_segmenter().step(scene, 0))
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_fills_frame_by_frame_up_to_s(make_segmenter, drive):
+    results = stream(make_segmenter(), drive)
+    assert [result.memory_frames for result in results] == [0, 1, 2, S, S, S]
+    assert all(result.remembered for result in results)
+
+
+def test_same_frames_twice_give_identical_labels(make_segmenter, drive):
+    assert_same(stream(make_segmenter(), drive), stream(make_segmenter(), drive))
+
+
+def test_memory_changes_labels_from_the_second_frame_on(make_segmenter, drive):
+    with_memory, without = stream(make_segmenter(), drive), stream(make_segmenter(memory=False), drive)
+    assert [differ(one, other) for one, other in zip(with_memory, without, strict=True)] == [False] + [True] * 5
+    assert [result.memory_frames for result in without] == [0] * 6
+    assert not any(result.remembered for result in without)
+
+
+def test_s_can_be_chosen(make_segmenter, drive):
+    one = stream(make_segmenter(memory_frames=1), drive)
+    assert [result.memory_frames for result in one] == [0, 1, 1, 1, 1, 1]
+    assert [result.memory_frames for result in stream(make_segmenter(memory_frames=5), drive)] == [0, 1, 2, 3, 4, 5]
+    # With S = 1 only the frame before counts.
+    assert np.array_equal(one[-1].labels, stream(make_segmenter(), drive[-2:])[-1].labels)
+
+
+def test_interval_spaces_what_is_remembered(make_segmenter, drive):
+    results = stream(make_segmenter(memory_interval_s=0.2), drive)
+    assert [result.remembered for result in results] == [True, False] * 3
+    assert [result.memory_frames for result in results] == [0, 1, 1, 2, 2, 3]
+
+
+def test_reset_is_as_good_as_new(make_segmenter, drive):
+    segmenter = make_segmenter()
+    stream(segmenter, drive)
+    segmenter.reset()
+    assert_same(stream(segmenter, drive), stream(make_segmenter(), drive))
+
+
+def test_memory_switched_off_forgets(make_segmenter, drive):
+    segmenter, single = make_segmenter(), make_segmenter(memory=False)
+    stream(segmenter, drive[:3])
+    segmenter.memory_enabled = False
+    off = segmenter.step(drive[3], 3 * PERIOD, "camera")
+    assert (off.memory_frames, off.remembered, off.discontinuity) == (0, False, None)
+    assert not differ(off, single.step(drive[3], 0))
+    segmenter.memory_enabled = True
+    on = stream(segmenter, drive[4:], 4 * PERIOD)
+    assert [(result.memory_frames, result.remembered) for result in on] == [(0, True), (1, True)]
+    assert not differ(on[0], single.step(drive[4], PERIOD))
+
+
+def test_two_streams_on_one_runtime_do_not_mix(make_segmenter, drive, make_scene):
+    other_drive = [np.roll(make_scene(5), -shift, axis=1) for shift in range(6)]
+    one, other = make_segmenter(), make_segmenter()
+    interleaved = [
+        (one.step(a, index * PERIOD, "camera"), other.step(b, index * PERIOD, "camera"))
+        for index, (a, b) in enumerate(zip(drive, other_drive, strict=True))
+    ]
+    assert_same([pair[0] for pair in interleaved], stream(make_segmenter(), drive))
+    assert_same([pair[1] for pair in interleaved], stream(make_segmenter(), other_drive))
+
+
+def test_weights_without_memory_segment_single_frames(single_frame_weights, drive):
+    segmenter = VideoSegmenter.from_weights(single_frame_weights, device="cpu", precision="fp32")
+    assert not segmenter.memory_enabled
+    results = stream(segmenter, [drive[0]] * 3)
+    assert [(result.memory_frames, result.remembered) for result in results] == [(0, False)] * 3
+    assert not differ(results[0], results[2])
+    with pytest.raises(ConfigError, match="no memory"):
+        segmenter.memory_enabled = True
+    with pytest.raises(ConfigError, match="no memory"):
+        prepare(load_model(single_frame_weights), "cpu", memory=MemoryConfig())
+
+
+def test_segmenter_from_weights_is_the_segmenter_of_its_runtime(video_weights, make_segmenter, drive):
+    segmenter = VideoSegmenter.from_weights(video_weights, SegmenterConfig(memory_frames=2), device="cpu", precision="fp32")
+    assert_same(stream(segmenter, drive), stream(make_segmenter(memory_frames=2), drive))
+    assert segmenter.labels.names[0] == "road" and len(segmenter.labels.names) == CLASSES
+
+
+# ---- discontinuities -------------------------------------------------------------------------------------------------------
+
+BREAKS = {
+    Discontinuity.BACKWARD_STAMP: {"stamp_ns": -200 * MS},
+    Discontinuity.GAP: {"stamp_ns": PERIOD + 1001 * MS},
+    Discontinuity.SIZE_CHANGE: {"image": (0, 40, 64)},
+    Discontinuity.FRAME_ID_CHANGE: {"frame_id": "rear"},
+    Discontinuity.SCENE_CUT: {"image": (1, 32, 64)},
+    Discontinuity.MANUAL: {"request": Discontinuity.MANUAL},
+    Discontinuity.CLOCK_JUMP: {"request": Discontinuity.CLOCK_JUMP, "stamp_ns": -3600 * 1000 * MS},
+}
+
+
+def test_every_cause_of_a_discontinuity_has_a_test():
+    assert {*BREAKS, Discontinuity.FIRST_FRAME} == {*Discontinuity}
+
+
+def test_first_frame_has_no_memory(make_segmenter, make_scene):
+    result = make_segmenter().step(make_scene(), 0)
+    assert (result.discontinuity, result.memory_frames, result.remembered) == (Discontinuity.FIRST_FRAME, 0, True)
+
+
+@pytest.mark.parametrize("cause", BREAKS)
+def test_discontinuity_clears_the_memory_and_the_stream_starts_again(make_segmenter, make_scene, cause):
+    change = BREAKS[cause]
+    scene = make_scene(*change.get("image", (0, 32, 64)))
+    stamp_ns, frame_id = change.get("stamp_ns", 2 * PERIOD), change.get("frame_id", "camera")
+    segmenter, fresh = make_segmenter(), make_segmenter()
+    stream(segmenter, [make_scene()] * 2)
+    if "request" in change:
+        segmenter.request_reset(change["request"])
+    for index in range(3):
+        result = segmenter.step(scene, stamp_ns + index * PERIOD, frame_id)
+        wanted = fresh.step(scene, stamp_ns + index * PERIOD, frame_id)
+        assert result.discontinuity is (cause if index == 0 else None)
+        assert result.memory_frames == index and result.remembered
+        assert not differ(result, wanted)
+
+
+def test_another_thread_may_request_a_reset(make_segmenter, drive):
+    segmenter = make_segmenter()
+    stream(segmenter, drive[:2])
+    thread = threading.Thread(target=segmenter.request_reset)
+    thread.start()
+    thread.join()
+    result = segmenter.step(drive[2], 2 * PERIOD, "camera")
+    assert (result.discontinuity, result.memory_frames) == (Discontinuity.MANUAL, 0)
+
+
+def test_discontinuities_are_reported_without_memory_too(make_segmenter, drive):
+    segmenter = make_segmenter(memory=False)
+    stream(segmenter, drive[:2])
+    assert segmenter.step(drive[2], 10_000 * MS, "camera").discontinuity is Discontinuity.GAP
+
+
+def test_thresholds_come_from_the_configuration(make_segmenter, drive, make_scene):
+    segmenter = make_segmenter(continuity=ContinuityConfig(gap_s=5.0, scene_cut=False))
+    stream(segmenter, drive[:2])
+    result = segmenter.step(make_scene(1), 4_000 * MS, "camera")
+    assert (result.discontinuity, result.memory_frames) == (None, 2)
+
+
+@pytest.mark.parametrize("stamp_ns", [PERIOD, 50 * MS], ids=["repeated", "late"])
+def test_repeated_and_late_frames_are_segmented_but_not_remembered(make_segmenter, drive, make_scene, stamp_ns):
+    segmenter, undisturbed = make_segmenter(), make_segmenter()
+    stream(segmenter, drive[:2])
+    stream(undisturbed, drive[:2])
+    odd = segmenter.step(make_scene(), stamp_ns, "camera")
+    assert (odd.discontinuity, odd.memory_frames, odd.remembered) == (None, 2, False)
+    assert odd.labels.shape == (32, 64)
+    assert_same(
+        [segmenter.step(drive[2], 2 * PERIOD, "camera")],
+        [undisturbed.step(drive[2], 2 * PERIOD, "camera")],
+    )
+
+
+def test_repeated_frame_does_not_enter_an_empty_memory_either(make_segmenter, drive):
+    segmenter = make_segmenter(memory=False)
+    stream(segmenter, drive[:2])
+    segmenter.memory_enabled = True
+    repeated = segmenter.step(drive[1], PERIOD, "camera")
+    assert (repeated.discontinuity, repeated.remembered) == (None, False)
+    assert segmenter.step(drive[2], 2 * PERIOD, "camera").memory_frames == 0
+
+
+@pytest.mark.parametrize("start_ns", [0, -(10**18), -PERIOD, 2**63 - 6 * PERIOD, 10**30])
+def test_any_stamp_may_start_a_stream(make_segmenter, drive, start_ns):
+    assert_same(stream(make_segmenter(), drive, start_ns), stream(make_segmenter(), drive))
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((0, 0, 3), np.uint8),
+        np.zeros((0, 64, 3), np.uint8),
+        np.zeros((32, 64, 3), np.float32),
+        np.zeros((32, 64, 3), np.int64),
+        np.zeros((32, 64, 2), np.uint8),
+        np.zeros((3, 32, 64), np.uint8),
+        np.zeros(64, np.uint8),
+        np.zeros((1, 32, 64, 3), np.uint8),
+        np.zeros((1, 32767, 3), np.uint8),
+    ],
+    ids=["0x0", "no rows", "float", "int64", "two channels", "channels first", "1-D", "batch", "too wide"],
+)
+def test_what_is_no_image_is_refused_and_the_stream_goes_on(make_segmenter, drive, image):
+    segmenter, undisturbed = make_segmenter(), make_segmenter()
+    stream(segmenter, drive[:2])
+    stream(undisturbed, drive[:2])
+    segmenter.request_reset()
+    with pytest.raises(InputError):
+        segmenter.step(image, 99_999 * MS, "another camera")
+    undisturbed.request_reset()  # the request was not used up by it
+    assert_same(stream(segmenter, drive[2:], 2 * PERIOD), stream(undisturbed, drive[2:], 2 * PERIOD))
+
+
+def test_what_is_no_image_leaves_the_memory(make_segmenter, drive):
+    segmenter = make_segmenter()
+    stream(segmenter, drive[:2])
+    with pytest.raises(InputError):
+        segmenter.step(np.zeros((0, 0, 3), np.uint8), 2 * PERIOD, "camera")
+    result = segmenter.step(drive[2], 2 * PERIOD, "camera")
+    assert (result.discontinuity, result.memory_frames, result.remembered) == (None, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory_frames": 0}, "memory_frames must be 1 or more, got 0"),
+        ({"memory_interval_s": -0.1}, "memory_interval_s must be 0 or more seconds, got -0.1"),
+        ({"memory_interval_s": float("nan")}, "memory_interval_s must be 0 or more seconds, got nan"),
+        ({"network_size": "big"}, "a size is WIDTHxHEIGHT .* got 'big'"),
+        ({"output_size": "0x0"}, "a size is WIDTHxHEIGHT .* got '0x0'"),
+        ({"resize": "zoom"}, "resize must be stretch, letterbox or crop, got 'zoom'"),
+        ({"upsample": "cubic"}, "upsample must be labels or logits, got 'cubic'"),
+        ({"attention": "magic"}, "attention must be auto, reference, blocked.*; got 'magic'"),
+    ],
+)
+def test_setting_out_of_range_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        SegmenterConfig(**options)
+
+
+@pytest.mark.parametrize("options", [{"resize": "letterbox"}, {"resize": "crop"}, {"output_size": "network"}])
+def test_upsampled_logits_want_the_whole_image_at_another_size(options):
+    with pytest.raises(ConfigError, match="upsample: logits wants resize: stretch and an output_size other than network"):
+        SegmenterConfig(upsample="logits", **options)
+
+
+def test_every_combination_of_sizes_and_modes_agrees_on_shapes(make_segmenter, make_scene):
+    scene = make_scene(0, 20, 50)
+    for resize, output in itertools.product(("stretch", "letterbox", "crop"), ("input", "network", "9x7")):
+        result = make_segmenter(resize=resize, output_size=output).step(scene, 0)
+        assert result.geometry.image_to_output(scene).shape[:2] == result.labels.shape == result.confidence.shape
