@@ -15,7 +15,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -28,6 +30,14 @@ from lmanet_core.published_weights import PublishedWeights, import_published
 
 FORMAT_VERSION = 1
 _METADATA_KEY = "lmanet"
+
+#: Training checkpoints hold their best accuracy as a NumPy number, which NumPy 1 and 2 pickle under two names.
+_NUMPY_SCALARS: list[Any] = [
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)),
+]
 
 _BACKBONES: dict[str, Callable[[int], Backbone]] = {"erfnet": ERFNet, "pspnet101": PSPNet101}
 _PUBLISHED_INPUT = {"erfnet": Size(512, 1024), "pspnet101": Size(1025, 2049)}
@@ -193,7 +203,8 @@ def _load_ours(path: Path) -> Model:
 
 def _load_published(path: Path) -> Model:
     try:
-        with path.open("rb") as handle:  # given a path, PyTorch goes by the name's ending
+        # Open, for given a path PyTorch goes by the name's ending.
+        with path.open("rb") as handle, torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(handle, map_location="cpu", weights_only=True)
     except Exception as error:  # in a damaged file the unpickler stumbles in every way there is
         code = re.search(r"\bGLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None

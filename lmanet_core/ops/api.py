@@ -133,6 +133,8 @@ def _validate(query: torch.Tensor, keys: torch.Tensor, window: int | None, softm
     wanted = (batch, keys.shape[1], channels, height, width)
     if tuple(keys.shape) != wanted or keys.shape[1] < 1:
         raise ValueError(f"wanted keys (B, T ≥ 1, Dk, H, W) that fit the query {_shape(query)}, got {_shape(keys)}")
+    if min(batch, channels, height, width) < 1:
+        raise ValueError(f"wanted maps with at least one position, channel and batch entry, got query {_shape(query)}")
     if query.dtype not in _DTYPES:
         raise ValueError(f"query must be float16, bfloat16, float32 or float64, got {query.dtype}")
     _same_kind("keys", keys, query)

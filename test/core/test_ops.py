@@ -360,3 +360,11 @@ def test_workspace_bounds_what_a_large_map_takes(monkeypatch):
         with _LargestStorage() as recorded:
             local_attention(*inputs, window, impl="blocked")
         assert recorded.nbytes <= 1 << 20
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 0, 3), (1, 2, 3, 0), (1, 0, 3, 3), (0, 2, 3, 3)])
+def test_empty_maps_are_refused(shape):
+    query = torch.zeros(shape)
+    memory = torch.zeros(shape[0], 1, *shape[1:])
+    with pytest.raises(ValueError, match=r"at least one position, channel and batch entry, got query \("):
+        local_attention(query, memory, memory, 3)

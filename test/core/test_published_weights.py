@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -228,3 +230,23 @@ def test_real_erfnet_weights_load_and_see_the_road(shared_data):
         seen = model.network.backbone(image.permute(2, 0, 1)[None].float() / 255).argmax(1)[0].numpy()
     road, true_road = seen == CITYSCAPES.names.index("road"), truth == CAMVID11.names.index("road")
     assert (road & true_road).sum() / (road | true_road).sum() > 0.8
+
+
+@pytest.mark.parametrize("best", [np.float64(0.72), np.float32(0.72), 0.72])
+def test_training_checkpoint_may_hold_its_best_accuracy_as_a_numpy_number(erfnet, tmp_path, best):
+    checkpoint = {"epoch": 3, "arch": "lmanet", "state_dict": erfnet, "best_acc": best, "optimizer": {}}
+    assert load_model(saved(checkpoint, tmp_path / "model_best.pth.tar")).source == "LMANet on ERFNet"
+
+
+def test_numpy_1_names_of_numbers_are_known(erfnet, tmp_path):
+    path = saved({"state_dict": erfnet, "best_acc": np.float64(0.72)}, tmp_path / "checkpoint.pth.tar")
+    archive = dict(_members(path))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as out:
+        for info, content in archive.items():
+            out.writestr(info, content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert load_model(path).source == "LMANet on ERFNet"
+
+
+def _members(path):
+    with zipfile.ZipFile(path) as file:
+        return [(info.filename, file.read(info)) for info in file.infolist()]
