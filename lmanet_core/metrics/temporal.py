@@ -1,0 +1,155 @@
+"""Measures of a stream's steadiness: temporal consistency, flicker, video consistency.
+
+A constant label map is perfectly steady, so none of these means anything without an accuracy beside it.
+
+Neighbouring frames are matched by optical flow (OpenCV DIS, preset medium, in both directions on grey images). A pixel counts
+where it stays in the picture and forward and backward flow agree within `FLOW_AGREEMENT_PX`; the rest is occlusion or error.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lmanet_core.metrics.confusion import ConfusionMatrix
+
+UInt8Array = npt.NDArray[np.uint8]
+
+FLOW_AGREEMENT_PX = 1.0  # forward and then backward must come back this close, pixels
+STATIC_GREY_LEVELS = 10  # along the flow, a pixel that keeps its looks changes by no more than this, of 0–255
+_UNLABELLED = 255
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Where the pixels of one frame are in the next.
+
+    Attributes:
+        columns, rows: (H, W) float32, position in the next frame, pixels.
+        valid: (H, W) bool, where flow can be trusted.
+        static: (H, W) bool, valid, and with the same grey level in both frames.
+    """
+
+    columns: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+    static: npt.NDArray[np.bool_]
+
+    def fetch(self, labels: UInt8Array) -> UInt8Array:
+        """The next frame's labels (H, W), brought to this frame's pixels; nearest, 255 outside."""
+        nearest = cv2.remap(
+            labels, self.columns, self.rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=(_UNLABELLED,) * 4
+        )
+        return np.asarray(nearest, np.uint8)
+
+
+class FlowMatcher:
+    """Matches frames with their successors. Keeps the flow algorithm's buffers; one thread at a time."""
+
+    def __init__(self) -> None:
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+    def match(self, image: UInt8Array, following: UInt8Array) -> Matches:
+        """Match two frames.
+
+        Args:
+            image, following: (H, W, 3) uint8 RGB, the following frame second.
+
+        Raises:
+            ValueError: sizes differ.
+        """
+        if image.shape != following.shape:
+            raise ValueError(f"neighbouring frames must have one size, got {image.shape} and {following.shape}")
+        grey, next_grey = (np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in (image, following))
+        forth = np.asarray(self._flow.calc(grey, next_grey, None), np.float32)  # type: ignore[call-overload]
+        back = np.asarray(self._flow.calc(next_grey, grey, None), np.float32)  # type: ignore[call-overload]
+        height, width = grey.shape
+        rows, columns = np.mgrid[:height, :width].astype(np.float32)
+        columns, rows = columns + forth[..., 0], rows + forth[..., 1]
+        inside = (columns >= 0) & (columns <= width - 1) & (rows >= 0) & (rows <= height - 1)
+        returned = forth + np.asarray(cv2.remap(back, columns, rows, cv2.INTER_LINEAR), np.float32)
+        valid = inside & (np.hypot(returned[..., 0], returned[..., 1]) <= FLOW_AGREEMENT_PX)
+        arrived = np.asarray(cv2.remap(next_grey, columns, rows, cv2.INTER_LINEAR), np.int16)
+        static = valid & (np.abs(arrived - grey) <= STATIC_GREY_LEVELS)
+        return Matches(columns, rows, valid, static)
+
+
+class TemporalConsistency:
+    """TC: mIoU of a frame's labels against the next frame's along the flow, one confusion matrix for all pairs.
+
+    Args:
+        num_classes: classes of the label maps.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self._matrix = ConfusionMatrix(num_classes)
+
+    def update(self, matches: Matches, labels: UInt8Array, following: UInt8Array) -> None:
+        """Add a pair of label maps (H, W) uint8, matched by `matches`."""
+        self._matrix.update(matches.fetch(following), np.where(matches.valid, labels, _UNLABELLED).astype(np.uint8))
+
+    def value(self) -> float:
+        """0–1, higher is steadier; NaN before the first pair."""
+        return self._matrix.mean_iou()
+
+
+class Flicker:
+    """Share of pixels that look the same in two neighbouring frames and have another label."""
+
+    def __init__(self) -> None:
+        self.changed = 0
+        self.static = 0
+
+    def update(self, matches: Matches, labels: UInt8Array, following: UInt8Array) -> None:
+        """Add a pair of label maps (H, W) uint8, matched by `matches`."""
+        self.static += int(matches.static.sum())
+        self.changed += int((matches.static & (matches.fetch(following) != labels)).sum())
+
+    def value(self) -> float:
+        """0–1, lower is steadier; NaN before the first static pixel."""
+        return self.changed / self.static if self.static else float("nan")
+
+
+class VideoConsistency:
+    """mVC_n (VSPW): of the pixels whose truth is constant over n frames, the share whose prediction is too; mean over windows.
+
+    Every n neighbouring frames are a window. Needs truth on every frame; void truth does not count.
+
+    Args:
+        frames: n, at least 2.
+        num_classes: truth from this id on is void.
+    """
+
+    def __init__(self, frames: int, num_classes: int) -> None:
+        if frames < 2:
+            raise ValueError(f"video consistency is over windows of 2 or more frames, got {frames}")
+        self._num_classes = num_classes
+        self._window: deque[tuple[UInt8Array, UInt8Array]] = deque(maxlen=frames)
+        self._shares: list[float] = []
+
+    def update(self, prediction: UInt8Array, truth: UInt8Array) -> None:
+        """Add the next frame's label maps, (H, W) uint8."""
+        self._window.append((prediction, truth))
+        if len(self._window) < (self._window.maxlen or 0):
+            return
+        first_prediction, first_truth = self._window[0]
+        constant_truth = first_truth < self._num_classes
+        constant_prediction = np.ones_like(constant_truth)
+        for later_prediction, later_truth in list(self._window)[1:]:
+            constant_truth &= later_truth == first_truth
+            constant_prediction &= later_prediction == first_prediction
+        count = int(constant_truth.sum())
+        if count:
+            self._shares.append(int((constant_truth & constant_prediction).sum()) / count)
+
+    def reset(self) -> None:
+        """Begin another clip: no window reaches over its start."""
+        self._window.clear()
+
+    def value(self) -> float:
+        """0–1, higher is steadier; NaN before the first full window."""
+        return float(np.mean(self._shares)) if self._shares else float("nan")
