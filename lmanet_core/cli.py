@@ -1,4 +1,4 @@
-"""The `lmanet` command: segment recordings, look at weights, look at the machine.
+"""The `lmanet` command: segment recordings, record a street, look at weights and machine.
 
 Exit codes: 0 done, 1 a check failed, 2 wrong arguments or settings, 3 unreadable input, 4 unusable
 weights, 5 results that cannot be written, 130 stopped with Ctrl-C, 143 terminated. Results so far are complete files in every
@@ -35,12 +35,15 @@ from lmanet_core.checkpoint import Model, load_model, save_model
 from lmanet_core.continuity import ContinuityConfig
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.frame import Frame, FrameResult
+from lmanet_core.geometry import parse_size
 from lmanet_core.media import SINK_KINDS, check_sink_kinds, open_frames, open_sinks
 from lmanet_core.network import MemoryConfig
 from lmanet_core.picture import draw_picture
 from lmanet_core.runtime import prepare
 from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.stream import StreamSummary, segment_stream
+from lmanet_core.street import DEGRADATIONS, StreetConfig
+from lmanet_core.street.recording import record_street
 
 _console = Console(stderr=True, markup=False)  # paths may hold brackets
 
@@ -90,6 +93,7 @@ def build_parser() -> ArgumentParser:
     )
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("segment", _segment_parser(), help="segment a video, a folder of images or a bag")
+    commands.add_subcommand("street", _street_parser(), help="record a drive through a generated street, with its labels")
     commands.add_subcommand("doctor", _doctor_parser(), help="say what this machine will run on")
     weights = ArgumentParser(description="Look at weights of any understood kind, or convert them.", exit_on_error=False)
     commands.add_subcommand("weights", weights, help="look at weights, or convert them to our format")
@@ -128,6 +132,21 @@ def _segment_parser() -> ArgumentParser:
     parser.add_argument("--upsample", type=Literal["labels", "logits"], default="labels", help="logits: finer borders, slower")
     parser.add_argument("--gap", type=float, default=ContinuityConfig.gap_s, help="a pause of more seconds clears the memory")
     parser.add_argument("--scene-cut", type=bool, default=True, help="clear the memory when the picture changes abruptly")
+    return parser
+
+
+def _street_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Record a drive through a generated street as a ROS 2 bag: images, camera_info, true labels.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--out", type=str, required=True, help="drive.mcap for one file, any other name for a bag folder")
+    parser.add_argument("--frames", type=int, default=200, help="how many frames")
+    parser.add_argument("--size", type=str, default="512x256", help="WxH of the images")
+    parser.add_argument("--fps", type=float, default=StreetConfig.fps, help="frames a second")
+    parser.add_argument("--seed", type=int, default=0, help="one seed is one town with its traffic and weather")
+    parser.add_argument("--degradation", type=Literal[DEGRADATIONS], default="none", help="what the camera suffers")
+    parser.add_argument("--level", type=int, default=2, help="of the degradation, 0 clean to 3 heavy")
     return parser
 
 
@@ -185,6 +204,7 @@ def _check_config_keys(files: Sequence[str], parser: ArgumentParser) -> None:
 def _run(options: Namespace) -> int:
     commands: dict[str, Callable[[Namespace], int]] = {
         "segment": _segment,
+        "street": _street,
         "weights": _weights,
         "doctor": _doctor,
     }
@@ -211,7 +231,7 @@ def _segment(options: Namespace) -> int:
         try:
             with (
                 open_sinks(out, segmenter.labels, kinds=kinds, fps=source.fps or 10.0) as sink,
-                _progress(source.expected_frames, options.max_frames) as advance,
+                _progress("segmenting", source.expected_frames, options.max_frames) as advance,
             ):
 
                 def on_frame(frame: Frame, result: FrameResult) -> None:
@@ -319,6 +339,24 @@ def _print_summary(out: Path, summary: StreamSummary) -> None:
     )
 
 
+def _street(options: Namespace) -> int:
+    if options.frames < 1:
+        raise ConfigError(f"--frames must be 1 or more, got {options.frames}")
+    size = parse_size(options.size)
+    config = StreetConfig(
+        width=size.width,
+        height=size.height,
+        fps=options.fps,
+        seed=options.seed,
+        degradation=options.degradation,
+        level=options.level,
+    )
+    with _progress("recording", options.frames, None) as advance:
+        record_street(Path(options.out), config, options.frames, advance)
+    print(f"{options.out}: {options.frames} frames of {size}, seed {config.seed}")
+    return 0
+
+
 def _weights(options: Namespace) -> int:
     action = options[options.action]
     model = load_model(action.file)
@@ -374,10 +412,10 @@ def _table() -> Table:
 
 
 @contextlib.contextmanager
-def _progress(expected: int | None, limit: int | None) -> Iterator[Callable[[], None]]:
+def _progress(doing: str, expected: int | None, limit: int | None) -> Iterator[Callable[[], None]]:
     total = min(value for value in (expected, limit) if value is not None) if expected or limit else None
     columns = (
-        TextColumn("segmenting"),
+        TextColumn(doing),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

@@ -215,8 +215,8 @@ def test_full_disk_is_an_output_error_and_the_results_so_far_can_be_read(tmp_pat
     labels = random_image(1000, 1200)[:, :, 0]  # above a megabyte: a chunk of its own
     made = make_result(labels)
     sink.write(made.frame, made.result)
-    sink._writer.storage.bio.flush()
-    full = sink._writer.storage.bio = FullDisk(tmp_path / "bag" / "bag.mcap", "r+")
+    sink._bag._writer.storage.bio.flush()
+    full = sink._bag._writer.storage.bio = FullDisk(tmp_path / "bag" / "bag.mcap", "r+")
     with pytest.raises(OutputError, match="no space is left") as error:
         sink.write(made.frame, made.result)
     assert "`open_frames` reads them" in str(error.value)
