@@ -23,10 +23,11 @@ setup(
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),  # noqa: PTH207
         (f"share/{PACKAGE}/config", glob("config/*.*")),  # noqa: PTH207
+        (f"share/{PACKAGE}/config/train", glob("config/train/*.yaml")),  # noqa: PTH207
     ],
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.4,<3",  # 2.4: set_submodule and inference_mode as used here
+        "torch>=2.6,<3",  # 2.6: safe_globals with names
         "numpy>=1.23,<3",
         "opencv-python-headless>=4.8,<5",  # OpenCV 5 renumbered its types and breaks cv_bridge
         "safetensors>=0.4",
@@ -36,6 +37,17 @@ setup(
         "PyYAML>=6",
         "rich>=13",
     ],
-    entry_points={"console_scripts": ["lmanet = lmanet_core.cli:main"]},
+    extras_require={
+        "test": ["pytest<9"],  # named, so that colcon test runs pytest; 9 cannot load ROS's launch_testing
+        "train": ["lightning>=2.6,<3", "torchmetrics>=1.4,<2", "tensorboard>=2.15,<3"],
+    },
+    entry_points={
+        "console_scripts": [
+            "lmanet = lmanet_core.cli:main",
+            "train = lmanet_core.training.command:main",
+            "segment_node = lmanet_ros.segment_node:main",
+            "street_camera = lmanet_ros.street_camera:main",
+        ]
+    },
     zip_safe=True,
 )

@@ -1,6 +1,6 @@
-"""The `lmanet` command: segment recordings, record a street, look at weights and machine.
+"""The `lmanet` command: segment recordings, train, record a street, look at weights and machine.
 
-Exit codes: 0 done, 1 a check failed, 2 wrong arguments or settings, 3 unreadable input, 4 unusable
+Exit codes: 0 done, 1 a check failed or training diverged, 2 wrong arguments or settings, 3 unreadable input, 4 unusable
 weights, 5 results that cannot be written, 130 stopped with Ctrl-C, 143 terminated. Results so far are complete files in every
 case.
 """
@@ -44,6 +44,7 @@ from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.stream import StreamSummary, segment_stream
 from lmanet_core.street import DEGRADATIONS, StreetConfig
 from lmanet_core.street.recording import record_street
+from lmanet_core.training.command import run_train, train_parser
 
 _console = Console(stderr=True, markup=False)  # paths may hold brackets
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         files, others = _split_config(arguments)
-        _check_config_keys(files, _segment_parser())
+        _check_config_keys(files, train_parser() if others[:1] == ["train"] else _segment_parser())
         # First, for jsonargparse lets the later win, and the command line is to override the file wherever it stands.
         options = build_parser().parse_args([*others[:1], *(f"--config={file}" for file in files), *others[1:]])
         with _sigterm_as_exit():
@@ -93,6 +94,7 @@ def build_parser() -> ArgumentParser:
     )
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("segment", _segment_parser(), help="segment a video, a folder of images or a bag")
+    commands.add_subcommand("train", train_parser(), help="train the backbone, the memory, or the memory and the decoder")
     commands.add_subcommand("street", _street_parser(), help="record a drive through a generated street, with its labels")
     commands.add_subcommand("doctor", _doctor_parser(), help="say what this machine will run on")
     weights = ArgumentParser(description="Look at weights of any understood kind, or convert them.", exit_on_error=False)
@@ -204,6 +206,7 @@ def _check_config_keys(files: Sequence[str], parser: ArgumentParser) -> None:
 def _run(options: Namespace) -> int:
     commands: dict[str, Callable[[Namespace], int]] = {
         "segment": _segment,
+        "train": run_train,
         "street": _street,
         "weights": _weights,
         "doctor": _doctor,

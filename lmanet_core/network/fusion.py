@@ -80,6 +80,32 @@ class ConcatFusion(nn.Module):
         return torch.cat((self.normalize_query(query_value), self.normalize_memory(memory_value)), 1)
 
 
+class ResidualFusion(nn.Module):
+    """V_Q + f(V_Q, V_M), with f = 0 at the start of training: the decoder then sees exactly what it was trained on.
+
+    Not in the paper. The value is the encoder's features (value_channels 0 in `MemoryConfig`); f has neither BatchNorm nor
+    dropout.
+    """
+
+    def __init__(self, value_channels: int, feature_channels: int) -> None:
+        super().__init__()
+        if value_channels != feature_channels:
+            raise ConfigError(
+                f"residual fusion adds to the features: wanted {feature_channels} value channels (value_channels: 0), "
+                f"got {value_channels}"
+            )
+        hidden = max(1, min(feature_channels // 2, 256))  # PSPNet's 2048 channels forbid wide convolutions
+        self.compare = nn.Conv2d(2 * feature_channels, hidden, 3, padding=1)
+        self.correct = nn.Conv2d(hidden, feature_channels, 3, padding=1)
+        nn.init.zeros_(self.correct.weight)
+        nn.init.zeros_(self.correct.bias)  # type: ignore[arg-type]  # it has one
+
+    def forward(self, query_value: torch.Tensor, memory_value: torch.Tensor) -> torch.Tensor:
+        """(B, Dv, H, W) twice → (B, Dv, H, W)."""
+        correction: torch.Tensor = self.correct(F.relu_(self.compare(torch.cat((query_value, memory_value), 1))))
+        return query_value + correction
+
+
 class _Normalize(nn.Module):
     def __init__(self, channels: int, dropout: float = _DROPOUT) -> None:
         super().__init__()
@@ -91,8 +117,9 @@ class _Normalize(nn.Module):
 
 
 #: Fusions by the names that configurations and checkpoints use.
-FUSIONS: dict[str, type[GatedFusion | ReducedGatedFusion | ConcatFusion]] = {
+FUSIONS: dict[str, type[GatedFusion | ReducedGatedFusion | ConcatFusion | ResidualFusion]] = {
     "gated": GatedFusion,
     "reduced-gated": ReducedGatedFusion,
     "concat": ConcatFusion,
+    "residual": ResidualFusion,
 }

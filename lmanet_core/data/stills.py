@@ -1,0 +1,151 @@
+"""A folder of labelled images, as clips: past frames made up from each still, or taken from the folder where it is a video.
+
+    ROOT/images/NAME.{png,jpg,…}   ROOT/labels/NAME.png   ROOT/labels.yaml
+
+`labels.yaml` has `names` (in the order of their ids), `colors`, optional `groups`, and `ignore`: ids that mean void. 255 always
+does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from lmanet_core.data.clips import Clip, ClipSource
+from lmanet_core.data.files import check_same_size, fit_image, image_size, read_image, read_label_ids, resize_labels
+from lmanet_core.data.motion import MotionConfig, move_still, past_homographies, spoil
+from lmanet_core.errors import ConfigError, InputError
+from lmanet_core.geometry import Size
+from lmanet_core.labels import UNLABELLED, LabelSet
+
+UInt8Array = npt.NDArray[np.uint8]
+
+_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
+
+
+class StillsSource(ClipSource):
+    """Labelled images of one folder.
+
+    Args:
+        root: see the module.
+        size: of frames and label maps.
+        labels_file: `labels.yaml`; None: ROOT/labels.yaml.
+        motion: how past frames are made up; None: the folder is one video in the order of its names, past frames are its own.
+        exclude: images whose name this regular expression finds are left out.
+
+    Raises:
+        InputError: no images, images without label maps, or no usable `labels.yaml`.
+        ConfigError: `exclude` is no regular expression.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        size: Size,
+        labels_file: Path | None = None,
+        motion: MotionConfig | None = MotionConfig(),  # noqa: B008 (frozen)
+        exclude: str | None = None,
+    ) -> None:
+        self.root, self.size, self.motion = Path(root), size, motion
+        self.labels, ignore = read_labels_file(labels_file or self.root / "labels.yaml")
+        self._table = np.full(256, UNLABELLED, np.uint8)
+        self._table[: len(self.labels.names)] = np.arange(len(self.labels.names), dtype=np.uint8)
+        self._allowed = np.zeros(256, bool)
+        self._allowed[[*range(len(self.labels.names)), *ignore, UNLABELLED]] = True
+        self._table[list(ignore)] = UNLABELLED
+        self._images = _list_images(self.root / "images", exclude)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def name(self, index: int) -> str:
+        """See `ClipSource`."""
+        return self._images[index].stem
+
+    def clip(self, index: int, frames: int, stride: int, rng: np.random.Generator) -> Clip:
+        """See `ClipSource`. Made-up past frames have labels too, void where the still does not reach."""
+        if self.motion is None:
+            return self._video_clip(index, frames, stride)
+        image, labels = self._read(self._images[index])
+        made = [
+            move_still(image, labels, homography)
+            for homography in past_homographies(*self.size, frames, stride, self.motion, rng)[:-1]
+        ]
+        images = np.stack([*(moved for moved, _ in made), image])
+        return Clip(spoil(images, self.motion, rng), np.stack([*(moved for _, moved in made), labels]))
+
+    def problems(self, frames: int, stride: int, deep: bool) -> Iterator[str]:
+        """See `ClipSource`."""
+        for path in self._images:
+            labels = self._labels_of(path)
+            if not labels.is_file():
+                yield f"missing: {labels} (label map of {path.name})"
+            elif deep:
+                try:
+                    check_same_size(path, image_size(path), labels, image_size(labels))
+                    self._read_labels(labels)
+                except InputError as error:
+                    yield str(error)
+
+    def _video_clip(self, index: int, frames: int, stride: int) -> Clip:
+        """Before the start of the video its first frame stands still."""
+        indices = [max(0, index - back * stride) for back in range(frames - 1, -1, -1)]
+        pairs = [self._read(self._images[i]) for i in indices]
+        return Clip(np.stack([image for image, _ in pairs]), np.stack([labels for _, labels in pairs]))
+
+    def _read(self, path: Path) -> tuple[UInt8Array, UInt8Array]:
+        image, label_path = read_image(path), self._labels_of(path)
+        labels = self._read_labels(label_path)
+        check_same_size(path, Size(*image.shape[:2]), label_path, Size(*labels.shape))
+        return fit_image(image, self.size), resize_labels(labels, self.size)
+
+    def _labels_of(self, image: Path) -> Path:
+        return self.root / "labels" / f"{image.stem}.png"
+
+    def _read_labels(self, path: Path) -> UInt8Array:
+        ids = read_label_ids(path)
+        present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
+        outside = [int(value) for value in present if not self._allowed[value]]
+        if outside:
+            raise InputError(
+                f"{path}: label values {', '.join(map(str, outside[:8]))} are outside the set "
+                f"of 0–{len(self.labels.names) - 1}; name them in labels.yaml, as classes or under ignore"
+            )
+        return np.take(self._table, ids)
+
+
+def read_labels_file(path: Path) -> tuple[LabelSet, tuple[int, ...]]:
+    """Classes and ids that mean void; raises InputError where the file is missing or not understood."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read {path}: {error}; it lists the names, colors and ignored ids of the labels") from error
+    known = ("names", "colors", "groups", "ignore")
+    if not isinstance(content, dict) or not set(content) <= set(known):
+        raise InputError(f"{path}: wanted the keys {', '.join(known)}, got {content!r:.200}")
+    ignore = content.get("ignore", [])
+    if not isinstance(ignore, list) or not all(isinstance(i, int) and 0 <= i <= UNLABELLED for i in ignore):
+        raise InputError(f"{path}: ignore must be a list of ids of 0–{UNLABELLED}, got {ignore!r}")
+    try:
+        return LabelSet.from_dict(content), tuple(ignore)
+    except ConfigError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _list_images(folder: Path, exclude: str | None) -> list[Path]:
+    try:
+        pattern = re.compile(exclude) if exclude else None
+    except re.error as error:
+        raise ConfigError(f"exclude must be a regular expression, got {exclude!r}: {error}") from error
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}; wanted images/ and labels/ with files of the same names")
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGES and not path.name.startswith("."))
+    left = [path for path in images if pattern is None or not pattern.search(path.name)]
+    if not left:
+        raise InputError(f"the set is empty: {len(images)} images in {folder}, {len(images) - len(left)} of them excluded")
+    return left

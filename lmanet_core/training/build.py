@@ -1,0 +1,213 @@
+"""From settings to objects: data sources, the network with its starting weights, what of it is frozen, class weights."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from lmanet_core.checkpoint import Model, ModelConfig, build_network, load_model
+from lmanet_core.data import CityscapesSource, ClipSource, StillsSource, StreetSource
+from lmanet_core.data.motion import MotionConfig
+from lmanet_core.errors import ConfigError, InputError, WeightsError
+from lmanet_core.geometry import Size, fit_network_size, parse_size
+from lmanet_core.labels import CITYSCAPES, LabelSet
+from lmanet_core.network import Backbone, LMANet
+from lmanet_core.training.config import TrainConfig
+from lmanet_core.training.losses import ERFNET_CITYSCAPES_WEIGHTS, weights_from_counts
+
+_VALIDATION_SEED = 1_000_000  # of the first town to validate on, far from those to train on
+_PROBLEMS_SHOWN = 8
+_COUNTED = 300  # label maps that class weights are counted from, at most
+
+
+def make_sources(config: TrainConfig) -> tuple[ClipSource, ClipSource | None]:
+    """The sets to train and to validate on (None: nothing to validate on).
+
+    Raises:
+        InputError, ConfigError: nothing there, or settings that do not fit.
+    """
+    size = config.network_size
+    if config.data == "street":
+        return _streets(config, size)
+    root = Path(config.root or "")
+    if config.data == "cityscapes":
+        return (
+            CityscapesSource(root, config.train_split, size, config.unlabelled),
+            CityscapesSource(root, config.val_split, size),
+        )
+    labels = None if config.labels is None else Path(config.labels)
+    strength = config.motion
+    base = MotionConfig()
+    motion = replace(
+        base,
+        translation=base.translation * strength,
+        zoom=base.zoom * strength,
+        roll_deg=base.roll_deg * strength,
+        perspective=base.perspective * strength,
+        spoil_past=config.spoil_past,
+        spoil_last=config.spoil_last,
+    )
+    train = StillsSource(root, size, labels, motion, config.exclude)
+    if config.val_root is None:
+        return train, None
+    still = None if config.val_is_video else replace(motion, spoil_past=0.0, spoil_last=0.0)
+    validation = StillsSource(Path(config.val_root), size, labels or root / "labels.yaml", still)
+    return train, validation
+
+
+def _streets(config: TrainConfig, size: Size) -> tuple[ClipSource, ClipSource]:
+    def source(count: int, seeds: int, first: int, degradations: str) -> StreetSource:
+        kinds = tuple(kind.strip() for kind in degradations.split(","))
+        cache = None if config.cache is None else Path(config.cache)
+        return StreetSource(size, count, seeds, first, kinds, cache=cache)  # type: ignore[arg-type]  # it checks the names
+
+    return (
+        source(config.clips, config.seeds, 0, config.degradations),
+        source(config.val_clips, config.val_seeds, _VALIDATION_SEED, config.val_degradations),
+    )
+
+
+def list_problems(config: TrainConfig, deep: bool) -> list[str]:
+    """Everything that would go wrong with the data, a line each; `deep` opens every label map."""
+    frames = clip_frames(config)
+    return [
+        problem
+        for source in make_sources(config)
+        if source is not None
+        for problem in source.problems(frames, config.largest_stride, deep)
+    ]
+
+
+def require_complete(source: ClipSource, frames: int, stride: int) -> None:
+    """Raises InputError where files are missing, before hours are spent."""
+    problems = list(islice(source.problems(frames, stride, False), _PROBLEMS_SHOWN + 1))
+    if problems:
+        shown = "; ".join(problems[:_PROBLEMS_SHOWN])
+        more = "; and more" if len(problems) > _PROBLEMS_SHOWN else ""
+        raise InputError(f"the data is not complete: {shown}{more}. The same command with --check true lists everything")
+
+
+def clip_frames(config: TrainConfig) -> int:
+    """Frames in a clip: S + 1, or 1 for single frames."""
+    if config.stage == "backbone":
+        return 1
+    if config.memory_frames is not None:
+        return config.memory_frames + 1
+    model = load_model(config.weights) if config.weights else None
+    trained = None if model is None else model.config.memory
+    architecture = config.architecture if model is None else model.config.architecture
+    return config.memory(trained, architecture).memory_frames + 1
+
+
+def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelConfig]:
+    """The network to train, with its starting weights; what is new in it starts from `config.seed`.
+
+    Raises:
+        WeightsError: weights that cannot be read, or are for other classes.
+        ConfigError: settings that the weights or the backbone do not allow.
+    """
+    model = None if config.weights is None else load_model(config.weights)
+    architecture = config.architecture if model is None else model.config.architecture
+    same_classes = model is not None and model.config.labels.names == labels.names
+    if model is not None and not same_classes and not config.reset_classifier:
+        raise WeightsError(
+            f"{config.weights} has {_classes(model.config.labels)}, the data {_classes(labels)}; "
+            "reset_classifier: true starts the last layer anew and keeps the rest"
+        )
+    trained = None if model is None else model.config.memory
+    built = ModelConfig(
+        architecture=architecture,
+        num_classes=model.config.num_classes if model is not None and same_classes else len(labels.names),
+        labels=labels,
+        memory=None if config.stage == "backbone" else config.memory(trained, architecture),
+        input_size=config.network_size if config.crop is None else parse_size(config.crop),
+        provenance=_origin(config, model),
+    )
+    torch.manual_seed(config.seed)
+    network = build_network(built)
+    for name in ("size", "crop"):
+        text = getattr(config, name)
+        if text is not None:
+            _require_multiple(name, parse_size(text), network.backbone)
+    if model is not None:
+        _take_weights(network, model, built, keep_classifier=not config.reset_classifier)
+    return network, built
+
+
+def frozen_modules(network: LMANet, config: TrainConfig) -> list[nn.Module]:
+    """What this stage must not change (paper, III-E).
+
+    Raises:
+        ConfigError: a backbone of somebody else that does not say what its encoder is.
+    """
+    if config.stage == "backbone":
+        return []
+    if config.stage == "memory":
+        return [network.backbone]
+    encoder = getattr(network.backbone, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        raise ConfigError(f"stage joint freezes the encoder: {type(network.backbone).__name__} needs a submodule named encoder")
+    return [encoder]
+
+
+def class_weights(config: TrainConfig, source: ClipSource) -> torch.Tensor:
+    """(classes,) weights of the loss."""
+    kind = config.class_weights
+    if kind == "auto":
+        kind = "erfnet" if config.data == "cityscapes" else "none"
+    if kind == "none":
+        return torch.ones(len(source.labels.names))
+    if kind == "erfnet":
+        if source.labels.names != CITYSCAPES.names:
+            raise ConfigError("class_weights: erfnet is for Cityscapes' 19 classes; use data or none")
+        return torch.tensor(ERFNET_CITYSCAPES_WEIGHTS)
+    rng = np.random.default_rng(config.seed)
+    counts = np.zeros(256, np.int64)
+    for index in np.sort(rng.permutation(len(source))[:_COUNTED]):
+        counts += np.bincount(source.clip(int(index), 1, 1, rng).labels[-1].ravel(), minlength=256)
+    return torch.tensor(weights_from_counts(counts[: len(source.labels.names)]))
+
+
+def _take_weights(network: LMANet, model: Model, built: ModelConfig, keep_classifier: bool) -> None:
+    state = model.network.state_dict()
+    if not keep_classifier:
+        depends = _classifier_keys(built)
+        state = {key: tensor for key, tensor in state.items() if key not in depends}
+    if built.memory is None:
+        state = {key: tensor for key, tensor in state.items() if not key.startswith("memory.")}
+    network.load_state_dict(state, strict=False)
+
+
+def _classifier_keys(built: ModelConfig) -> set[str]:
+    """Tensors whose shape depends on the number of classes."""
+    with torch.device("meta"):
+        one, other = (build_network(replace(built, num_classes=built.num_classes + more)).state_dict() for more in (0, 1))
+    return {key for key, tensor in one.items() if tensor.shape != other[key].shape}
+
+
+def _origin(config: TrainConfig, model: Model | None) -> dict[str, str]:
+    if model is None or config.weights is None:
+        return {"started_from": "nothing"}
+    path = Path(config.weights)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"started_from": f"{path.name} ({model.source}, sha256 {digest})"}
+
+
+def _classes(labels: LabelSet) -> str:
+    names = ", ".join(labels.names[:3])
+    return f"{len(labels.names)} classes ({names}, …)"
+
+
+def _require_multiple(name: str, size: Size, backbone: Backbone) -> None:
+    if any(side % backbone.stride != backbone.size_remainder for side in size):
+        nearest = fit_network_size(size, size.height * size.width, backbone.stride, backbone.size_remainder)
+        remainder = f" + {backbone.size_remainder}" if backbone.size_remainder else ""
+        raise ConfigError(
+            f"sides of {name} must be {backbone.stride}·n{remainder} for this backbone, got {size}; nearest is {nearest}"
+        )

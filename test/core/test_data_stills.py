@@ -1,0 +1,209 @@
+"""Stills that become clips: the last frame is the still, labels are void where it does not reach, wrong files are named."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from lmanet_core.data import StillsSource
+from lmanet_core.data.files import read_label_ids
+from lmanet_core.data.motion import MotionConfig, move_still, past_homographies
+from lmanet_core.errors import ConfigError, InputError
+from lmanet_core.geometry import Size
+
+SIZE = Size(24, 32)
+STILL = MotionConfig(0, 0, 0, 0, 0, spoil_past=0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four textured stills with labels of two classes and void (2 and 255)."""
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "labels.yaml").write_text(
+        yaml.safe_dump({"names": ["floor", "wall"], "colors": [[1, 2, 3], [4, 5, 6]], "ignore": [2]})
+    )
+    for index in range(4):
+        rng = np.random.default_rng(index)
+        write(tmp_path / f"images/{index}.png", rng.integers(0, 256, (*SIZE, 3), np.uint8))
+        write(tmp_path / f"labels/{index}.png", rng.choice(np.array((0, 1, 2, 255), np.uint8), SIZE))
+    return tmp_path
+
+
+def write(path, pixels):
+    path.write_bytes(cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)[1].tobytes())
+
+
+def original(folder, index):
+    image = cv2.imread(str(folder / f"images/{index}.png"))[..., ::-1]
+    labels = cv2.imread(str(folder / f"labels/{index}.png"), cv2.IMREAD_UNCHANGED)
+    return image, np.where(labels == 2, 255, labels)
+
+
+def png(width, rows, depth, color_type, extra=b""):
+    """A PNG by hand: no encoder here writes palettes or few bits."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, len(rows), depth, color_type, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+# ---- geometry
+
+
+def test_last_frame_of_a_clip_is_the_still(folder):
+    clip = StillsSource(folder, SIZE, motion=MotionConfig(spoil_past=1)).clip(1, 4, 1, np.random.default_rng(0))
+    image, labels = original(folder, 1)
+    assert clip.frames.shape == (4, *SIZE, 3) and clip.labels.shape == (4, *SIZE)
+    assert np.array_equal(clip.frames[-1], image) and np.array_equal(clip.labels[-1], labels)
+    assert all(not np.array_equal(frame, image) for frame in clip.frames[:-1])
+
+
+def test_labels_are_void_where_the_still_does_not_reach():
+    image = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    labels = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    three_right = np.array(((1, 0, 3), (0, 1, 0), (0, 0, 1)), float)
+    moved, moved_labels = move_still(image, labels, three_right)
+    assert np.array_equal(moved[:, 3:], image[:, :5]) and np.array_equal(moved_labels[:, 3:], labels[:, :5])
+    assert (moved_labels[:, :3] == 255).all()
+
+
+def test_motion_is_in_shares_of_the_width_and_grows_with_the_time_back():
+    config = MotionConfig(translation=0.01, zoom=0, roll_deg=0, perspective=0, unsteadiness=0)
+    maps = past_homographies(100, 200, 4, 1, config, np.random.default_rng(0))
+    steps = [homography[:2, 2] for homography in maps]
+    assert np.array_equal(maps[-1], np.eye(3))
+    assert np.allclose(steps[0], 3 * steps[2]) and np.allclose(steps[1], 2 * steps[2])
+    doubled = past_homographies(100, 200, 2, 2, config, np.random.default_rng(0))[0]
+    assert np.allclose(doubled[:2, 2], steps[1])  # stride 2, one frame back
+    speeds = [past_homographies(100, 200, 2, 1, config, np.random.default_rng(seed))[0][0, 2] for seed in range(400)]
+    assert np.std(speeds) == pytest.approx(2.0, rel=0.15)  # 1 % of 200 pixels
+
+
+def test_zoom_and_roll_turn_about_the_centre():
+    config = MotionConfig(translation=0, zoom=0.1, roll_deg=5, perspective=0)
+    homography = past_homographies(101, 201, 2, 1, config, np.random.default_rng(1))[0]
+    assert np.allclose(homography @ (100, 50, 1), (100, 50, 1))
+    assert not np.allclose(homography @ (0, 0, 1), (0, 0, 1), atol=0.5)
+
+
+def test_without_motion_and_damage_every_frame_is_the_still(folder):
+    clip = StillsSource(folder, SIZE, motion=STILL).clip(0, 3, 1, np.random.default_rng(0))
+    assert (clip.frames == clip.frames[-1]).all() and (clip.labels == clip.labels[-1]).all()
+
+
+def test_damage_changes_images_and_never_labels(folder):
+    motion = MotionConfig(0, 0, 0, 0, 0, spoil_past=1, spoil_last=1)
+    clip = StillsSource(folder, SIZE, motion=motion).clip(0, 3, 1, np.random.default_rng(0))
+    image, labels = original(folder, 0)
+    assert all(not np.array_equal(frame, image) for frame in clip.frames)
+    assert (clip.labels == labels).all()
+
+
+def test_clips_are_a_function_of_the_generator(folder):
+    source = StillsSource(folder, SIZE, motion=MotionConfig(spoil_past=1))
+    one, again, other = (source.clip(0, 3, 1, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(one.frames, again.frames) and not np.array_equal(one.frames, other.frames)
+
+
+def test_past_frames_of_a_video_are_its_own(folder):
+    clip = StillsSource(folder, SIZE, motion=None).clip(3, 3, 1, np.random.default_rng(0))
+    for t, index in enumerate((1, 2, 3)):
+        assert np.array_equal(clip.frames[t], original(folder, index)[0])
+        assert np.array_equal(clip.labels[t], original(folder, index)[1])
+    early = StillsSource(folder, SIZE, motion=None).clip(1, 3, 2, np.random.default_rng(0))
+    assert np.array_equal(early.frames[0], original(folder, 0)[0])  # before the start, the first frame stands still
+
+
+def test_frames_are_brought_to_the_wanted_size(folder):
+    source = StillsSource(folder, Size(8, 16), motion=STILL)
+    clip = source.clip(0, 2, 1, np.random.default_rng(0))
+    assert clip.frames.shape == (2, 8, 16, 3) and clip.labels.shape == (2, 8, 16)
+    assert set(np.unique(clip.labels)) <= {0, 1, 255}  # never interpolated
+
+
+def test_excluded_images_are_left_out(folder):
+    source = StillsSource(folder, SIZE, exclude="^[02]")
+    assert [source.name(index) for index in range(len(source))] == ["1", "3"]
+
+
+# ---- label files
+
+
+def test_palette_label_maps_are_read_by_index(tmp_path):
+    palette = b"".join(bytes((40 * i, 7, 9)) for i in range(4))
+    extra = struct.pack(">I", len(palette)) + b"PLTE" + palette + struct.pack(">I", zlib.crc32(b"PLTE" + palette))
+    (tmp_path / "p.png").write_bytes(png(3, [bytes((0, 1, 2)), bytes((3, 2, 1))], 8, 3, extra))
+    assert read_label_ids(tmp_path / "p.png").tolist() == [[0, 1, 2], [3, 2, 1]]
+    (tmp_path / "few.png").write_bytes(png(4, [bytes((0x01, 0x23)), bytes((0xF0, 0x12))], 4, 3, extra))
+    assert read_label_ids(tmp_path / "few.png").tolist() == [[0, 1, 2, 3], [15, 0, 1, 2]]
+
+
+def test_label_value_outside_the_set_is_named(folder):
+    write(folder / "labels/1.png", np.full(SIZE, 7, np.uint8))
+    source = StillsSource(folder, SIZE)
+    with pytest.raises(InputError, match=r"1\.png: label values 7 are outside the set of 0–1"):
+        source.clip(1, 1, 1, np.random.default_rng(0))
+    assert len(list(source.problems(1, 1, deep=True))) == 1 and not list(source.problems(1, 1, deep=False))
+
+
+def test_image_and_labels_of_different_size_are_named(folder):
+    write(folder / "labels/2.png", np.zeros((10, 10), np.uint8))
+    source = StillsSource(folder, SIZE)
+    with pytest.raises(InputError, match=r"2\.png is 32x24.*2\.png is 10x10"):
+        source.clip(2, 1, 1, np.random.default_rng(0))
+    assert "one size" in next(source.problems(1, 1, deep=True))
+
+
+def test_missing_label_map_is_found_before_training(folder):
+    (folder / "labels/3.png").unlink()
+    assert ["3.png" in problem for problem in StillsSource(folder, SIZE).problems(1, 1, deep=False)] == [True]
+
+
+def test_coloured_label_map_is_refused(folder):
+    write(folder / "labels/0.png", np.zeros((*SIZE, 3), np.uint8))
+    with pytest.raises(InputError, match="one 8-bit channel"):
+        StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0))
+
+
+def test_damaged_image_is_named(folder):
+    (folder / "images/0.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"0\.png: not an image"):
+        StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0))
+
+
+def test_empty_set_is_refused(folder):
+    with pytest.raises(InputError, match=r"4 images in .*, 4 of them excluded"):
+        StillsSource(folder, SIZE, exclude=".")
+    for path in (folder / "images").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="empty: 0 images"):
+        StillsSource(folder, SIZE)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "[1, 2]", "names: [a]\ncolours: [[0, 0, 0]]", "names: [a]\ncolors: [[0, 0, 0]]\nignore: [300]", "names: ["],
+)
+def test_unusable_labels_file_is_named(folder, content):
+    path = folder / "labels.yaml"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(InputError, match=r"labels\.yaml"):
+        StillsSource(folder, SIZE)
+
+
+def test_wrong_motion_and_pattern_are_refused(folder):
+    with pytest.raises(ConfigError, match="spoil_past"):
+        MotionConfig(spoil_past=1.5)
+    with pytest.raises(ConfigError, match="noise"):
+        MotionConfig(noise=-1)
+    with pytest.raises(ConfigError, match="regular expression"):
+        StillsSource(folder, SIZE, exclude="(")

@@ -1,0 +1,580 @@
+"""A run: what is frozen stays, an interrupted run goes on exactly, two processes equal one, wrong input is refused clearly."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from lmanet_core.checkpoint import ModelConfig, build_network, load_model, save_model
+from lmanet_core.cli import main
+from lmanet_core.errors import ConfigError, InputError, OutputError, WeightsError
+from lmanet_core.geometry import Size
+from lmanet_core.labels import CITYSCAPES, LabelSet
+from lmanet_core.network import MemoryConfig, MemoryFrames
+from lmanet_core.segmenter import VideoSegmenter
+from lmanet_core.training.config import TrainConfig
+
+pytest.importorskip("lightning", reason="training needs lightning: pip install 'lmanet_ros[train]'")
+
+from lmanet_core.training import callbacks, run
+from lmanet_core.training.build import class_weights, frozen_modules, make_network, make_sources
+from lmanet_core.training.module import NonFiniteLossError, TrainingModule
+from lmanet_core.training.run import train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def stills(tmp_path_factory):
+    """Six stills of 64x32 with Cityscapes' classes, the labels visible in the image."""
+    folder = tmp_path_factory.mktemp("stills")
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+    (folder / "labels.yaml").write_text(yaml.safe_dump({k: v for k, v in CITYSCAPES.to_dict().items() if k != "groups"}))
+    for index in range(6):
+        rng = np.random.default_rng(index)
+        labels = rng.integers(0, 19, (4, 8), np.uint8).repeat(8, 0).repeat(8, 1)
+        image = CITYSCAPES.colorize(labels).astype(int) + rng.integers(-10, 10, (32, 64, 3))
+        cv2.imwrite(str(folder / f"images/{index}.png"), image.clip(0, 255).astype(np.uint8)[..., ::-1])
+        cv2.imwrite(str(folder / f"labels/{index}.png"), labels)
+    return folder
+
+
+@pytest.fixture
+def settings(stills, tmp_path, single_frame_weights):
+    """Of a run of three steps an epoch: the memory on top of given weights, nothing left to chance but the data."""
+    return TrainConfig(
+        out=str(tmp_path / "run"),
+        stage="memory",
+        weights=str(single_frame_weights),
+        data="stills",
+        root=str(stills),
+        val_root=str(stills),
+        size="64x32",
+        memory_frames=2,
+        window=3,
+        key_channels=4,
+        fusion="residual",
+        batch_size=2,
+        epochs=2,
+        workers=0,
+        log_every=1,
+        checkpoint_every=2,
+        accelerator="cpu",
+        progress=False,
+    )
+
+
+def tensors(path):
+    return load_model(path).network.state_dict()
+
+
+def changed(before, after, prefix):
+    names = [name for name in after if name.startswith(prefix)]
+    assert names
+    return {name for name in names if not torch.equal(before[name], after[name])}
+
+
+def losses(folder):
+    with (Path(folder) / "log.csv").open(newline="") as file:
+        return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
+
+
+def make_module(config):
+    source, _ = make_sources(config)
+    network, _ = make_network(config, source.labels)
+    return TrainingModule(network, frozen_modules(network, config), config, class_weights(config, source), 10)
+
+
+# ---- stages
+
+
+def test_memory_stage_changes_the_memory_and_nothing_of_the_backbone(settings, single_frame_weights):
+    before, after = tensors(single_frame_weights), tensors(train(settings).last)
+    assert not changed(before, after, "backbone.")  # BatchNorm's running statistics included
+    start, _ = make_network(settings, CITYSCAPES)
+    assert len(changed(start.state_dict(), after, "memory.")) == len([name for name in after if name.startswith("memory.")])
+
+
+def test_joint_stage_changes_memory_and_decoder_and_nothing_of_the_encoder(settings, single_frame_weights):
+    before, after = tensors(single_frame_weights), tensors(train(replace(settings, stage="joint", epochs=1)).last)
+    assert not changed(before, after, "backbone.encoder.")
+    decoder = changed(before, after, "backbone.decoder.")
+    assert "backbone.decoder.output_conv.weight" in decoder and any("running_mean" in name for name in decoder)
+
+
+def test_backbone_stage_changes_everything_and_has_no_memory(settings, single_frame_weights):
+    config = replace(settings, stage="backbone", epochs=1, learning_rate=1e-3)
+    before, after = tensors(single_frame_weights), tensors(train(config).last)
+    assert not any(name.startswith("memory.") for name in after)
+    assert {"backbone.encoder.initial_block.conv.weight", "backbone.decoder.output_conv.bias"} <= changed(before, after, "")
+
+
+def test_what_is_frozen_has_no_dropout_no_batch_statistics_and_no_gradient(settings):
+    module = make_module(settings)
+    module.train()
+    backbone = module.network.backbone
+    switched = [m for m in backbone.modules() if isinstance(m, (nn.Dropout2d, nn.BatchNorm2d))]
+    assert len(switched) > 20 and not any(m.training for m in switched)
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    clip = torch.randint(0, 256, (2, 3, 3, 32, 64), dtype=torch.uint8)
+    first, again = (module.predict(clip, 2)[0] for _ in range(2))
+    assert torch.equal(first, again)  # with dropout on, two passes would differ
+    first.sum().backward()
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+    assert all(parameter.grad is not None for parameter in module.network.memory.fusion.parameters())
+
+
+def test_joint_stage_has_only_the_encoder_in_eval_mode(settings):
+    module = make_module(replace(settings, stage="joint")).train()
+    backbone = module.network.backbone
+    assert not any(m.training for m in backbone.encoder.modules())
+    assert all(m.training for m in backbone.decoder.modules())
+
+
+def test_training_with_residual_fusion_starts_from_the_single_frame_network(settings):
+    network = make_module(settings).network
+    features = torch.randn(2, 128, 4, 8)
+    with torch.no_grad():
+        kept = network.remember(torch.randn(2, 128, 4, 8))
+        read = network.memory.read(features, MemoryFrames(kept.key[:, None], kept.value[:, None]))
+    assert torch.equal(read, features)  # what the decoder sees
+
+
+def test_a_clip_in_training_equals_the_network_on_that_clip(settings):
+    config = replace(settings, fusion="gated")
+    module = make_module(config).eval()
+    clip = torch.randint(0, 256, (2, 3, 3, 32, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        logits, before = module.predict(clip, 2, with_before=True)
+        expected = module.network(clip.float() / 255.0)
+        torch.testing.assert_close(logits, expected[:, 2], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(before, expected[:, 1], atol=1e-4, rtol=1e-4)
+
+
+def test_cold_start_leaves_frames_out_in_the_asked_share_of_batches(settings):
+    def drawn(**options):
+        module = make_module(replace(settings, **options))
+        counts = []
+        for batch in range(200):
+            module.progress.batches = batch
+            counts.append(module._draw_memory_frames(2))
+        return counts
+
+    assert set(drawn()) == {2}
+    assert set(drawn(cold_start=1.0)) == {1}  # the memory stage needs something to learn from
+    joint = drawn(stage="joint", cold_start=0.5)
+    assert set(joint) == {0, 1, 2} and 70 < joint.count(2) < 130
+
+
+# ---- interruption
+
+_KILLED = """
+import os, signal, sys
+from lmanet_core.cli import main
+from lmanet_core.training.module import TrainingModule
+finish = TrainingModule.finish_batch
+def finish_then_die(self):
+    finish(self)
+    if self.progress.batches == 5:  # of 6 in an epoch, two steps after the resume file
+        os.kill(os.getpid(), signal.SIGKILL)
+TrainingModule.finish_batch = finish_then_die
+main(sys.argv[1:])
+"""
+
+
+def test_a_run_killed_in_mid_epoch_goes_on_with_the_same_losses_and_ends_with_the_same_weights(settings, tmp_path):
+    config = replace(
+        settings, stage="joint", fusion="gated", batch_size=1, epochs=2, checkpoint_every=3, cold_start=0.3, patience=0
+    )
+    whole = train(replace(config, out=str(tmp_path / "whole")))
+    written = yaml.safe_dump({name: value for name, value in config.to_dict().items() if value is not None})
+    (tmp_path / "run.yaml").write_text(written)
+    command = [sys.executable, "-c", _KILLED, "train", "--config", str(tmp_path / "run.yaml")]
+    killed = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert max(losses(config.out)) == 4
+    resumed = train(replace(config, resume=True))
+    assert resumed.steps == whole.steps == 12
+    assert losses(config.out) == losses(tmp_path / "whole")  # exactly, all twelve
+    assert not changed(tensors(whole.last), tensors(resumed.last), "")
+
+
+def test_the_mean_loss_of_an_interrupted_epoch_is_that_of_the_whole_epoch(settings, tmp_path, monkeypatch):
+    """The schedule lives on it."""
+    config = replace(settings, batch_size=1, epochs=1, checkpoint_every=3, val_root=None)
+    train(replace(config, out=str(tmp_path / "whole")))
+    finish = TrainingModule.finish_batch
+
+    def finish_or_fail(self):
+        finish(self)
+        if self.progress.batches == 5:
+            raise RuntimeError("interrupted")
+
+    monkeypatch.setattr(TrainingModule, "finish_batch", finish_or_fail)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        train(config)
+    monkeypatch.undo()
+    train(replace(config, resume=True))
+    paths = (tmp_path / "whole/resume.ckpt", Path(config.out) / "resume.ckpt")
+    whole, resumed = (torch.load(path, weights_only=True)["lmanet"] for path in paths)
+    assert resumed["plateau"] == whole["plateau"] and resumed["progress"] == whole["progress"]
+    assert whole["plateau"]["best"] > 0
+
+
+def test_a_finished_run_is_not_run_again(settings):
+    first = train(settings)
+    log = (Path(settings.out) / "log.csv").read_text()
+    again = train(replace(settings, resume=True))
+    assert again.steps == first.steps == 6 and again.val_miou == first.val_miou
+    assert (Path(settings.out) / "log.csv").read_text() == log
+
+
+def test_resuming_with_other_settings_is_refused_and_says_which(settings, tmp_path, stills):
+    config = replace(settings, max_steps=1, val_root=None)
+    train(config)
+    with pytest.raises(ConfigError, match=r"learning_rate: was 0\.0002, now 0\.1; seed: was 0, now 3"):
+        train(replace(config, resume=True, learning_rate=0.1, seed=3))
+    with pytest.raises(ConfigError, match="clips of the data: was 6, now"):
+        (stills / "images/extra.png").write_bytes((stills / "images/0.png").read_bytes())
+        (stills / "labels/extra.png").write_bytes((stills / "labels/0.png").read_bytes())
+        try:
+            train(replace(config, resume=True))
+        finally:
+            (stills / "images/extra.png").unlink()
+            (stills / "labels/extra.png").unlink()
+    train(replace(config, resume=True, log_every=5))  # this may change
+
+
+def test_a_run_is_neither_resumed_from_nothing_nor_replaced_unasked(settings):
+    with pytest.raises(InputError, match="nothing to resume"):
+        train(replace(settings, resume=True))
+    config = replace(settings, max_steps=1, val_root=None)
+    train(config)
+    with pytest.raises(OutputError, match="already holds a run"):
+        train(config)
+    train(replace(config, overwrite=True))
+    (Path(config.out) / "resume.ckpt").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="not a resume file"):
+        train(replace(config, resume=True))
+
+
+def test_full_disk_leaves_the_old_files_as_they_were(settings, monkeypatch):
+    config = replace(settings, max_steps=2, val_root=None)
+    train(config)
+    files = {path: path.read_bytes() for path in Path(config.out).iterdir() if path.suffix in (".ckpt", ".safetensors")}
+    path = Path(config.out) / "resume.ckpt"
+
+    def fill_up(file):
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutputError, match="No space left on device; the old file is as it was"):
+        callbacks.replace_file(path, fill_up)
+    real = torch.save
+
+    def save_into_full_disk(content, file):
+        real(content, file)
+        raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+
+    monkeypatch.setattr(callbacks.torch, "save", save_into_full_disk)
+    with pytest.raises(OutputError, match="No space left"):
+        run._make_trainer(config, callbacks.RunFiles(Path(config.out), None, 1), 1).strategy.checkpoint_io.save_checkpoint(
+            {}, path
+        )
+    assert {path: path.read_bytes() for path in files} == files
+    assert not [left for left in Path(config.out).iterdir() if left.name.startswith(".")]
+
+
+# ---- several processes
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(settings, tmp_path):
+    """The decoder's BatchNorm is trained here too: its statistics span both processes."""
+    config = replace(settings, stage="joint", shift=2, epochs=1, batch_size=2, class_weights="data", learning_rate=1e-3)
+    one = train(config)
+    both = replace(config, out=str(tmp_path / "both"), devices=2)
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump({k: v for k, v in both.to_dict().items() if v is not None}))
+    command = [sys.executable, "-m", "lmanet_core.cli", "train", "--config", str(tmp_path / "both.yaml")]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=180)
+    assert done.returncode == 0, done.stderr.decode()
+    first, second = losses(config.out), losses(both.out)
+    assert list(first) == list(second) == [1, 2, 3]
+    assert second == pytest.approx(first, rel=1e-4)  # float32 sums in another order
+    mine, theirs = tensors(one.last), tensors(Path(both.out) / "last.safetensors")
+    for name in mine:
+        # Not the biases before a BatchNorm: their gradient is zero but for rounding, and Adam makes steps of 1e-3 of that.
+        if name.endswith((".weight", "running_var")):
+            assert (mine[name] - theirs[name]).abs().mean() < 1e-5, name
+
+
+def test_accumulated_batches_equal_one_large_batch(settings, tmp_path):
+    large = replace(settings, batch_size=2, epochs=1, shift=0)
+    small = replace(large, out=str(tmp_path / "small"), batch_size=1, accumulate=2)
+    assert train(large).steps == train(small).steps == 3
+    assert losses(small.out) == pytest.approx(losses(large.out), rel=1e-3)
+
+
+# ---- options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": "bf16", "fusion": "gated", "ohem": 0.3},
+        {"precision": "bf16", "stage": "joint"},
+        {"consistency": 0.5, "max_stride": 3, "crop": "32x32", "scale_max": 1.5, "color": 0.2, "spoil_last": 1.0},
+        {"schedule": "cosine", "warmup_steps": 2, "clip_gradient": 1.0, "stage": "joint", "cold_start": 1.0},
+        {"window": "global", "class_weights": "data", "workers": 1, "val_is_video": True},
+    ],
+    ids=lambda options: ",".join(options),
+)
+def test_options_train(settings, options):
+    result = train(replace(settings, epochs=1, **options))
+    assert result.steps == 3 and np.isfinite(result.loss) and 0 <= result.val_miou <= 1 and 0 < result.network_share < 1
+    assert not [name for name, tensor in tensors(result.last).items() if not torch.isfinite(tensor).all()]
+
+
+def test_the_street_trains_from_nothing_and_renders_before_it_starts(settings, tmp_path):
+    street = {"data": "street", "root": None, "val_root": None, "seeds": 1, "val_seeds": 1, "clips": 4, "val_clips": 1}
+    cache = tmp_path / "frames"
+    result = train(
+        replace(settings, stage="backbone", weights=None, epochs=1, cache=str(cache), degradations="none,fog", **street)
+    )
+    assert result.steps == 2 and result.val_miou >= 0
+    assert len(list(cache.rglob("*.npy"))) == 5  # each clip's frame once, of training and validation
+
+
+def test_a_teacher_alone_teaches(settings, single_frame_weights, stills, tmp_path):
+    void = tmp_path / "void"
+    (void / "labels").mkdir(parents=True)
+    (void / "images").symlink_to(stills / "images")
+    for path in (stills / "labels").iterdir():
+        cv2.imwrite(str(void / "labels" / path.name), np.full((32, 64), 255, np.uint8))
+    unlabelled = replace(
+        settings, root=str(void), labels=str(stills / "labels.yaml"), fusion="gated", learning_rate=3e-3, epochs=4
+    )
+    assert set(losses_of(unlabelled)) == {0.0}
+    taught = losses_of(replace(unlabelled, teacher=str(single_frame_weights), overwrite=True))
+    assert taught[-1] < 0.8 * taught[0]
+
+
+def losses_of(config):
+    train(config)
+    return list(losses(config.out).values())
+
+
+def test_learning_falls_where_the_loss_does_not(settings):
+    config = replace(
+        settings, learning_rate=1e-12, epochs=4, patience=1, min_learning_rate=0.0, val_root=None, shift=0, flip=False
+    )
+    train(replace(config, spoil_past=0.0, motion=0.0))
+    with (Path(config.out) / "log.csv").open(newline="") as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+    assert rates[0] == 1e-12 and rates[-1] == pytest.approx(0.8e-12)
+
+
+def test_cosine_rises_and_falls(settings):
+    module = make_module(replace(settings, schedule="cosine", warmup_steps=2, learning_rate=1.0, min_learning_rate=0.1))
+    rates = [module._cosine(step) for step in range(11)]
+    assert rates[:3] == [0.5, 1.0, 1.0] and rates[10] == pytest.approx(0.1) and rates[6] == pytest.approx(0.55)
+
+
+def test_training_learns_what_can_be_learned(settings):
+    config = replace(settings, stage="backbone", weights=None, epochs=8, learning_rate=5e-3, batch_size=3, val_root=None)
+    curve = losses_of(config)
+    assert len(curve) == 16 and sum(curve[-4:]) < sum(curve[:4]) - 0.4
+
+
+# ---- results
+
+
+def test_results_say_where_they_come_from_and_segment_a_video(settings, make_scene):
+    result = train(settings)
+    model = load_model(result.best)
+    provenance = model.config.provenance
+    assert provenance["stage"] == "memory" and provenance["seed"] == "0" and provenance["steps"] in ("3", "6")
+    assert "stills" in provenance["data"] and "torch" in provenance["versions"] and "lightning" in provenance["versions"]
+    assert float(provenance["val_miou"].split()[0]) == pytest.approx(result.val_miou, abs=1e-4)
+    assert "image.safetensors" in provenance["started_from"] and provenance["command"]
+    assert model.config.memory == MemoryConfig(4, 0, "residual", 3, 2) and model.config.input_size == Size(32, 64)
+    segmenter = VideoSegmenter.from_weights(result.best, device="cpu")
+    steps = [segmenter.step(make_scene(), index * 10**8) for index in range(3)]
+    assert [step.memory_frames for step in steps] == [0, 1, 2]
+    assert list((Path(settings.out) / "tensorboard").glob("events*"))
+    assert yaml.safe_load((Path(settings.out) / "config.yaml").read_text())["window"] == 3
+
+
+def test_best_weights_are_those_of_the_best_validation(settings):
+    result = train(replace(settings, epochs=3, learning_rate=0.05, fusion="gated"))
+    with (Path(settings.out) / "log.csv").open(newline="") as file:
+        scores = [(float(row["val_miou"]), row["step"]) for row in csv.DictReader(file) if row["val_miou"]]
+    assert len(scores) == 3
+    best = max(scores, key=lambda score: score[0])
+    assert load_model(result.best).config.provenance["steps"] == best[1]
+    assert result.val_miou == pytest.approx(best[0], rel=1e-5)
+
+
+# ---- bad input
+
+
+def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_batch_and_the_checkpoint(settings, monkeypatch):
+    config = replace(settings, epochs=2, checkpoint_every=1, val_root=None)
+    real = TrainingModule.loss
+    kept = {}
+
+    def loss(self, batch):
+        if self.progress.batches == 4:
+            kept.update({path.name: path.read_bytes() for path in Path(config.out).iterdir() if path.is_file()})
+            return real(self, batch) * float("nan")
+        return real(self, batch)
+
+    monkeypatch.setattr(TrainingModule, "loss", loss)
+    with pytest.raises(NonFiniteLossError, match="the loss is nan in batch 4; the batch is in") as caught:
+        train(config)
+    assert caught.value.exit_code == 1
+    batch = torch.load(Path(config.out) / "bad_batch.pt", weights_only=True)
+    assert batch["batch"]["clip"].shape == (2, 3, 3, 32, 64) and batch["batches"] == 4
+    for name in ("resume.ckpt", "last.safetensors"):
+        assert (Path(config.out) / name).read_bytes() == kept[name]
+    monkeypatch.undo()
+    assert train(replace(config, resume=True)).steps == 6
+
+
+def test_a_gradient_that_is_infinite_never_reaches_the_weights(settings, monkeypatch):
+    real = TrainingModule.loss
+
+    def loss(self, batch):
+        value = real(self, batch)
+        value.register_hook(lambda gradient: gradient * float("inf"))
+        return value
+
+    monkeypatch.setattr(TrainingModule, "loss", loss)
+    with pytest.raises(NonFiniteLossError, match="gradient"):
+        train(replace(settings, val_root=None))
+
+
+def test_more_classes_in_the_weights_than_in_the_data_is_refused_unless_the_classifier_starts_anew(settings, stills, tmp_path):
+    two = tmp_path / "labels.yaml"
+    two.write_text(yaml.safe_dump({"names": ["a", "b"], "colors": [[0, 0, 0], [9, 9, 9]], "ignore": list(range(2, 19))}))
+    config = replace(settings, stage="backbone", labels=str(two), epochs=1)
+    with pytest.raises(WeightsError, match=r"19 classes \(road.*2 classes \(a.*reset_classifier"):
+        train(config)
+    result = train(replace(config, reset_classifier=True))
+    model = load_model(result.last)
+    assert model.config.labels.names == ("a", "b") and model.config.num_classes == 2
+    start, _ = make_network(replace(config, reset_classifier=True), LabelSet(("a", "b"), ((0, 0, 0), (9, 9, 9))))
+    given = tensors(settings.weights)
+    differing = changed(given, {k: v for k, v in start.state_dict().items() if given[k].shape == v.shape}, "backbone.")
+    assert not differing  # all but the classifier was taken
+
+
+def test_missing_labels_stop_a_run_before_it_starts(settings, stills):
+    hidden = stills / "labels/5.hidden"
+    (stills / "labels/5.png").rename(hidden)
+    try:
+        with pytest.raises(InputError, match=r"not complete: missing: .*5\.png"):
+            train(settings)
+    finally:
+        hidden.rename(stills / "labels/5.png")
+    assert not Path(settings.out).exists()
+
+
+def test_memory_options_that_the_weights_do_not_have_are_refused(settings, video_weights):
+    with pytest.raises(ConfigError, match="fusion is gated in the weights and cannot be residual"):
+        train(replace(settings, weights=str(video_weights), key_channels=None))
+    with pytest.raises(ConfigError, match=r"sides of size must be 8·n for this backbone, got 60x32; nearest is 64x32"):
+        train(replace(settings, size="60x32"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 3, "devices": 2}, "multiple of 2 devices"),
+        ({"stage": "joint", "weights": None}, "starts from trained weights"),
+        ({"root": None}, "needs root"),
+        ({"epochs": 0}, "epochs must be 1 or more"),
+        ({"ohem": 0.0}, "ohem"),
+        ({"cold_start": 2.0}, "cold_start must be 0–1"),
+        ({"stride": 3, "max_stride": 2}, "max_stride"),
+        ({"size": "big"}, "WIDTHxHEIGHT"),
+        ({"unlabelled": 0.5}, "teacher"),
+        ({"consistency": 1.0, "stage": "backbone"}, "consistency needs clips"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(settings, **wrong)
+
+
+def test_a_teacher_of_other_classes_is_refused(settings, tmp_path):
+    path = tmp_path / "teacher.safetensors"
+    config = ModelConfig("erfnet", 2, LabelSet(("a", "b"), ((0, 0, 0), (1, 1, 1))))
+    save_model(path, build_network(config), config)
+    with pytest.raises(WeightsError, match="other classes"):
+        train(replace(settings, teacher=str(path)))
+
+
+# ---- command line
+
+
+def test_unknown_key_in_a_config_names_file_key_and_the_nearest(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("lerning_rate: 1\n")
+    assert main(["train", "--config", str(tmp_path / "mine.yaml")]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "mine.yaml" in message and "'lerning_rate'" in message and "learning_rate?" in message
+
+
+def test_the_command_trains_with_overrides(settings, tmp_path, capsys):
+    known = {name: value for name, value in settings.to_dict().items() if value is not None}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(known))
+    assert main(["train", "--config", str(tmp_path / "mine.yaml"), "--epochs", "1", "--val-root", "null"]) == 0
+    assert "3 steps" in capsys.readouterr().out
+
+
+def test_check_lists_what_is_wrong_with_the_data(settings, stills, capsys):
+    arguments = ["train", "--root", str(stills), "--weights", settings.weights, "--check", "true"]
+    assert main(arguments) == 0
+    label = stills / "labels/2.png"
+    content = label.read_bytes()
+    cv2.imwrite(str(label), np.full((32, 64), 77, np.uint8))
+    try:
+        assert main(arguments) == 1
+    finally:
+        label.write_bytes(content)
+    assert "label values 77" in capsys.readouterr().out
+
+
+def test_without_lightning_the_command_says_what_to_install(settings, stills, monkeypatch, capsys):
+    with contextlib.suppress(KeyError):
+        monkeypatch.delitem(sys.modules, "lmanet_core.training.run")
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    for name in ("module", "callbacks"):
+        monkeypatch.delitem(sys.modules, f"lmanet_core.training.{name}", raising=False)
+    arguments = ["train", "--root", str(stills), "--weights", settings.weights, "--out", settings.out]
+    assert main(arguments) == 2
+    assert "pip install 'lmanet_ros[train]'" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config/train").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_that_we_ship_is_taken(path, tmp_path):
+    content = yaml.safe_load(path.read_text())
+    if "names" in content:  # labels of a data set
+        LabelSet.from_dict(content)
+        return
+    TrainConfig(**content)
