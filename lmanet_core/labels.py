@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -67,7 +68,7 @@ class LabelSet:
 
     def colorize(self, labels: UInt8Array) -> UInt8Array:
         """(H, W) labels → (H, W, 3) uint8 RGB in the exact palette colours."""
-        return np.take(self.palette, labels, axis=0)
+        return np.asarray(cv2.applyColorMap(labels, self.palette.reshape(256, 1, 3)), np.uint8)
 
     def overlay(self, image: UInt8Array, labels: UInt8Array, opacity: float = 0.5) -> UInt8Array:
         """Blend the colours over an image of the same size; unlabelled pixels keep the image.
@@ -79,8 +80,6 @@ class LabelSet:
         """
         if image.shape[:2] != labels.shape:
             raise ValueError(f"image and labels must have one size, got {image.shape[:2]} and {labels.shape}")
-        import cv2
-
         blended = cv2.addWeighted(image, 1.0 - opacity, self.colorize(labels), opacity, 0.0)
         unlabelled = labels == UNLABELLED
         if unlabelled.any():
@@ -89,7 +88,7 @@ class LabelSet:
 
     def mask(self, labels: UInt8Array, group: str) -> UInt8Array:
         """(H, W) labels → (H, W) uint8, 255 where the class belongs to `group`, else 0."""
-        return np.take(self._mask_table(group), labels)
+        return np.asarray(cv2.LUT(labels, self._mask_table(group)), np.uint8)
 
     def _mask_table(self, group: str) -> UInt8Array:
         if group not in self.groups:

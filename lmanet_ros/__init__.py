@@ -1,1 +1,1 @@
-"""The ROS 2 side of lmanet_ros: the only package here that may import rclpy. The node joins in a later version."""
+"""LMANet as a ROS 2 node: the only package that imports rclpy. Everything that segments is in `lmanet_core`."""

@@ -1,0 +1,328 @@
+"""The node's parameters: one table, and their validation as a whole.
+
+Knows nothing of ROS but in `declare_parameters`. `read_settings` turns the values of all parameters into `Settings`, or says
+what is wrong with them; it alone decides whether a change is taken. `config/segment.yaml` documents the same table, which a
+test holds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from lmanet_core.continuity import ContinuityConfig
+from lmanet_core.errors import ConfigError
+from lmanet_core.labels import LabelSet
+from lmanet_core.ops import available_implementations
+from lmanet_core.runtime import PRECISIONS
+from lmanet_core.segmenter import SegmenterConfig
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+Value = bool | int | float | str | list[str]
+When = Literal["live", "configure", "start"]
+
+#: What a rate can be capped for: name of the parameter → topic below `segmentation/`.
+RATED_TOPICS: Mapping[str, str] = MappingProxyType(
+    {
+        "labels": "labels",
+        "compressed": "labels/compressed",
+        "color": "color",
+        "overlay": "overlay",
+        "confidence": "confidence",
+        "mask": "mask/<group>",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One row of the table.
+
+    Attributes:
+        name: as ROS knows it.
+        default: its value; also its type. A list with one empty string is an empty list (ROS has no type for `[]`).
+        description: one sentence.
+        unit: of a number; empty where it has none.
+        low, high: range of a number, both included.
+        choices: allowed values of a string; empty where there are others.
+        when: "live": taken at the next frame; "configure": taken when the node configures, refused while it is configured;
+            "start": only from the command line, launch file or YAML.
+    """
+
+    name: str
+    default: Value
+    description: str
+    unit: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    when: When = "configure"
+
+
+TABLE: tuple[Parameter, ...] = (
+    Parameter("weights", "", "Weights file: .safetensors or a published .pth; empty takes the shipped weights."),
+    Parameter("device", "auto", "auto (CUDA where there is one), cpu, cuda or cuda:N."),
+    Parameter("precision", "auto", "Precision of the network.", choices=("auto", *PRECISIONS)),
+    Parameter("threads", 0, "CPU threads of the network; 0 lets PyTorch choose.", low=0, high=256),
+    Parameter("cameras", [""], "Names of several cameras, each a prefix of its topics; empty for one camera without prefix."),
+    Parameter("transport", "raw", "Subscribe to image (raw) or image/compressed.", choices=("raw", "compressed")),
+    Parameter("network_size", "auto", "WxH the network sees; auto: the camera's, at most as many pixels as trained on."),
+    Parameter("output_size", "input", "Size of the label maps: input (the camera's), network, or WxH."),
+    Parameter("resize", "stretch", "How camera and network size meet.", choices=("stretch", "letterbox", "crop")),
+    Parameter("upsample", "labels", "labels: nearest pixel; logits: finer borders, slower.", choices=("labels", "logits")),
+    Parameter("attention", "auto", "Implementation of the attention.", choices=("auto", *available_implementations())),
+    Parameter("memory.enabled", True, "Read and remember past frames; off segments frame by frame.", when="live"),
+    Parameter("memory.frames", 0, "Past frames kept (S); 0: as trained.", low=0, high=64),
+    Parameter("memory.interval_s", 0.0, "Least time between remembered frames; 0: every frame.", "s", 0.0, 60.0),
+    Parameter("memory.window", 0, "Side of the window, odd; 0: as trained, -1: global attention.", "positions", -1, 255),
+    Parameter("continuity.gap_s", 1.0, "A stamp more than this ahead clears the memory.", "s", 0.001, 86400.0),
+    Parameter("continuity.late_s", 0.1, "A stamp up to this much older is late; a still older one clears.", "s", 0.0, 60.0),
+    Parameter("continuity.scene_cut", True, "Clear the memory when the picture changes abruptly."),
+    Parameter("continuity.scene_cut_similarity", 0.66, "Frames that resemble each other more are never a cut.", "", 0.0, 1.0),
+    Parameter("continuity.scene_cut_margin", 0.15, "How far below the usual similarity a cut must lie.", "", 0.0, 1.0),
+    Parameter("groups", [""], "Class groups of segmentation/mask/<group>, as 'name=class,class'; empty: as in the weights."),
+    Parameter("palette", [""], "Other colours, as 'class=R,G,B'; classes not named keep those of the weights."),
+    Parameter("overlay_opacity", 0.5, "Share of the colour in the overlay.", "", 0.0, 1.0, when="live"),
+    Parameter("png_level", 1, "Effort of the PNG-compressed label maps: 0 fast, 9 small.", "", 0, 9, when="live"),
+    Parameter("max_input_age_s", 0.0, "Images older than this are dropped unseen; 0: none.", "s", 0.0, 3600.0, when="live"),
+    *(
+        Parameter(f"max_rate_hz.{name}", 0.0, f"Cap for segmentation/{topic}; 0: every frame.", "Hz", 0.0, 1000.0, when="live")
+        for name, topic in RATED_TOPICS.items()
+    ),
+    Parameter("no_image_warn_s", 5.0, "Say so when no image came for this long.", "s", 0.1, 3600.0, when="live"),
+    Parameter("diagnostics.age_warn_s", 1.0, "Age at publish that the diagnostics warn of.", "s", 0.001, 3600.0, when="live"),
+    Parameter("diagnostics.age_error_s", 5.0, "Age at publish that is an error.", "s", 0.001, 3600.0, when="live"),
+    Parameter("diagnostics.rate_warn_hz", 0.0, "Output rate below which they warn; 0: never.", "Hz", 0.0, 1000.0, when="live"),
+    Parameter("autostart", True, "Configure and activate without being told.", when="start"),
+)  # fmt: skip
+
+BY_NAME: Mapping[str, Parameter] = MappingProxyType({parameter.name: parameter for parameter in TABLE})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All parameters, valid together.
+
+    Attributes:
+        cameras: names; one empty name means one camera without prefix.
+        memory_window: side of the window; None: as trained; 0: global.
+        segmenter: for every camera; `memory` in it is `memory.enabled`.
+        groups: class group → class names; empty: those of the weights.
+        palette: class → (R, G, B) that replaces the weights' colour.
+        max_rate_hz: by entry of `RATED_TOPICS`; 0 means every frame.
+
+    The others are the parameters of these names.
+    """
+
+    weights: str
+    device: str
+    precision: str
+    threads: int
+    cameras: tuple[str, ...]
+    transport: str
+    segmenter: SegmenterConfig
+    memory_window: int | None
+    groups: Mapping[str, tuple[str, ...]]
+    palette: Mapping[str, tuple[int, int, int]]
+    overlay_opacity: float
+    png_level: int
+    max_input_age_s: float
+    max_rate_hz: Mapping[str, float]
+    no_image_warn_s: float
+    age_warn_s: float
+    age_error_s: float
+    rate_warn_hz: float
+    autostart: bool
+
+
+def defaults() -> dict[str, Value]:
+    """Name → default of every parameter."""
+    return {parameter.name: parameter.default for parameter in TABLE}
+
+
+def read_settings(values: Mapping[str, Any]) -> Settings:
+    """Validate all parameters together.
+
+    Args:
+        values: a value for every name of the table; whole numbers are taken for decimal ones.
+
+    Raises:
+        ConfigError: a wrong type, a value out of range, or values that contradict each other.
+    """
+    v = {parameter.name: _check(parameter, values[parameter.name]) for parameter in TABLE}
+    window = v["memory.window"]
+    if window > 0 and window % 2 == 0:
+        raise ConfigError(f"memory.window must be odd, 0 (as trained) or -1 (global), got {window}")
+    if v["diagnostics.age_warn_s"] > v["diagnostics.age_error_s"]:
+        raise ConfigError(
+            f"diagnostics.age_warn_s ({v['diagnostics.age_warn_s']:g}) must not be above "
+            f"diagnostics.age_error_s ({v['diagnostics.age_error_s']:g})"
+        )
+    segmenter = SegmenterConfig(
+        memory=v["memory.enabled"],
+        memory_frames=v["memory.frames"] or None,
+        memory_interval_s=v["memory.interval_s"],
+        network_size=v["network_size"],
+        output_size=v["output_size"],
+        resize=v["resize"],
+        upsample=v["upsample"],
+        attention=v["attention"],
+        continuity=ContinuityConfig(
+            gap_s=v["continuity.gap_s"],
+            late_s=v["continuity.late_s"],
+            scene_cut=v["continuity.scene_cut"],
+            scene_cut_similarity=v["continuity.scene_cut_similarity"],
+            scene_cut_margin=v["continuity.scene_cut_margin"],
+        ),
+    )
+    return Settings(
+        weights=v["weights"],
+        device=v["device"],
+        precision=v["precision"],
+        threads=v["threads"],
+        cameras=_read_cameras(v["cameras"]),
+        transport=v["transport"],
+        segmenter=segmenter,
+        memory_window={0: None, -1: 0}.get(window, window),
+        groups={name: tuple(re.split(r"\s*,\s*", members)) for name, members in _pairs("groups", v["groups"])},
+        palette={name: _read_color(name, color) for name, color in _pairs("palette", v["palette"])},
+        overlay_opacity=v["overlay_opacity"],
+        png_level=v["png_level"],
+        max_input_age_s=v["max_input_age_s"],
+        max_rate_hz={topic: v[f"max_rate_hz.{topic}"] for topic in RATED_TOPICS},
+        no_image_warn_s=v["no_image_warn_s"],
+        age_warn_s=v["diagnostics.age_warn_s"],
+        age_error_s=v["diagnostics.age_error_s"],
+        rate_warn_hz=v["diagnostics.rate_warn_hz"],
+        autostart=v["autostart"],
+    )
+
+
+def change_settings(values: Mapping[str, Any], changes: Mapping[str, Any], configured: bool) -> Settings:
+    """The settings after a change.
+
+    Args:
+        values: of all parameters, before.
+        changes: by name; names that are not in the table are somebody else's and ignored.
+        configured: whether the node is configured, so that only live parameters may change.
+
+    Raises:
+        ConfigError: as `read_settings`, or a change that has to wait for the node to be unconfigured.
+    """
+    ours = {name: value for name, value in changes.items() if name in BY_NAME}
+    settings = read_settings({**values, **ours})
+    fixed = [name for name, value in ours.items() if BY_NAME[name].when != "live" and not _same(value, values[name])]
+    if configured and fixed:
+        raise ConfigError(f"{', '.join(fixed)} cannot change while the node is configured: first deactivate and cleanup")
+    return settings
+
+
+def unknown_names(names: Iterable[str]) -> dict[str, str]:
+    """Names that are no parameter of this node → what may have been meant (or empty). ROS's own names are left out."""
+    known = ("use_sim_time", "start_type_description_service", "qos_overrides.")
+    return {
+        name: (get_close_matches(name, BY_NAME, 1) or [""])[0]
+        for name in names
+        if name not in BY_NAME and not name.startswith(known)
+    }
+
+
+def apply_to_labels(labels: LabelSet, settings: Settings) -> LabelSet:
+    """The classes of the weights with the groups and colours of the settings.
+
+    Raises:
+        ConfigError: a class that these weights do not have.
+    """
+    for name in settings.palette:
+        if name not in labels.names:
+            near = get_close_matches(name, labels.names, 1)
+            raise ConfigError(f"palette names an unknown class {name}{f'; did you mean {near[0]}?' if near else ''}")
+    colors = tuple(settings.palette.get(name, color) for name, color in zip(labels.names, labels.colors, strict=True))
+    return replace(labels, colors=colors, groups=settings.groups or labels.groups)
+
+
+def declare_parameters(node: Node) -> dict[str, Any]:
+    """Declare the table on a node; returns the values it starts with, whatever their type (see `read_settings`)."""
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+    for parameter in TABLE:
+        descriptor = ParameterDescriptor(
+            description=f"{parameter.description} [{parameter.when}{', ' + parameter.unit if parameter.unit else ''}]",
+            additional_constraints=f"one of {', '.join(parameter.choices)}" if parameter.choices else "",
+            read_only=parameter.when == "start",
+            dynamic_typing=True,  # so that 1 is taken for 1.0 and [] for no strings; read_settings checks types
+        )
+        if isinstance(parameter.default, float):
+            descriptor.floating_point_range = [FloatingPointRange(from_value=parameter.low, to_value=parameter.high)]
+        elif isinstance(parameter.default, int) and not isinstance(parameter.default, bool):
+            descriptor.integer_range = [IntegerRange(from_value=int(parameter.low), to_value=int(parameter.high), step=1)]
+        node.declare_parameter(parameter.name, parameter.default, descriptor)
+    return current_values(node)
+
+
+def current_values(node: Node) -> dict[str, Any]:
+    """The value of every parameter of the table, as ROS holds it."""
+    return {name: node.get_parameter(name).value for name in BY_NAME}
+
+
+def _check(parameter: Parameter, value: Any) -> Any:
+    """The value in the table's type; raises ConfigError where it is none, or out of range."""
+    name, default = parameter.name, parameter.default
+    if isinstance(default, list):
+        if value is None:  # what ROS makes of [] in YAML
+            return []
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return [item.strip() for item in value if item.strip()]
+        raise ConfigError(f"{name} must be a list of strings, got {value!r}")
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(default):
+        kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[type(default)]
+        raise ConfigError(f"{name} must be {kind}, got {value!r}")
+    if isinstance(value, (int, float)) and not parameter.low <= value <= parameter.high:
+        unit = f" {parameter.unit}" if parameter.unit else ""
+        raise ConfigError(f"{name} must be {parameter.low:g} to {parameter.high:g}{unit}, got {value:g}")
+    if parameter.choices and value not in parameter.choices:
+        raise ConfigError(f"{name} must be one of {', '.join(parameter.choices)}, got {value!r}")
+    return value
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return list(one) == list(other)
+    return bool(one == other)
+
+
+def _read_cameras(names: list[str]) -> tuple[str, ...]:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", name, re.ASCII):
+            raise ConfigError(f"cameras must be names for topics (letters, digits, _), got {name!r}")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"cameras must differ, got {', '.join(names)}")
+    return tuple(names) if len(names) > 1 else ("",)
+
+
+def _pairs(parameter: str, items: list[str]) -> list[tuple[str, str]]:
+    pairs = []
+    for item in items:
+        name, equals, rest = (part.strip() for part in item.partition("="))
+        if not (name and equals and rest):
+            wanted = "name=class,class" if parameter == "groups" else "class=R,G,B"
+            raise ConfigError(f"{parameter} must be a list of '{wanted}', got {item!r}")
+        pairs.append((name, rest))
+    return pairs
+
+
+def _read_color(name: str, text: str) -> tuple[int, int, int]:
+    numbers = [int(part) for part in re.split(r"\s*,\s*", text) if part.isdecimal()]
+    if len(numbers) != 3 or text.count(",") != 2 or max(numbers) > 255:
+        raise ConfigError(f"palette: the colour of {name} must be R,G,B of 0-255, got {text!r}")
+    red, green, blue = numbers
+    return red, green, blue

@@ -1,0 +1,141 @@
+"""All topics of one camera: a message is built only where somebody subscribes to it and its rate cap allows it.
+
+Made and destroyed by the executor's thread while no worker runs; in between, only the worker publishes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo as CameraInfoMessage
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import LabelInfo
+
+from lmanet_core.frame import FrameResult, UInt8Array
+from lmanet_core.geometry import CameraInfo
+from lmanet_core.labels import LabelSet
+from lmanet_core.media.sinks import safe_name
+from lmanet_ros.conversions import camera_info_to_message, image_to_message, label_info_to_message, labels_to_png_message
+from lmanet_ros.parameters import Settings
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+
+def _stream_qos() -> QoSProfile:  # a new one each time: overrides are written into it
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE)
+
+
+def _latched_qos() -> QoSProfile:
+    return QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class RateCap:
+    """Lets at most so many a second through.
+
+    Args:
+        clock: seconds, steadily growing.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._next = -math.inf
+
+    def allows(self, rate_hz: float) -> bool:
+        """Whether one may go now; 0 Hz means no cap."""
+        now = self._clock()
+        if rate_hz <= 0.0:
+            return True
+        if now < self._next:
+            return False
+        period = 1.0 / rate_hz
+        # Counted from when it was due, so that the mean rate is right at any camera rate; after a pause, from now.
+        self._next = (self._next if now - self._next < period else now) + period
+        return True
+
+
+class CameraPublishers:
+    """Publishers of one camera.
+
+    Args:
+        node: that owns them.
+        prefix: of the topics: "" or "<camera>/".
+        labels: classes with colours and groups.
+    """
+
+    def __init__(self, node: Node, prefix: str, labels: LabelSet) -> None:
+        self._node = node
+        self._labels = labels
+        self._base = f"{prefix}segmentation/"
+        self._masks = {f"mask/{safe_name(group)}": group for group in labels.groups}
+        images = ("labels", "color", "overlay", "confidence", *self._masks)
+        self._publishers: dict[str, Any] = {name: self._create(Image, name) for name in images}
+        self._publishers["labels/compressed"] = self._create(CompressedImage, "labels/compressed")
+        self._publishers["camera_info"] = self._create(CameraInfoMessage, "camera_info")
+        self._label_info = node.create_publisher(LabelInfo, f"{self._base}label_info", _latched_qos())
+        self._caps = {name: RateCap() for name in self._publishers}
+
+    def publish_label_info(self) -> None:
+        """Latch the classes; subscribers get them whenever they come."""
+        self._label_info.publish(label_info_to_message(self._labels, self._node.get_clock().now().to_msg()))
+
+    def is_subscribed(self, name: str) -> bool:
+        """Whether somebody listens to segmentation/<name>."""
+        return bool(self._publishers[name].get_subscription_count())
+
+    def publish(
+        self, header: Header, image: UInt8Array, result: FrameResult, camera_info: CameraInfo | None, settings: Settings
+    ) -> None:
+        """Publish whatever is wanted of one frame.
+
+        Args:
+            header: of the camera's message; goes out as it came.
+            image: (H, W, 3) uint8 RGB, as the camera gave it.
+            result: of the segmenter.
+            camera_info: calibration of the image, where known.
+            settings: rate caps, opacity, PNG level.
+        """
+        labels, set_ = result.labels, self._labels
+        makers: dict[str, Callable[[], Any]] = {
+            "labels": lambda: image_to_message(labels, header),
+            "labels/compressed": lambda: labels_to_png_message(labels, header, settings.png_level),
+            "color": lambda: image_to_message(set_.colorize(labels), header),
+            "overlay": lambda: image_to_message(
+                set_.overlay(result.geometry.image_to_output(image), labels, settings.overlay_opacity), header
+            ),
+        }
+        for name, group in self._masks.items():
+            makers[name] = partial(self._make_mask, labels, group, header)
+        confidence = result.confidence
+        if confidence is not None:
+            makers["confidence"] = lambda: image_to_message(confidence, header)
+        if camera_info is not None:
+            makers["camera_info"] = lambda: camera_info_to_message(result.geometry.scale_camera_info(camera_info), header)
+        for name, make in makers.items():
+            if self.is_subscribed(name) and self._caps[name].allows(_cap_of(name, settings.max_rate_hz)):
+                self._publishers[name].publish(make())
+
+    def _make_mask(self, labels: UInt8Array, group: str, header: Header) -> Image:
+        return image_to_message(self._labels.mask(labels, group), header)
+
+    def destroy(self) -> None:
+        """Take all topics down."""
+        for publisher in (*self._publishers.values(), self._label_info):
+            self._node.destroy_publisher(publisher)
+
+    def _create(self, kind: Any, name: str) -> Any:
+        overriding = QoSOverridingOptions.with_default_policies()
+        return self._node.create_publisher(kind, self._base + name, _stream_qos(), qos_overriding_options=overriding)
+
+
+def _cap_of(name: str, caps: Mapping[str, float]) -> float:
+    if name == "labels/compressed":
+        return caps["compressed"]
+    return caps.get(name.split("/")[0], 0.0)

@@ -1,0 +1,94 @@
+"""The executable `street_camera`: publish a generated street as a camera would, so that everything runs with no camera at all.
+
+Topics `image` (rgb8), `image/compressed` (JPEG, made only where somebody subscribes) and `camera_info`; best effort, as cameras
+are.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+
+import cv2
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from lmanet_core.errors import LmanetError
+from lmanet_core.street import Street, StreetConfig
+from lmanet_ros.conversions import bytes_of, camera_info_to_message, image_to_message
+
+
+class StreetCamera(Node):
+    """A camera that drives through a made-up town.
+
+    Parameters: width, height (pixels), fps, seed, degradation, level (see `lmanet_core.street.StreetConfig`), frame_id.
+
+    Raises:
+        ConfigError: a parameter out of range.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("street_camera")
+        config = StreetConfig(
+            width=self.declare_parameter("width", 512).value,
+            height=self.declare_parameter("height", 256).value,
+            fps=self.declare_parameter("fps", 10.0).value,
+            seed=self.declare_parameter("seed", 0).value,
+            degradation=self.declare_parameter("degradation", "none").value,
+            level=self.declare_parameter("level", 2).value,
+        )
+        self._frame_id = str(self.declare_parameter("frame_id", "street_camera").value)
+        self._street = Street(config)
+        self._index = 0
+        self._image = self.create_publisher(Image, "image", qos_profile_sensor_data)
+        self._compressed = self.create_publisher(CompressedImage, "image/compressed", qos_profile_sensor_data)
+        self._camera_info = self.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
+        self.create_timer(1.0 / config.fps, self._publish)
+        self.get_logger().info(f"{config.width}x{config.height} at {config.fps:g} Hz on {self._image.topic_name}")
+
+    def _publish(self) -> None:
+        frame = self._street.frame(self._index)
+        self._index += 1
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._frame_id)
+        if self._image.get_subscription_count():
+            self._image.publish(image_to_message(frame.image, header))
+        if self._compressed.get_subscription_count():
+            _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
+            self._compressed.publish(CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=bytes_of(jpeg)))
+        self._camera_info.publish(camera_info_to_message(frame.camera_info, header))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the camera until SIGINT or SIGTERM; returns the exit code."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        try:
+            node = StreetCamera()
+        except LmanetError as error:
+            print(f"street_camera: {error}", file=sys.stderr)
+            return error.exit_code
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while not stop.is_set():
+            executor.spin_once(timeout_sec=0.1)
+        node.destroy_node()
+    except ExternalShutdownException:
+        pass
+    finally:
+        rclpy.try_shutdown()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""A node under test and a robot around it, in one process but with participants of their own, so that DDS lies between them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lmanet_core.checkpoint import ModelConfig, build_network, save_model
+from lmanet_core.geometry import Size
+from lmanet_core.labels import CITYSCAPES
+from lmanet_core.network import MemoryConfig
+
+SECOND = 10**9
+_numbers = itertools.count()
+ROOT = Path(__file__).resolve().parents[2]
+
+# A domain of its own, so that two runs on one machine do not hear each other.
+os.environ.setdefault("ROS_DOMAIN_ID", str(43 + os.getpid() % 50))
+os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+if find_spec("rclpy") is None:
+    collect_ignore_glob = ["test_node*.py", "test_conversions.py", "test_processes.py"]
+
+
+def pytest_terminal_summary(terminalreporter):
+    if find_spec("rclpy") is None:
+        terminalreporter.write_line("ROS tests skipped: rclpy cannot be imported, no ROS 2 is sourced")
+
+
+def save_random_weights(path, memory):
+    """ERFNet for 64x32 with weights that mean nothing, but whose labels follow the image and whose confidence varies."""
+    config = ModelConfig("erfnet", 20, CITYSCAPES, memory, Size(32, 64), {"trained": "not at all"})
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        network = build_network(config)
+        for _ in range(20):  # BatchNorm learns how strong the signal is at each layer; untrained it fades away
+            network.backbone.decode(network.train().encode(torch.rand(4, 3, 32, 64)))
+        network.backbone.decoder.output_conv.weight *= 40
+    save_model(path, network.eval(), config)
+    return path
+
+
+@pytest.fixture(scope="session")
+def video_weights(tmp_path_factory):
+    """A weights file with a memory of 3 frames, for 64x32."""
+    memory = MemoryConfig(key_channels=4, value_channels=8, window=5, memory_frames=3)
+    return save_random_weights(tmp_path_factory.mktemp("weights") / "video.safetensors", memory)
+
+
+@pytest.fixture(scope="session")
+def single_frame_weights(tmp_path_factory):
+    """A weights file without memory, for 64x32."""
+    return save_random_weights(tmp_path_factory.mktemp("weights") / "image.safetensors", None)
+
+
+@pytest.fixture(scope="session")
+def drive():
+    """Images of a scene that moves a little from one to the next: (H, W, 3) uint8."""
+
+    def make(count, seed=0, height=32, width=64):
+        checks = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4 + count, 3), np.uint8)
+        wide = checks.repeat(4, 0).repeat(4, 1)
+        return [np.ascontiguousarray(wide[:, index : index + width]) for index in range(count)]
+
+    return make
+
+
+@pytest.fixture
+def robot(video_weights):
+    """Makes a `Robot`; keyword arguments `use_sim_time`, `prefixes`, `start`, and parameters with __ for their dots."""
+    robots = []
+
+    def make(parameters=None, **options):
+        robots.append(Robot({"weights": str(video_weights), **(parameters or {})}, **options))
+        return robots[-1]
+
+    yield make
+    for each in robots:
+        each.close()
+
+
+class Robot:
+    """A `SegmentNode` and a camera and a listener beside it.
+
+    Attributes:
+        node: under test.
+        log: (level, text) of what it said.
+    """
+
+    def __init__(self, parameters, prefixes=("",), start=True, outputs=("labels",), reliable=True, compressed=False):
+        import rclpy
+        from rcl_interfaces.msg import Log
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.parameter import Parameter
+        from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+        from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+        from lmanet_ros.lifecycle_node import SegmentNode
+
+        self._types = {"labels/compressed": CompressedImage, "camera_info": CameraInfo}
+        self._image = Image
+        self._contexts = [rclpy.Context(), rclpy.Context()]
+        for context in self._contexts:
+            context.init()
+        own, other = self._contexts
+        self.name = f"segment_node_{next(_numbers)}"  # ROS keeps one /rosout publisher per name and process
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        self.node = SegmentNode(
+            context=own, parameter_overrides=overrides, cli_args=["--ros-args", "-r", f"__node:={self.name}"]
+        )
+        self.other = rclpy.create_node("robot", context=other)
+        self.log = []
+        self.received = {}
+        self._arrived = threading.Condition()
+        qos = QoSProfile(depth=50)
+        self.other.create_subscription(
+            Log, "/rosout", self._on_log, QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        )
+        camera_qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT)
+        kind, suffix = (CompressedImage, "image/compressed") if compressed else (Image, "image")
+        self.cameras = {prefix: self.other.create_publisher(kind, prefix + suffix, camera_qos) for prefix in prefixes}
+        self.infos = {prefix: self.other.create_publisher(CameraInfo, f"{prefix}camera_info", qos) for prefix in prefixes}
+        self._subscriptions = {}
+        for prefix in prefixes:
+            for output in outputs:
+                self.listen(f"{prefix}segmentation/{output}", self._types.get(output, Image))
+        self._stop = threading.Event()
+        self._executors = [SingleThreadedExecutor(context=context) for context in self._contexts]
+        self._threads = []
+        for executor, node in zip(self._executors, (self.node, self.other), strict=True):
+            executor.add_node(node)
+        if start:
+            self.node.start()
+        for executor in self._executors:
+            self._threads.append(threading.Thread(target=self._spin, args=(executor,), daemon=True))
+            self._threads[-1].start()
+        if start:
+            self.wait(lambda: all(p.get_subscription_count() for p in self.cameras.values()), "the node subscribes")
+            self.wait(lambda: all(self.other.count_publishers(t) for t in self._subscriptions), "the node publishes")
+            matched = [f"{prefix}segmentation/{output}" for prefix in prefixes for output in outputs]
+            self.wait(lambda: all(self.node.count_subscribers(topic) for topic in matched), "the listener is seen")
+
+    def listen(self, topic, kind, qos=50):
+        """Collect what comes on a topic."""
+        self.received.setdefault(topic, [])
+        self._subscriptions[topic] = self.other.create_subscription(kind, topic, lambda m: self._on_message(topic, m), qos)
+
+    def image(self, pixels, stamp_ns, frame_id="camera", encoding="rgb8", **changes):
+        """A message."""
+        from lmanet_ros.conversions import image_to_message
+
+        message = image_to_message(np.asarray(pixels), self.header(stamp_ns, frame_id))
+        message.encoding = encoding
+        for name, value in changes.items():
+            setattr(message, name, value)
+        return message
+
+    @staticmethod
+    def header(stamp_ns, frame_id="camera"):
+        from builtin_interfaces.msg import Time
+        from std_msgs.msg import Header
+
+        return Header(stamp=Time(sec=stamp_ns // SECOND, nanosec=stamp_ns % SECOND), frame_id=frame_id)
+
+    def step(self, pixels, stamp_ns, prefix="", output="labels", **options):
+        """Publish one image and wait for what is made of it."""
+        topic = f"{prefix}segmentation/{output}"
+        before = len(self.received[topic])
+        self.cameras[prefix].publish(self.image(pixels, stamp_ns, **options))
+        self.wait(lambda: len(self.received[topic]) > before, f"{topic} of the image at {stamp_ns / 1e9} s")
+        return self.received[topic][-1]
+
+    def statistics(self, prefix=""):
+        return self.node._cameras[prefix.rstrip("/")].statistics.snapshot()
+
+    def resets(self, prefix=""):
+        return dict(self.statistics(prefix).resets)
+
+    def said(self, words, level="any"):
+        """What the node logged that holds these words."""
+        return [text for severity, text in list(self.log) if words in text and level in ("any", severity)]
+
+    def call(self, kind, name, **fields):
+        """Call a service and wait for its answer."""
+        client = self.other.create_client(kind, name)
+        self.wait(client.service_is_ready, f"service {name}")
+        future = client.call_async(kind.Request(**fields))
+        self.wait(future.done, f"answer of {name}")
+        self.other.destroy_client(client)
+        return future.result()
+
+    def set_parameters(self, atomically=False, **values):
+        """Set parameters through the node's service; __ stands for a dot. Returns the results."""
+        from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+        from rclpy.parameter import Parameter
+
+        messages = [Parameter(name.replace("__", "."), value=value).to_parameter_msg() for name, value in values.items()]
+        if atomically:
+            return self.call(SetParametersAtomically, f"{self.name}/set_parameters_atomically", parameters=messages).result
+        return self.call(SetParameters, f"{self.name}/set_parameters", parameters=messages).results
+
+    def transition(self, label):
+        """Ask for a lifecycle transition; returns whether it was made."""
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        return self.call(ChangeState, f"{self.name}/change_state", transition=Transition(label=label)).success
+
+    def state(self):
+        from lifecycle_msgs.srv import GetState
+
+        return self.call(GetState, f"{self.name}/get_state").current_state.label
+
+    def wait(self, condition, what, timeout_s=15.0):
+        """Until a condition holds; fails the test otherwise."""
+        end = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > end:
+                pytest.fail(f"waited {timeout_s} s in vain: {what}; log: {self.log}")
+            with self._arrived:
+                self._arrived.wait(0.02)
+
+    def close(self):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        for executor in self._executors:
+            executor.shutdown()
+        self.node.destroy_node()
+        self.other.destroy_node()
+        for context in self._contexts:
+            context.try_shutdown()
+
+    def _spin(self, executor):
+        while not self._stop.is_set():
+            executor.spin_once(timeout_sec=0.1)
+
+    def _on_log(self, message):
+        levels = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
+        if message.name == self.name:
+            self.log.append((levels[message.level], message.msg))
+
+    def _on_message(self, topic, message):
+        with self._arrived:
+            self.received[topic].append(message)
+            self._arrived.notify_all()

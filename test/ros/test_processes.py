@@ -1,0 +1,153 @@
+"""The node as a process of its own: signals, launch, exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ros
+
+ROOT = Path(__file__).resolve().parents[2]
+TOPICS = {
+    "labels", "labels/compressed", "color", "overlay", "confidence", "mask/drivable", "mask/person", "mask/vehicle",
+    "label_info", "camera_info",
+}  # fmt: skip
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a process in a group of its own; the output goes to a file."""
+    processes = []
+
+    def run(*command):
+        log = tmp_path / f"log{len(processes)}"
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(
+            command, stdout=log.open("w"), stderr=subprocess.STDOUT, env=environment, start_new_session=True, cwd=tmp_path
+        )
+        processes.append(process)
+        process.said = log.read_text
+        return process
+
+    yield run
+    for process in processes:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_until(condition, what, timeout_s=40):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"in vain: {what()}"
+        time.sleep(0.05)
+
+
+def start_node(start, *parameters):
+    arguments = [word for parameter in parameters for word in ("-p", parameter)]
+    return start(sys.executable, "-m", "lmanet_ros.segment_node", "--ros-args", *arguments)
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM]])
+def test_signal_ends_the_node_cleanly(start, video_weights, signals):
+    node = start_node(start, f"weights:={video_weights}")
+    wait_until(lambda: "active, images from /image" in node.said(), node.said)
+    for number in signals:
+        node.send_signal(number)
+        time.sleep(0.01)
+    assert node.wait(10) == 0
+    assert "Traceback" not in node.said()
+
+
+def test_signal_while_it_starts_ends_the_node_cleanly(start, video_weights):
+    node = start_node(start, f"weights:={video_weights}")
+    time.sleep(0.6)  # torch is being imported
+    node.send_signal(signal.SIGINT)
+    assert node.wait(20) == 0
+    assert "Traceback" not in node.said()
+
+
+def test_wrong_parameter_ends_the_node_with_the_reason(start):
+    node = start_node(start, "memory.window:=4")
+    assert node.wait(20) == 2
+    assert "memory.window must be odd, 0 (as trained) or -1 (global), got 4" in node.said()
+    assert "Traceback" not in node.said()
+
+
+def test_interpreter_without_torch_is_told_so(start, tmp_path):
+    (tmp_path / "hide.py").write_text(
+        "import runpy, sys\n"
+        "import importlib.util as u\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+        "runpy.run_module('lmanet_ros.segment_node', run_name='__main__')\n"
+    )
+    node = start(sys.executable, str(tmp_path / "hide.py"))
+    assert node.wait(20) == 1
+    assert f"{sys.executable} cannot import torch" in node.said()
+    assert "python:=" in node.said()
+
+
+@pytest.mark.skipif(shutil.which("ros2") is None, reason="no ros2 command")
+def test_launch_with_demo_publishes_every_topic_and_stops_cleanly(start, video_weights):
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+    from vision_msgs.msg import LabelInfo
+
+    launch = start(
+        "ros2", "launch", str(ROOT / "launch/segment.launch.py"), "demo:=true", f"weights:={video_weights}",
+        f"python:={sys.executable}", "namespace:=robot",
+    )  # fmt: skip
+    context = rclpy.Context()
+    context.init()
+    node = rclpy.create_node("listener", context=context)
+    types = {"labels/compressed": CompressedImage, "label_info": LabelInfo, "camera_info": CameraInfo}
+    came = set()
+    for topic in TOPICS:
+        qos = rclpy.qos.QoSProfile(depth=1)
+        if topic == "label_info":
+            qos.durability = rclpy.qos.DurabilityPolicy.TRANSIENT_LOCAL
+        node.create_subscription(types.get(topic, Image), f"/robot/segmentation/{topic}", lambda m, t=topic: came.add(t), qos)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+
+    def spun():
+        executor.spin_once(timeout_sec=0.1)
+        return came == TOPICS
+
+    wait_until(spun, lambda: f"missing {TOPICS - came}; {launch.said()}")
+    node.destroy_node()
+    context.try_shutdown()
+    os.killpg(launch.pid, signal.SIGINT)  # as Ctrl-C does: to launch and to the nodes, which launch tells again
+    assert launch.wait(20) == 0
+    assert "Traceback" not in launch.said()
+    assert launch.said().count("process has finished cleanly") == 2
+
+
+@pytest.mark.skipif(shutil.which("ros2") is None, reason="no ros2 command")
+def test_launch_arguments_reach_the_node(start, video_weights):
+    launch = start(
+        "ros2", "launch", str(ROOT / "launch/segment.launch.py"), f"weights:={video_weights}", f"python:={sys.executable}",
+        "cameras:=front,rear", "image:=/rig/{camera}/raw", "compressed:=true", "device:=cpu",
+    )  # fmt: skip
+    wait_until(lambda: "images from /rig/front/raw/compressed, /rig/rear/raw/compressed" in launch.said(), launch.said)
+    os.killpg(launch.pid, signal.SIGINT)
+    assert launch.wait(20) == 0
+
+
+@pytest.mark.skipif(shutil.which("ros2") is None, reason="no ros2 command")
+def test_launch_refuses_a_pattern_without_the_camera(start):
+    launch = start("ros2", "launch", str(ROOT / "launch/segment.launch.py"), "cameras:=front,rear", "image:=/raw")
+    assert launch.wait(20) == 1
+    assert "image:=/raw must hold {camera}" in launch.said()
