@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from recording import ROOT, describe_run, write_json
+from recording import ROOT, describe_run, finish
 
 from lmanet_core.labels import CAMVID11, CITYSCAPES
 from lmanet_core.media import open_frames
@@ -69,15 +69,12 @@ def main() -> int:
         "frame_to_frame_agreement": round(float(np.mean(agreements)), 4),
         "frames": len(agreements) + 1,
     }
-    missed = [f"{name} {result[name]}, wanted {wanted} ± {TOLERANCE}" for name, wanted in WANTED.items()
-              if abs(result[name] - wanted) > TOLERANCE]  # fmt: skip
-    result["goals_missed"] = missed
-    for name in ("frames", "precision", "accuracy", "miou", "frame_to_frame_agreement", "iou"):
-        print(f"{name}: {result[name]}")
-    print("goals missed:", "; ".join(missed) or "none")
-    if arguments.json:
-        write_json(arguments.json, result)
-    return 1 if missed else 0
+    checks = {
+        f"{name} {result[name]}, wanted {wanted} ± {TOLERANCE}": abs(result[name] - wanted) <= TOLERANCE
+        for name, wanted in WANTED.items()
+    }
+    shown = ("frames", "precision", "accuracy", "miou", "frame_to_frame_agreement", "iou")
+    return finish(result, checks, shown, arguments.json)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from recording import describe_run, resident_mb, write_json
+from recording import describe_run, finish, resident_mb
 
 from lmanet_core.checkpoint import Model, ModelConfig, build_network
 from lmanet_core.labels import CITYSCAPES
@@ -42,21 +42,15 @@ def main() -> int:
             samples.append(resident_mb())
     median = float(np.median(samples))
     deviation = max(abs(sample / median - 1) for sample in samples)
-    missed = [] if deviation <= GOAL else [f"resident memory strays {deviation:.1%} from its median, wanted {GOAL:.0%}"]
     result = {
         "run": describe_run(),
         "frames": arguments.frames,
         "resets": resets,
         "resident_mb": {"median": round(median, 1), "least": round(min(samples), 1), "most": round(max(samples), 1)},
         "largest_deviation": round(deviation, 4),
-        "goals_missed": missed,
     }
-    for key in ("frames", "resets", "resident_mb", "largest_deviation"):
-        print(f"{key}: {result[key]}")
-    print("goals missed:", "; ".join(missed) or "none")
-    if arguments.json:
-        write_json(arguments.json, result)
-    return 1 if missed else 0
+    checks = {f"resident memory strays {deviation:.1%} from its median, wanted {GOAL:.0%}": deviation <= GOAL}
+    return finish(result, checks, ("frames", "resets", "resident_mb", "largest_deviation"), arguments.json)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from recording import (
     describe_run,
+    finish,
     median_ratio,
     peak_resident_mb,
     reset_peak,
     resident_mb,
     summarize,
     time_alternately,
-    write_json,
 )
 
 from lmanet_core.ops import local_attention
@@ -103,18 +103,13 @@ def main() -> int:
         f"PSPNet's size in {memory['pspnet float32']['process_mb']} MB, wanted < {GOAL_PSPNET_MB}":
             memory["pspnet float32"]["process_mb"] < GOAL_PSPNET_MB,
     }  # fmt: skip
-    missed = [goal for goal, reached in checks.items() if not reached]
-    result = {"run": describe_run(), "erfnet": summarize(times), "speedup": speedup, "memory": memory, "goals_missed": missed}
+    result = {"run": describe_run(), "erfnet": summarize(times), "speedup": speedup, "memory": memory}
     for name, row in result["erfnet"].items():
         print(f"ERFNet S=4 R=21, {name:28s} {row['median_ms']:8.1f} ms (fastest {row['fastest_ms']:.1f})")
-    print(f"speed-up over shift-and-multiply: {speedup['float32']} in float32, {speedup['bfloat16']} in bfloat16")
     for name, row in memory.items():
         sizes = f"{row['extra_mb']:7.1f} MB beside inputs and output, process {row['process_mb']:7.1f} MB"
         print(f"{name:18s} {sizes}, {row['seconds']} s")
-    print("goals missed:", "; ".join(missed) or "none")
-    if arguments.json:
-        write_json(arguments.json, result)
-    return 1 if missed else 0
+    return finish(result, checks, ("speedup",), arguments.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,28 @@ def write_json(path: Path, result: Mapping[str, Any]) -> None:
     """Record a result."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def finish(result: dict[str, Any], checks: Mapping[str, bool], shown: Sequence[str], path: Path | None) -> int:
+    """Print the named entries, say which goals were missed, record everything.
+
+    Args:
+        result: gets the entry `goals_missed`.
+        checks: goal with its figure in words → reached.
+        shown: entries to print.
+        path: JSON to write; None writes nothing.
+
+    Returns:
+        The exit code: 1 where a goal was missed.
+    """
+    missed = [goal for goal, reached in checks.items() if not reached]
+    result["goals_missed"] = missed
+    for key in shown:
+        print(f"{key}: {result[key]}")
+    print("goals missed:", "; ".join(missed) or "none")
+    if path is not None:
+        write_json(path, result)
+    return 1 if missed else 0
 
 
 def time_alternately(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -15,12 +15,9 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
-from lmanet_core.checkpoint import ModelConfig, build_network, save_model
 from lmanet_core.continuity import Discontinuity
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, plan_geometry
-from lmanet_core.labels import CITYSCAPES
-from lmanet_core.network import MemoryConfig
 
 SECOND = 10**9
 
@@ -183,32 +180,6 @@ def make_result():
         return SimpleNamespace(frame=frame, result=result)
 
     return make
-
-
-def save_random_weights(path, memory):
-    """ERFNet for 64x32 with weights that mean nothing, but whose labels follow the image and whose confidence varies."""
-    config = ModelConfig("erfnet", 20, CITYSCAPES, memory, Size(32, 64), {"trained": "not at all"})
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        network = build_network(config)
-        for _ in range(20):  # BatchNorm learns how strong the signal is at each layer; untrained it fades away
-            network.backbone.decode(network.train().encode(torch.rand(4, 3, 32, 64)))
-        network.backbone.decoder.output_conv.weight *= 40
-    save_model(path, network.eval(), config)
-    return path
-
-
-@pytest.fixture(scope="session")
-def video_weights(tmp_path_factory):
-    """A weights file with a memory of 3 frames, for 64x32."""
-    memory = MemoryConfig(key_channels=4, value_channels=8, window=5, memory_frames=3)
-    return save_random_weights(tmp_path_factory.mktemp("weights") / "video.safetensors", memory)
-
-
-@pytest.fixture(scope="session")
-def single_frame_weights(tmp_path_factory):
-    """A weights file without memory, for 64x32."""
-    return save_random_weights(tmp_path_factory.mktemp("weights") / "image.safetensors", None)
 
 
 @pytest.fixture(scope="session")
