@@ -38,6 +38,15 @@ from lmanet_core.training.run import train
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Here as in the processes that tests start: sums over another number of threads differ in their last digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def stills(tmp_path_factory):
     """Six stills of 64x32 with Cityscapes' classes, the labels visible in the image."""
