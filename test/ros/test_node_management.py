@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,10 +32,13 @@ def test_lifecycle_walk(robot, drive):
     assert node.state() == "finalized"
 
 
-def test_without_weights_it_says_what_to_do_and_can_be_told_later(robot, video_weights, drive, monkeypatch):
-    import lmanet_core.assets
+def ship(monkeypatch, weights):
+    """As if this version shipped these weights; None: none."""
+    monkeypatch.setitem(sys.modules, "lmanet_core.assets", SimpleNamespace(default_weights=lambda: weights))
 
-    monkeypatch.setattr(lmanet_core.assets, "default_weights", lambda: None, raising=False)
+
+def test_without_weights_it_says_what_to_do_and_can_be_told_later(robot, video_weights, drive, monkeypatch):
+    ship(monkeypatch, None)
     node = robot({"weights": ""}, start=False)
     node.node.start()
     node.wait(lambda: node.said("set the parameter weights to a file", "error"), "the advice")
@@ -46,9 +51,7 @@ def test_without_weights_it_says_what_to_do_and_can_be_told_later(robot, video_w
 
 
 def test_shipped_weights_are_taken_where_there_are_some(robot, video_weights, monkeypatch):
-    import lmanet_core.assets
-
-    monkeypatch.setattr(lmanet_core.assets, "default_weights", lambda: video_weights, raising=False)
+    ship(monkeypatch, video_weights)
     node = robot({"weights": ""})
     node.wait(lambda: node.said(str(video_weights), "info"), "their name")
 
