@@ -117,7 +117,7 @@ class ContinuityMonitor:
             ValueError: another cause.
         """
         if cause not in (Discontinuity.MANUAL, Discontinuity.CLOCK_JUMP):
-            raise ValueError(f"only MANUAL and CLOCK_JUMP can be requested, got {cause}")
+            raise ValueError(f"only MANUAL and CLOCK_JUMP can be requested, got {cause.name}")
         with self._lock:
             self._requested = self._requested or cause
 

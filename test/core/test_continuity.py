@@ -201,7 +201,7 @@ def test_first_of_several_requests_is_reported() -> None:
 
 @pytest.mark.parametrize("cause", sorted(set(Discontinuity) - {Discontinuity.MANUAL, Discontinuity.CLOCK_JUMP}))
 def test_what_check_finds_itself_cannot_be_requested(cause: Discontinuity) -> None:
-    with pytest.raises(ValueError, match=f"got .*{cause.name}"):
+    with pytest.raises(ValueError, match=f"got {cause.name}$"):
         started().request(cause)
 
 
