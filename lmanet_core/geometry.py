@@ -140,16 +140,6 @@ class GeometryPlan:
             return logits
         return F.interpolate(logits, size=tuple(self.output_size), mode="bilinear", align_corners=False)
 
-    @property
-    def uses_whole_image(self) -> bool:
-        """True where every camera pixel reaches the network and every network pixel is image."""
-        return (
-            (self._rows.camera_start, self._rows.camera_stop) == (0, self.camera_size.height)
-            and (self._columns.camera_start, self._columns.camera_stop) == (0, self.camera_size.width)
-            and (self._rows.network_start, self._rows.network_stop) == (0, self.network_size.height)
-            and (self._columns.network_start, self._columns.network_stop) == (0, self.network_size.width)
-        )
-
     def image_to_output(self, image: UInt8Array) -> UInt8Array:
         """Camera image (H, W, 3) on the pixel grid of the label map, for overlays and for consumers of both."""
         if self.output_is_network:
@@ -197,7 +187,7 @@ class GeometryPlan:
         rows, columns = self._rows, self._columns
         seen = plane[rows.network_start : rows.network_stop, columns.network_start : columns.network_stop]
         if self.output_is_network:
-            if self.uses_whole_image or seen.shape == plane.shape:
+            if seen.shape == plane.shape:
                 return plane
             canvas = np.full(self.network_size, outside, np.uint8)
             canvas[rows.network_start : rows.network_stop, columns.network_start : columns.network_stop] = seen

@@ -48,10 +48,14 @@ class Matches:
 
 
 class FlowMatcher:
-    """Matches frames with their successors. Keeps the flow algorithm's buffers; one thread at a time."""
+    """Matches frames with their successors. Keeps the flow algorithm's buffers; one thread at a time.
 
-    def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    Args:
+        preset: of OpenCV's DIS; measures use the default.
+    """
+
+    def __init__(self, preset: int = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) -> None:
+        self._flow = cv2.DISOpticalFlow.create(preset)
 
     def match(self, image: UInt8Array, following: UInt8Array) -> Matches:
         """Match two frames.

@@ -32,7 +32,6 @@ def where(labels, value=ROAD):
 def test_equal_sizes_change_nothing(mode, random_image):
     image = random_image(8, 16)
     plan = plan_geometry(Size(8, 16), Size(8, 16), mode=mode)
-    assert plan.uses_whole_image
     assert np.array_equal(plan.to_network(image), image)
     assert np.array_equal(plan.labels_to_output(image[:, :, 0]), image[:, :, 0])
     assert np.array_equal(plan.confidence_to_output(image[:, :, 0]), image[:, :, 0])
@@ -59,7 +58,6 @@ def test_letterboxed_label_comes_back_where_the_network_saw_it():
     seen = plan.to_network(image)
     assert where(seen[:, :, 0], 200) == [(3, 5)]
     assert where(plan.labels_to_output(plane((8, 8), (3, 5)))) == [(1, 5)]
-    assert not plan.uses_whole_image
 
 
 def test_letterbox_bars_are_grey_and_do_not_come_back():
