@@ -135,6 +135,8 @@ def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelCo
         text = getattr(config, name)
         if text is not None:
             _require_multiple(name, parse_size(text), network.backbone)
+    if config.dropout is not None:
+        _limit_dropout(network, config.dropout)
     if model is not None:
         _take_weights(network, model, built, keep_classifier=not config.reset_classifier)
     return network, built
@@ -172,6 +174,12 @@ def class_weights(config: TrainConfig, source: ClipSource) -> torch.Tensor:
     for index in np.sort(rng.permutation(len(source))[:_COUNTED]):
         counts += np.bincount(source.clip(int(index), 1, 1, rng).labels[-1].ravel(), minlength=256)
     return torch.tensor(weights_from_counts(counts[: len(source.labels.names)]))
+
+
+def _limit_dropout(network: nn.Module, rate: float) -> None:
+    for module in network.modules():
+        if isinstance(module, (nn.Dropout, nn.Dropout2d)):
+            module.p = min(module.p, rate)
 
 
 def _take_weights(network: LMANet, model: Model, built: ModelConfig, keep_classifier: bool) -> None:

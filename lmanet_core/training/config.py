@@ -74,6 +74,7 @@ class TrainConfig:
     fusion: str | None = _option(None, "gated, reduced-gated, concat, residual; null: as the weights or the paper")
     key_channels: int | None = _option(None, "Dk; null: as the weights or the paper")
     value_channels: int | None = _option(None, "Dv, 0 for the features themselves; null: as the weights or the paper")
+    dropout: float | None = _option(None, "highest rate of any layer's dropout; null: as published")
     # loss
     class_weights: Literal["auto", "none", "erfnet", "data"] = _option(
         "auto", "erfnet: Cityscapes, as published; data: counted in the set; auto: erfnet for cityscapes, else none"
@@ -122,6 +123,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be 0 or more and below 1, got {self.dropout}")
         if not 0 < self.ohem <= 1:
             raise ConfigError(f"ohem must be a share above 0 and at most 1, got {self.ohem}")
         if not 0 < self.factor < 1:
