@@ -8,7 +8,6 @@ case.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import shutil
@@ -32,15 +31,13 @@ from rich.table import Table
 
 from lmanet_core import __version__
 from lmanet_core.checkpoint import Model, load_model, save_model
-from lmanet_core.continuity import ContinuityConfig
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import parse_size
 from lmanet_core.media import SINK_KINDS, check_sink_kinds, open_frames, open_sinks
-from lmanet_core.network import MemoryConfig
 from lmanet_core.picture import draw_picture
-from lmanet_core.runtime import prepare
-from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.segment_options import add_segmenter_options, describe_segmenter, hash_file, make_segmenter
+from lmanet_core.segmenter import VideoSegmenter
 from lmanet_core.stream import StreamSummary, segment_stream
 from lmanet_core.street import DEGRADATIONS, StreetConfig
 from lmanet_core.street.recording import record_street
@@ -122,18 +119,7 @@ def _segment_parser() -> ArgumentParser:
     parser.add_argument("--topic", type=str | None, default=None, help="image topic of a bag with several cameras")
     parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", type=Literal["auto", "fp32", "bf16", "fp16"], default="auto", help="of the network")
-    parser.add_argument("--memory", type=bool, default=True, help="false: every frame by itself")
-    parser.add_argument("--memory-frames", type=int | None, default=None, help="past frames kept (S); default as trained")
-    parser.add_argument("--memory-interval", type=float, default=0.0, help="least seconds between remembered frames")
-    parser.add_argument("--window", type=int | Literal["global"] | None, default=None, help="side of the window, odd or global")
-    parser.add_argument("--network-size", type=str, default="auto", help="WxH that the network sees")
-    parser.add_argument("--output-size", type=str, default="input", help="of label maps: input, network or WxH")
-    parser.add_argument("--resize", type=Literal["stretch", "letterbox", "crop"], default="stretch", help="how the sizes meet")
-    parser.add_argument("--upsample", type=Literal["labels", "logits"], default="labels", help="logits: finer borders, slower")
-    parser.add_argument("--gap", type=float, default=ContinuityConfig.gap_s, help="a pause of more seconds clears the memory")
-    parser.add_argument("--scene-cut", type=bool, default=True, help="clear the memory when the picture changes abruptly")
+    add_segmenter_options(parser)
     return parser
 
 
@@ -227,7 +213,8 @@ def _segment(options: Namespace) -> int:
             kinds = [kind.strip() for kind in kinds.split(",")]
         check_sink_kinds(kinds)
         model = load_model(options.weights)
-        segmenter = _make_segmenter(model, options)
+        segmenter = make_segmenter(model, options)
+        _console.print(describe_segmenter(segmenter, model), highlight=False)
         _prepare_out(out, Path(options.input), options.overwrite)
         summary = StreamSummary()
         stopped = True
@@ -250,39 +237,6 @@ def _segment(options: Namespace) -> int:
             _write_summary(out / "summary.json", summary, segmenter, model, options, stopped)
             _print_summary(out, summary)
     return 0
-
-
-def _make_segmenter(model: Model, options: Namespace) -> VideoSegmenter:
-    memory: MemoryConfig | None = None
-    if model.config.memory is None:
-        given = [name for name in ("window", "memory_frames", "memory_interval") if options[name]]
-        if given:
-            option = given[0].replace("_", "-")
-            raise ConfigError(f"--{option} was given, but these weights have no memory (single-frame network)")
-    elif options.window is not None:
-        memory = replace(model.config.memory, window=None if options.window == "global" else options.window)
-    runtime = prepare(model, options.device, options.precision, memory)
-    config = SegmenterConfig(
-        memory=options.memory,
-        memory_frames=options.memory_frames,
-        memory_interval_s=options.memory_interval,
-        network_size=options.network_size,
-        output_size=options.output_size,
-        resize=options.resize,
-        upsample=options.upsample,
-        continuity=ContinuityConfig(gap_s=options.gap, scene_cut=options.scene_cut),
-    )
-    segmenter = VideoSegmenter(runtime, config)
-    if model.config.memory is None:
-        state = "off: these weights have none, frames are segmented one by one"
-    elif segmenter.memory_enabled:
-        in_use = runtime.config.memory
-        assert in_use is not None
-        state = f"{options.memory_frames or in_use.memory_frames} frames, window {in_use.window or 'global'}"
-    else:
-        state = "off"
-    _console.print(f"{model.source} on {runtime.device} in {runtime.precision}; memory {state}", highlight=False)
-    return segmenter
 
 
 def _prepare_out(out: Path, source: Path, overwrite: bool) -> None:
@@ -316,7 +270,7 @@ def _write_summary(
         "resets": dict(summary.resets),
         "not_remembered": summary.not_remembered,
         "timings_ms": summary.percentiles(),
-        "weights": {"file": Path(options.weights).name, "sha256": _sha256(Path(options.weights)), "kind": model.source},
+        "weights": {"file": Path(options.weights).name, "sha256": hash_file(Path(options.weights)), "kind": model.source},
         "device": str(runtime.device),
         "precision": runtime.precision,
         "memory": segmenter.memory_enabled,
@@ -364,7 +318,11 @@ def _weights(options: Namespace) -> int:
     action = options[options.action]
     model = load_model(action.file)
     if options.action == "convert":
-        provenance = {**model.config.provenance, "converted_from": Path(action.file).name, "sha256": _sha256(Path(action.file))}
+        provenance = {
+            **model.config.provenance,
+            "converted_from": Path(action.file).name,
+            "sha256": hash_file(Path(action.file)),
+        }
         save_model(action.out, model.network, replace(model.config, provenance=provenance))
         print(f"{action.out}: {model.source}, {model.parameters:,} parameters")
         return 0
@@ -458,14 +416,6 @@ def _write_image(path: Path, image: Any) -> None:
         path.write_bytes(cv2.imencode(path.suffix, image[:, :, ::-1])[1].tobytes())
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error}") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":
