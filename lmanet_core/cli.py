@@ -1,4 +1,4 @@
-"""The `lmanet` command: segment recordings, train, record a street, look at weights and machine.
+"""The `lmanet` command: segment and evaluate recordings, train, record a street, look at weights and machine.
 
 Exit codes: 0 done, 1 a check failed or training diverged, 2 wrong arguments or settings, 3 unreadable input, 4 unusable
 weights, 5 results that cannot be written, 130 stopped with Ctrl-C, 143 terminated. Results so far are complete files in every
@@ -26,12 +26,19 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lmanet_core import __version__
 from lmanet_core.checkpoint import Model, load_model, save_model
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
+from lmanet_core.evaluation.command import (
+    compare_parser,
+    evaluate_parser,
+    explain_parser,
+    run_compare,
+    run_evaluate,
+    run_explain,
+)
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import parse_size
 from lmanet_core.media import SINK_KINDS, check_sink_kinds, open_frames, open_sinks
@@ -41,18 +48,18 @@ from lmanet_core.segmenter import VideoSegmenter
 from lmanet_core.stream import StreamSummary, segment_stream
 from lmanet_core.street import DEGRADATIONS, StreetConfig
 from lmanet_core.street.recording import record_street
+from lmanet_core.terminal import console, progress
 from lmanet_core.training.command import run_train, train_parser
-
-_console = Console(stderr=True, markup=False)  # paths may hold brackets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_console, show_path=False)])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         files, others = _split_config(arguments)
-        _check_config_keys(files, train_parser() if others[:1] == ["train"] else _segment_parser())
+        parsers = {"train": train_parser, "evaluate": evaluate_parser}
+        _check_config_keys(files, parsers.get(next(iter(others), ""), _segment_parser)())
         # First, for jsonargparse lets the later win, and the command line is to override the file wherever it stands.
         options = build_parser().parse_args([*others[:1], *(f"--config={file}" for file in files), *others[1:]])
         with _sigterm_as_exit():
@@ -62,14 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ArgumentError as error:
         return _fail(f"{_in_short(error)}; see lmanet --help", ConfigError.exit_code)
     except KeyboardInterrupt:
-        _console.print("stopped")
+        console.print("stopped")
         return 130
 
 
 def _fail(message: str, exit_code: int) -> int:
     """One line, whatever the message was."""
-    _console.print("error:", style="bold red", end=" ")
-    _console.print(" ".join(line.strip() for line in message.splitlines()), highlight=False, soft_wrap=True)
+    console.print("error:", style="bold red", end=" ")
+    console.print(" ".join(line.strip() for line in message.splitlines()), highlight=False, soft_wrap=True)
     return exit_code
 
 
@@ -92,6 +99,9 @@ def build_parser() -> ArgumentParser:
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("segment", _segment_parser(), help="segment a video, a folder of images or a bag")
     commands.add_subcommand("train", train_parser(), help="train the backbone, the memory, or the memory and the decoder")
+    commands.add_subcommand("evaluate", evaluate_parser(), help="accuracy, steadiness, latency and a verdict from recordings")
+    commands.add_subcommand("compare", compare_parser(), help="what differs between two evaluations")
+    commands.add_subcommand("explain", explain_parser(), help="where in the past images the memory is read")
     commands.add_subcommand("street", _street_parser(), help="record a drive through a generated street, with its labels")
     commands.add_subcommand("doctor", _doctor_parser(), help="say what this machine will run on")
     weights = ArgumentParser(description="Look at weights of any understood kind, or convert them.", exit_on_error=False)
@@ -192,6 +202,9 @@ def _check_config_keys(files: Sequence[str], parser: ArgumentParser) -> None:
 def _run(options: Namespace) -> int:
     commands: dict[str, Callable[[Namespace], int]] = {
         "segment": _segment,
+        "evaluate": run_evaluate,
+        "compare": run_compare,
+        "explain": run_explain,
         "train": run_train,
         "street": _street,
         "weights": _weights,
@@ -214,14 +227,14 @@ def _segment(options: Namespace) -> int:
         check_sink_kinds(kinds)
         model = load_model(options.weights)
         segmenter = make_segmenter(model, options)
-        _console.print(describe_segmenter(segmenter, model), highlight=False)
+        console.print(describe_segmenter(segmenter, model), highlight=False)
         _prepare_out(out, Path(options.input), options.overwrite)
         summary = StreamSummary()
         stopped = True
         try:
             with (
                 open_sinks(out, segmenter.labels, kinds=kinds, fps=source.fps or 10.0) as sink,
-                _progress("segmenting", source.expected_frames, options.max_frames) as advance,
+                progress("segmenting", source.expected_frames, options.max_frames) as advance,
             ):
 
                 def on_frame(frame: Frame, result: FrameResult) -> None:
@@ -232,7 +245,7 @@ def _segment(options: Namespace) -> int:
                 segment_stream(source, segmenter, sink, summary, on_frame, options.max_frames)
             stopped = False
             if options.picture is not None and summary.frames <= options.picture:
-                _console.print(f"no picture.png: frame {options.picture} was wanted, the last one is {summary.frames - 1}")
+                console.print(f"no picture.png: frame {options.picture} was wanted, the last one is {summary.frames - 1}")
         finally:
             _write_summary(out / "summary.json", summary, segmenter, model, options, stopped)
             _print_summary(out, summary)
@@ -289,7 +302,7 @@ def _print_summary(out: Path, summary: StreamSummary) -> None:
     total = summary.percentiles()["total"]
     resets = ", ".join(f"{count} {cause}" for cause, count in summary.resets.items())
     skipped = f", {summary.skipped} damaged skipped" if summary.skipped else ""
-    _console.print(
+    console.print(
         f"{summary.frames} frames{skipped}; {total['p50']:.0f} ms a frame (p95 {total['p95']:.0f}); resets: {resets}; in {out}",
         highlight=False,
         soft_wrap=True,
@@ -308,7 +321,7 @@ def _street(options: Namespace) -> int:
         degradation=options.degradation,
         level=options.level,
     )
-    with _progress("recording", options.frames, None) as advance:
+    with progress("recording", options.frames, None) as advance:
         record_street(Path(options.out), config, options.frames, advance)
     print(f"{options.out}: {options.frames} frames of {size}, seed {config.seed}")
     return 0
@@ -370,27 +383,6 @@ def _table() -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     return table
-
-
-@contextlib.contextmanager
-def _progress(doing: str, expected: int | None, limit: int | None) -> Iterator[Callable[[], None]]:
-    total = min(value for value in (expected, limit) if value is not None) if expected or limit else None
-    columns = (
-        TextColumn(doing),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_console) as progress:
-        task = progress.add_task("", total=total, rate="")
-
-        def advance() -> None:
-            progress.advance(task)
-            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:.1f} frames/s" if speed else "")
-
-        yield advance
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ class FrameScores:
 
 
 class Measures:
-    """Counts of one way to segment, over one or several streams.
+    """Counts of one way to segment one stream; `absorb` adds those of others.
 
     Args:
         labels: classes of the weights.
@@ -83,11 +83,6 @@ class Measures:
         self._pairs = 0
         self._before: UInt8Array | None = None
         self._since_reset = 0
-
-    def begin_stream(self) -> None:
-        """Another stream follows: nothing is compared across."""
-        self._before = None
-        self._video.reset()
 
     def add(self, result: FrameResult, truth: UInt8Array | None = None, matches: Matches | None = None) -> FrameScores:
         """Add the next frame.
@@ -142,6 +137,24 @@ class Measures:
             ],
             "confusion": self.matrix.counts.tolist(),
         }
+
+    def absorb(self, other: Measures) -> None:
+        """Add the counts of another stream with the same classes; nothing is compared across the two."""
+        self.frames += other.frames
+        self.labelled += other.labelled
+        self.boundary_px = max(self.boundary_px, other.boundary_px)
+        for ours, theirs in zip(self._matrices(), other._matrices(), strict=True):
+            ours.counts += theirs.counts
+        self.unknown_values.update(other.unknown_values)
+        self._flicker.changed += other._flicker.changed
+        self._flicker.static += other._flicker.static
+        self._video.absorb(other._video)
+        self._agreeing += other._agreeing
+        self._matched += other._matched
+        self._pairs += other._pairs
+
+    def _matrices(self) -> tuple[ConfusionMatrix, ...]:
+        return (self.matrix, self.boundary, self._consistency.matrix, *self.since_reset)
 
     def _compare(self, before: UInt8Array, labels: UInt8Array, matches: Matches) -> tuple[float | None, float | None]:
         before, labels = to_grid(before, matches), to_grid(labels, matches)

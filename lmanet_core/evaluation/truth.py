@@ -228,6 +228,7 @@ class FolderTruth:
             self._by_stamp = StampedTruth([StampedLabels(stamp, _file_reader(file)) for stamp, file in pairs], tolerance_s)
         self._files = {file.stem: file for file in files}
         self._found = 0
+        self._left = 0
         self._unreadable = 0
 
     @property
@@ -238,7 +239,7 @@ class FolderTruth:
     @property
     def unmatched(self) -> int:
         """See `Truth`."""
-        return len(self._files) - self.matched - self.damaged
+        return self._left if self._by_stamp is None else self._by_stamp.unmatched
 
     @property
     def damaged(self) -> int:
@@ -265,6 +266,7 @@ class FolderTruth:
         """See `Truth`."""
         if self._by_stamp is not None:
             self._by_stamp.finish()
+        self._left = len(self._files) - self._found - self._unreadable
 
 
 def _file_reader(file: Path) -> Callable[[], UInt8Array]:
