@@ -125,6 +125,11 @@ class VideoSegmenter:
         if not enabled and self._memory is not None:
             self._memory.clear()
 
+    @property
+    def memory_capacity(self) -> int:
+        """Past frames that are kept (S); 0 where nothing is remembered."""
+        return self._memory.capacity if self._memory is not None and self._memory_enabled else 0
+
     def reset(self) -> None:
         """Forget the stream; the next frame is a first frame."""
         self.continuity.reset()

@@ -14,7 +14,9 @@ from rich.table import Table
 
 from lmanet_core.checkpoint import Model, load_model
 from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.evaluation.compare import compare, list_differences, load_report
 from lmanet_core.evaluation.mapping import LabelMapping, list_mappings, load_mapping
+from lmanet_core.evaluation.page import write_page
 from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.report import (
     COUNTS,
@@ -121,8 +123,11 @@ def run_evaluate(options: Namespace) -> int:
         if recorder.summary.frames:
             elapsed_s = time.perf_counter() - started
             run = _describe_run(options, model, segmenter)
-            summary = build_summary(recorder, outcome, cameras, thresholds, run, elapsed_s, complete, {})
+            extra = {"pictures": recorder.save_pictures() if "page" in save else {}}
+            summary = build_summary(recorder, outcome, cameras, thresholds, run, elapsed_s, complete, extra)
             write_summary(out / "summary.json", summary)
+            if "page" in save:
+                write_page(out)
     _print_figures(summary)
     failed = [Check(**check).describe() for check in summary["verdict"]["checks"] if not check["passed"]]
     for line in failed:
@@ -172,6 +177,7 @@ def _describe_run(options: Namespace, model: Model, segmenter: VideoSegmenter) -
         "device": str(segmenter.runtime.device),
         "precision": segmenter.runtime.precision,
         "memory": segmenter.memory_enabled,
+        "memory_frames": segmenter.memory_capacity,
         "settings": settings,
     }
 
@@ -206,15 +212,59 @@ def _cell(value: float | None, form: str = ".4f") -> str:
 
 
 def compare_parser() -> ArgumentParser:
-    return ArgumentParser(exit_on_error=False)
+    """Options of `lmanet compare`."""
+    parser = ArgumentParser(
+        description="What changed from report A to report B; exit code 1 where something got worse beyond the tolerance.",
+        exit_on_error=False,
+    )
+    parser.add_argument("before", type=str, help="folder of report A")
+    parser.add_argument("after", type=str, help="folder of report B")
+    parser.add_argument("--tolerance", type=float, default=0.005, help="of shares and counts: how much worse is still the same")
+    parser.add_argument("--speed-tolerance", type=float, default=0.1, help="of times and memory, as a share; inf ignores them")
+    parser.add_argument("--all", action="store_true", help="list every figure, also those that did not change")
+    return parser
+
+
+def run_compare(options: Namespace) -> int:
+    """Print the comparison; returns the exit code.
+
+    Raises:
+        InputError: not a report.
+        ConfigError: a tolerance below 0.
+    """
+    for name in ("tolerance", "speed_tolerance"):
+        if not options[name] >= 0.0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be 0 or more, got {options[name]}")
+    before, after = load_report(Path(options.before)), load_report(Path(options.after))
+    changes = compare(before, after, options.tolerance, options.speed_tolerance)
+    follows = ("off.", "gain.iou.")  # from the other figures
+    shown = [
+        change for change in changes if options.all or (change.before != change.after and not change.figure.startswith(follows))
+    ]
+    if shown:
+        table = Table(box=None, pad_edge=False)
+        for heading, side in (("", "left"), ("A", "right"), ("B", "right"), ("change", "right"), ("", "left")):
+            table.add_column(heading, justify="left" if side == "left" else "right")
+        for change in shown:
+            cells = (_cell(change.before), _cell(change.after), _cell(change.difference, "+.4f"))
+            table.add_row(change.figure, *cells, "worse" if change.worse else "")
+        Console(soft_wrap=True, markup=False, highlight=False).print(table)
+    for difference in list_differences(before, after):
+        print(f"differs: {difference}")
+    worse = [change.figure for change in changes if change.worse]
+    same = before["hash"] == after["hash"]
+    print(
+        f"worse: {', '.join(worse)}"
+        if worse
+        else "the same, hash for hash"
+        if same
+        else "nothing got worse beyond the tolerance"
+    )
+    return 1 if worse else 0
 
 
 def explain_parser() -> ArgumentParser:
     return ArgumentParser(exit_on_error=False)
-
-
-def run_compare(options: Namespace) -> int:
-    return 0
 
 
 def run_explain(options: Namespace) -> int:

@@ -20,7 +20,7 @@ from lmanet_core.media.video_sink import VideoFile
 
 UInt8Array = npt.NDArray[np.uint8]
 
-_PANEL_WIDTH = 480
+_PANEL_WIDTH = 360
 _PICTURE_WIDTH = 400
 _CHANGED = (255, 0, 160)  # a colour that no palette of ours has
 _CAPTION_HEIGHT = 22
@@ -44,6 +44,8 @@ class SideBySideVideo:
     """
 
     def __init__(self, path: Path, labels: LabelSet, fps: float) -> None:
+        self.path = path
+        self.fps = fps
         self._video = VideoFile(path, fps)
         self._labels = labels
 

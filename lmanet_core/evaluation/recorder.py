@@ -167,6 +167,20 @@ class Recorder:
                 if sink is not None:
                     sink.close()
 
+    def save_pictures(self) -> dict[str, Any]:
+        """Write the pictures of the moments kept; returns what the page needs to know of pictures and videos."""
+        videos = {
+            camera: {"file": stream.video.path.name, "fps": stream.video.fps}
+            for camera, stream in self.streams.items()
+            if stream.video is not None
+        }
+        folder = self.out / "pictures"
+        return {
+            "worst": self.worst.save(folder, "worst"),
+            "flickering": self.flickering.save(folder, "flickering"),
+            "videos": videos,
+        }
+
     def _place(self, camera: str, frame: Frame) -> dict[str, Any]:
         place = {"number": self._number, "camera": camera, "name": frame.name, "stamp_ns": frame.stamp_ns}
         self._number += 1
@@ -227,9 +241,10 @@ class Recorder:
             panels = {"camera": image}
             if truth is not None:
                 panels["truth"] = self._mapping.classes.colorize(self._mapping.map_truth(truth))
-            panels |= {
-                f"memory {name}": self._labels.overlay(image, results[name].labels) for name in ("off", "on") if name in results
-            }
+            for name in ("off", "on"):
+                if name in results:  # in the colours of the truth, to be compared with it
+                    seen = self._mapping.map_prediction(results[name].labels)
+                    panels[f"memory {name}"] = self._mapping.classes.overlay(image, seen, 0.65)
             self.worst.keep(badness or 0.0, number, row, panels)
         if matches is not None and stream.before is not None and self.flickering.wants(scores.flicker, number):
             image = main.geometry.image_to_output(frame.image) if image is None else image
