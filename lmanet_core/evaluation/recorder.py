@@ -15,10 +15,11 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
+from lmanet_core.evaluation.attention import Explanation
 from lmanet_core.evaluation.mapping import LabelMapping
 from lmanet_core.evaluation.measures import FrameScores, Measures
 from lmanet_core.evaluation.motion import PairMatcher, to_grid
-from lmanet_core.evaluation.pictures import Moments, SideBySideVideo, mark
+from lmanet_core.evaluation.pictures import Moments, SideBySideVideo, mark, save_panels, to_jpeg
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, resize_image
 from lmanet_core.labels import LabelSet
@@ -81,6 +82,7 @@ class Recorder:
         self.streams = {camera: Stream({name: Measures(labels, mapping) for name in variants}) for camera in cameras}
         self.summary = StreamSummary()
         self.dropped = 0
+        self.explanations: list[Explanation] = []  # of one frame, set by whoever watched the memory
         self.worst = Moments()
         self.flickering = Moments()
         self._labels = labels
@@ -131,6 +133,8 @@ class Recorder:
         main = results[self.variants[0]]
         for summary in (stream.summary, self.summary):
             summary.add(main, memory_on=self.variants[0] == "on")
+            if latency_ms is not None:
+                summary.timings_ms.setdefault("stamp_to_publish", []).append(latency_ms)
         stream.longest_memory = max(stream.longest_memory, main.memory_frames)
         if stream.first_stamp_ns is None:
             stream.first_stamp_ns = frame.stamp_ns
@@ -178,6 +182,13 @@ class Recorder:
         return {
             "worst": self.worst.save(folder, "worst"),
             "flickering": self.flickering.save(folder, "flickering"),
+            "attention": [
+                {
+                    "title": explanation.title,
+                    "panels": save_panels(folder, f"attention_{n}", {t: to_jpeg(p) for t, p in explanation.panels.items()}),
+                }
+                for n, explanation in enumerate(self.explanations)
+            ],
             "videos": videos,
         }
 

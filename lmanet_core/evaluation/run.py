@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmanet_core.errors import ConfigError, InputError
+from lmanet_core.evaluation.attention import AttentionWatch
 from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.truth import Truth, open_truth, with_truth
 from lmanet_core.frame import Frame, FrameResult
@@ -131,17 +132,31 @@ def evaluate(
         for camera in cameras:
             pending: Future[None] | None = None
             segmenters = make_segmenters()
+            watch = AttentionWatch(segmenters["on"]) if "on" in segmenters and not recorder.explanations else None
             with open_camera(camera, tolerance_s, outcome) as pairs:
                 for count, (frame, truth) in enumerate(pairs):
                     if max_frames is not None and count >= max_frames:
                         break
-                    results = step_all(segmenters, frame)
+                    results = step_watched(segmenters, frame, watch)
                     if pending is not None:
                         pending.result()
                     pending = pool.submit(recorder.add, camera.name, frame, truth, results)
                     on_frame()
                 if pending is not None:
                     pending.result()
+            recorder.explanations += watch.explanations if watch is not None else []
+
+
+def step_watched(
+    segmenters: Mapping[str, VideoSegmenter], frame: Frame, watch: AttentionWatch | None
+) -> dict[str, FrameResult]:
+    """`step_all`, and a look at the main one's memory."""
+    if watch is None or watch.is_done:
+        return step_all(segmenters, frame)
+    watch.before_step(frame)
+    results = step_all(segmenters, frame)
+    watch.after_step(frame, next(iter(results.values())))
+    return results
 
 
 def step_all(segmenters: Mapping[str, VideoSegmenter], frame: Frame) -> dict[str, FrameResult]:
