@@ -190,6 +190,8 @@ def _count(outcome: Outcome, camera: CameraInput, source: FrameSource, truth: Tr
 def require_labels(outcome: Outcome, tolerance_s: float) -> None:
     """Raise InputError where labels were given and not one of them belongs to a frame."""
     for camera, counts in outcome.labels.items():
+        if counts["damaged"] and not counts["matched"] + counts["unmatched"]:
+            raise InputError(f"{camera}: none of {counts['damaged']} labels can be read; the warnings say why")
         if not counts["matched"]:
             raise InputError(
                 f"{camera}: none of {sum(counts.values())} labels belongs to a frame: names differ, or stamps lie more than "
