@@ -29,6 +29,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from lmanet_core import __version__
+from lmanet_core.assets import default_weights
 from lmanet_core.checkpoint import Model, load_model, save_model
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.evaluation.command import (
@@ -39,6 +40,7 @@ from lmanet_core.evaluation.command import (
     run_evaluate,
     run_explain,
 )
+from lmanet_core.evaluation.experiments_command import experiment_parser, run_experiment_command
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import parse_size
 from lmanet_core.media import SINK_KINDS, check_sink_kinds, open_frames, open_sinks
@@ -102,6 +104,7 @@ def build_parser() -> ArgumentParser:
     commands.add_subcommand("evaluate", evaluate_parser(), help="accuracy, steadiness, latency and a verdict from recordings")
     commands.add_subcommand("compare", compare_parser(), help="what differs between two evaluations")
     commands.add_subcommand("explain", explain_parser(), help="where in the past images the memory is read")
+    commands.add_subcommand("experiment", experiment_parser(), help="the paper's experiments on any data set")
     commands.add_subcommand("street", _street_parser(), help="record a drive through a generated street, with its labels")
     commands.add_subcommand("doctor", _doctor_parser(), help="say what this machine will run on")
     weights = ArgumentParser(description="Look at weights of any understood kind, or convert them.", exit_on_error=False)
@@ -115,7 +118,12 @@ def _segment_parser() -> ArgumentParser:
         description="Segment a video file, a folder of images, an image, or a ROS 1 or ROS 2 bag.", exit_on_error=False
     )
     parser.add_argument("input", type=str, help="video, image folder, image, or bag (mcap, sqlite3, ROS 1)")
-    parser.add_argument("--weights", type=str, required=True, help="ours, or published LMANet, ERFNet or PSPNet weights")
+    parser.add_argument(
+        "--weights",
+        type=str | None,
+        default=None,
+        help="ours, or published LMANet, ERFNet or PSPNet weights; default: those that ship, which know the generated street",
+    )
     parser.add_argument("--out", type=str, required=True, help="folder for the results")
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument(
@@ -155,6 +163,7 @@ def _add_weights_actions(parser: ArgumentParser) -> None:
     convert = ArgumentParser(description="Write weights as safetensors with metadata.", exit_on_error=False)
     convert.add_argument("file", type=str, help="weights of any understood kind")
     convert.add_argument("--out", type=str, required=True, help="file to write, .safetensors")
+    convert.add_argument("--half", action="store_true", help="float16, half the size")
     commands.add_subcommand("info", info, help="print what a file holds")
     commands.add_subcommand("convert", convert, help="write our format")
 
@@ -206,6 +215,7 @@ def _run(options: Namespace) -> int:
         "compare": run_compare,
         "explain": run_explain,
         "train": run_train,
+        "experiment": run_experiment_command,
         "street": _street,
         "weights": _weights,
         "doctor": _doctor,
@@ -225,6 +235,7 @@ def _segment(options: Namespace) -> int:
         elif isinstance(kinds, str):
             kinds = [kind.strip() for kind in kinds.split(",")]
         check_sink_kinds(kinds)
+        options.weights = options.weights or str(default_weights())
         model = load_model(options.weights)
         segmenter = make_segmenter(model, options)
         console.print(describe_segmenter(segmenter, model), highlight=False)
@@ -336,7 +347,7 @@ def _weights(options: Namespace) -> int:
             "converted_from": Path(action.file).name,
             "sha256": hash_file(Path(action.file)),
         }
-        save_model(action.out, model.network, replace(model.config, provenance=provenance))
+        save_model(action.out, model.network, replace(model.config, provenance=provenance), action.half)
         print(f"{action.out}: {model.source}, {model.parameters:,} parameters")
         return 0
     config = model.config
