@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from lmanet_core.assets import default_weights
 from lmanet_core.checkpoint import Model, load_model
 from lmanet_core.errors import ConfigError, InputError, OutputError
 from lmanet_core.evaluation.attention import AttentionWatch, draw_sheet
@@ -50,7 +51,7 @@ def evaluate_parser() -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("input", type=str, nargs="+", help="videos, image folders or bags (mcap, sqlite3, ROS 1)")
-    parser.add_argument("--weights", type=str, required=True, help="ours, or published LMANet, ERFNet or PSPNet weights")
+    parser.add_argument("--weights", type=str | None, default=None, help="ours or published ones; default: those that ship")
     parser.add_argument("--out", type=str, required=True, help="folder for the report")
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument(
@@ -102,6 +103,7 @@ def run_evaluate(options: Namespace) -> int:
     if isinstance(options.live, float) and not 0.0 < options.live < math.inf:
         raise ConfigError(f"--live takes measured or milliseconds above 0, got {options.live}")
     cameras = name_cameras(options.input, _listed(options.topic), _listed(options.labels), options.fps)
+    options.weights = options.weights or str(default_weights())
     model = load_model(options.weights)
     segmenter = make_segmenter(model, options)
     variants = _variants(segmenter, options.compare_off)
@@ -292,7 +294,7 @@ def explain_parser() -> ArgumentParser:
         description="Draw where in the past images the memory is read for some positions of a frame.", exit_on_error=False
     )
     parser.add_argument("input", type=str, help="video, image folder or bag")
-    parser.add_argument("--weights", type=str, required=True, help="weights with a memory")
+    parser.add_argument("--weights", type=str | None, default=None, help="with a memory; default: those that ship")
     parser.add_argument("--out", type=str, required=True, help="picture to write, .png or .jpg")
     parser.add_argument("--at", type=str, nargs="+", required=True, help="positions X,Y in pixels of the camera image")
     parser.add_argument("--frame", type=int, required=True, help="number of the frame; those before it are segmented first")
@@ -312,6 +314,7 @@ def run_explain(options: Namespace) -> int:
     path = Path(options.out)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ConfigError(f"--out must end in .png or .jpg, got {path.name}")
+    options.weights = options.weights or str(default_weights())
     model = load_model(options.weights)
     segmenter = make_segmenter(model, options)
     if not segmenter.memory_enabled:
