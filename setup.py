@@ -46,6 +46,7 @@ setup(
             "lmanet = lmanet_core.cli:main",
             "train = lmanet_core.training.command:main",
             "segment_node = lmanet_ros.segment_node:main",
+            "replay = lmanet_ros.replay:main",
             "street_camera = lmanet_ros.street_camera:main",
         ]
     },

@@ -22,6 +22,7 @@ from lmanet_core.evaluation.compare import compare, list_differences, load_repor
 from lmanet_core.evaluation.live import evaluate_live
 from lmanet_core.evaluation.mapping import LabelMapping, list_mappings, load_mapping
 from lmanet_core.evaluation.page import write_page
+from lmanet_core.evaluation.recorded import evaluate_recorded
 from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.report import (
     COUNTS,
@@ -75,6 +76,12 @@ def evaluate_parser() -> ArgumentParser:
         default=None,
         help="as if live, with the node's queue: milliseconds a frame takes, or measured; left out: every frame once, in order",
     )
+    parser.add_argument(
+        "--results",
+        type=str | None,
+        default=None,
+        help="score what a node published: BAG or BAG:TOPIC with its label maps; several cameras: one each, with commas",
+    )
     parser.add_argument("--compare-off", type=bool, default=True, help="also segment with the memory off, on the same frames")
     parser.add_argument(
         "--save", type=str, default=",".join(_SAVE), help=f"besides summary and frames: {','.join(_SAVE)} or none"
@@ -102,7 +109,14 @@ def run_evaluate(options: Namespace) -> int:
         raise ConfigError(f"--tolerance must be 0 seconds or more, got {options.tolerance}")
     if isinstance(options.live, float) and not 0.0 < options.live < math.inf:
         raise ConfigError(f"--live takes measured or milliseconds above 0, got {options.live}")
+    if options.live is not None and options.results is not None:
+        raise ConfigError("--results are of a live run already; leave --live out")
     cameras = name_cameras(options.input, _listed(options.topic), _listed(options.labels), options.fps)
+    if options.results is not None:
+        results = _listed(options.results)
+        if len(results) != len(cameras):
+            raise ConfigError(f"wanted --results for each of {len(cameras)} cameras, got {len(results)}")
+        cameras = [replace(camera, results=each) for camera, each in zip(cameras, results, strict=True)]
     options.weights = options.weights or str(default_weights())
     model = load_model(options.weights)
     segmenter = make_segmenter(model, options)
@@ -125,7 +139,9 @@ def run_evaluate(options: Namespace) -> int:
     try:
         with progress("evaluating", None, options.max_frames) as advance:
             common: dict[str, Any] = {"tolerance_s": options.tolerance, "max_frames": options.max_frames, "on_frame": advance}
-            if options.live is None:
+            if options.results is not None:
+                figures |= evaluate_recorded(cameras, make_segmenters, recorder, outcome, **common)
+            elif options.live is None:
                 evaluate(cameras, make_segmenters, recorder, outcome, **common)
             else:
                 inference_s = None if options.live == "measured" else options.live / 1e3
@@ -183,10 +199,10 @@ def _prepare_out(out: Path, overwrite: bool) -> None:
 
 def _describe_run(options: Namespace, model: Model, segmenter: VideoSegmenter) -> dict[str, Any]:
     """What the result depends on: weights, inputs, settings. No paths, which may differ where nothing else does."""
-    left_out = ("input", "weights", "out", "config", "labels", "thresholds", "save", "overwrite")
+    left_out = ("input", "weights", "out", "config", "labels", "thresholds", "results", "save", "overwrite")
     settings = {key: value for key, value in vars(options).items() if key not in left_out and not key.startswith("_")}
     return {
-        "mode": _mode(options.live),
+        "mode": _mode(options),
         "weights": {"file": Path(options.weights).name, "sha256": hash_file(Path(options.weights)), "kind": model.source},
         "inputs": [{"name": Path(path).name, "sha256": hash_input(Path(path))} for path in options.input],
         "labels": _listed(options.labels) and [Path(labels).name for labels in _listed(options.labels)],
@@ -198,7 +214,10 @@ def _describe_run(options: Namespace, model: Model, segmenter: VideoSegmenter) -
     }
 
 
-def _mode(live: str | float | None) -> str:
+def _mode(options: Namespace) -> str:
+    live = options.live
+    if options.results is not None:
+        return "live, as published by a node"
     if live is None:
         return "lock-step"
     return "as if live, times measured" if live == "measured" else f"as if live at {live:g} ms a frame"

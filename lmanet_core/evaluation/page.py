@@ -37,6 +37,7 @@ _ABOUT = {
     "agreement": "same label along the flow",
 }
 _MAX_TIMELINES = 4  # cameras with curves of their own
+_MAX_DROPS = 120  # runs of dropped frames that are listed
 _MAX_STEP_S = 2.0  # a longer pause, or a clock that jumps, is drawn as this
 
 
@@ -80,6 +81,7 @@ def _page(folder: Path, summary: Mapping[str, Any]) -> Iterator[str]:
     yield _attention(summary, folder)
     yield _confusion(summary)
     yield _latency(summary)
+    yield _dropped(folder, summary)
     yield _about(summary)
     version = escape(summary["run"]["versions"]["lmanet_ros"])
     yield f"<footer>lmanet_ros {version} · hash <code>{summary['hash']}</code></footer>"
@@ -334,6 +336,25 @@ def _latency(summary: Mapping[str, Any]) -> str:
     memory = "" if speed["peak_memory_mb"] is None else f" Peak memory {speed['peak_memory_mb']:.0f} MB."
     words = f"Milliseconds a frame by stage; {speed['frames_per_second']:.1f} frames a second over all.{memory}"
     return _section("Latency", words, _table(["stage", "p50", "p95", "p99"], rows), "short")
+
+
+def _dropped(folder: Path, summary: Mapping[str, Any]) -> str:
+    """Which frames were dropped, as runs of neighbours."""
+    if not summary["figures"]["dropped"]:
+        return ""
+    runs: list[list[str]] = []
+    after_drop: dict[str, bool] = {}
+    for row in read_frames(folder):
+        name = row["name"] if len(summary["cameras"]) == 1 else f"{row['camera']} {row['name']}"
+        if row.get("dropped"):
+            if after_drop.get(row["camera"]) and runs:
+                runs[-1][1] = name
+            else:
+                runs.append([name, name])
+        after_drop[row["camera"]] = bool(row.get("dropped"))
+    shown = [first if first == last else f"{first}–{last}" for first, last in runs[:_MAX_DROPS]]
+    more = f" and {len(runs) - len(shown)} more, in frames.jsonl" if len(runs) > len(shown) else ""
+    return _section("Dropped frames", f"{', '.join(shown)}{more}", "", "short")
 
 
 def _about(summary: Mapping[str, Any]) -> str:

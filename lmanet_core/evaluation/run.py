@@ -43,6 +43,7 @@ class CameraInput:
         topic: image topic of a bag.
         labels: see `open_truth`; None where there are none.
         fps: of a folder of images.
+        results: BAG or BAG:TOPIC with label maps that a node published; see `recorded`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class CameraInput:
     topic: str | None = None
     labels: str | None = None
     fps: float | None = None
+    results: str | None = None
 
 
 @dataclass
