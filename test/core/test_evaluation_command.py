@@ -445,3 +445,85 @@ def test_compare_tells_worse_from_the_same_and_from_better(lmanet, evaluate, bag
 def test_compare_refuses_what_is_no_report(lmanet, tmp_path):
     ran = lmanet("compare", tmp_path, tmp_path)
     assert ran.code == 3 and "wanted a report of lmanet evaluate" in ran.err
+
+
+# ---- results that a node published -----------------------------------------------------------------------------------------
+
+
+def published(ros2, path, maps, skip=(), late_ms=50):
+    """A bag as the replay records it."""
+    return ros2.write(path, [
+        ("/segmentation/labels", stamp(index) + late_ms * 1_000_000, ros2.image(labels, stamp(index), "mono8"))
+        for index, labels in enumerate(maps) if index not in skip
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def own_maps(images, video_weights):
+    """What the node says when it misses image 4."""
+    segmenter = VideoSegmenter.from_weights(video_weights, device="cpu", precision="fp32")
+    return [None if index == 4 else segmenter.step(image, stamp(index), "camera").labels for index, image in enumerate(images)]
+
+
+def test_published_results_are_reproduced_pixel_for_pixel_and_drops_named(evaluate, bag, tmp_path, ros2, own_maps):
+    results = published(ros2, tmp_path / "recorded", own_maps, skip=(4,))
+    assert evaluate(bag(), *LABELS, "--results", results).code == 0
+    summary = summary_of(tmp_path / "report")
+    assert summary["figures"]["reproduced"] == 1.0
+    assert summary["figures"]["dropped"] == 1
+    assert [row["name"] for row in rows_of(tmp_path / "report") if row.get("dropped")] == ["000004"]
+    assert summary["speed"]["latency_p50_ms"] == pytest.approx(50)
+    assert re.search(r"<h2>Dropped frames</h2><p class=\"soft\">000004</p>", (tmp_path / "report/report.html").read_text())
+
+
+def test_published_results_that_differ_are_found_out(evaluate, bag, tmp_path, ros2, own_maps):
+    own_maps = [None if labels is None else labels.copy() for labels in own_maps]
+    own_maps[6][:16] = (own_maps[6][:16] + 1) % 19
+    results = published(ros2, tmp_path / "recorded", own_maps, skip=(4,))
+    assert evaluate(bag(), "--results", f"{results}:/segmentation/labels", "--save", "none").code == 0
+    assert summary_of(tmp_path / "report")["figures"]["reproduced"] == pytest.approx(1 - 0.5 / 8)
+
+
+def test_results_of_another_recording_are_refused(evaluate, bag, tmp_path, ros2, own_maps):
+    results = ros2.write(tmp_path / "recorded", [("/segmentation/labels", 1, ros2.image(own_maps[0], 7 * SECOND, "mono8"))])
+    ran = evaluate(bag(), "--results", results, "--save", "none")
+    assert ran.code == 3 and "none of 1 results has the stamp of an image" in ran.err
+
+
+# ---- explain ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def explain(lmanet, video_weights, tmp_path):
+    def run(source, *arguments, weights=video_weights):
+        options = ("--weights", weights, "--out", tmp_path / "seen.png", "--device", "cpu", "--precision", "fp32")
+        return lmanet("explain", source, *arguments, *options)
+
+    return run
+
+
+def test_explain_draws_the_frame_and_each_memory_frame(explain, bag, tmp_path):
+    ran = explain(bag(), "--at", "30,10", "60,30", "--frame", "5")
+    assert ran.code == 0, ran.err
+    assert cv2.imread(str(tmp_path / "seen.png")).shape == (2 * (32 + 22), 4 * 64, 3)
+    lines = ran.out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("Frame 000005, feature position 3,1: ")
+    shares = [float(text) for text in re.findall(r"([\d.]+) %", lines[0])]
+    assert shares[0] == pytest.approx(sum(shares[1:]), abs=0.2)
+    assert 70 < shares[0] < 90  # one of the window's five rows lies above the picture
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--at", "30;10", "--frame", "5"), 2, "--at wants X,Y in pixels, such as 320,180, got '30;10'"),
+        (("--at", "64,10", "--frame", "5"), 2, "a position must lie in the image of 64x32, got 64,10"),
+        (("--at", "30,10", "--frame", "0"), 3, r"frame 0 did not read the memory: it was cleared (first_frame)"),
+        (("--at", "30,10", "--frame", "99"), 3, "there is no frame 99"),
+        (("--at", "30,10", "--frame", "5", "--memory", "false"), 2, "nothing to explain"),
+        (("--at", "30,10", "--frame", "5", "--window", "global"), 2, "only attention within a window can be shown"),
+    ],
+)
+def test_explain_says_why_it_cannot(explain, bag, arguments, code, message):
+    ran = explain(bag(), *arguments)
+    assert ran.code == code and message in ran.err
