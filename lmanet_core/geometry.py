@@ -122,6 +122,10 @@ class GeometryPlan:
         canvas[rows.network_start : rows.network_stop, columns.network_start : columns.network_stop] = resized
         return canvas
 
+    def to_network_position(self, x: float, y: float) -> tuple[float, float]:
+        """Where a position of the camera image (pixels, edges at whole numbers) lies in the network's input, x and y."""
+        return self._columns.scale * x + self._columns.offset, self._rows.scale * y + self._rows.offset
+
     def labels_to_output(self, labels: UInt8Array) -> UInt8Array:
         """Network labels (h, w) → label map at the output size, nearest pixel; 255 where the network saw nothing."""
         return self._map_back(labels, _UNLABELLED)

@@ -50,6 +50,11 @@ class MemoryBuffer:
         """Stamps of the frames held, oldest first."""
         return tuple(sorted(self._stamps))
 
+    @property
+    def slots_ns(self) -> tuple[int, ...]:
+        """Stamps of the frames held, in the order in which `frames` has them."""
+        return tuple(self._stamps)
+
     def clear(self) -> None:
         """Forget every frame; the storage stays."""
         self._stamps.clear()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,8 @@ from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, fit_network_siz
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.pixels import to_rgb
 from lmanet_core.memory import MemoryBuffer
-from lmanet_core.ops import available_implementations
+from lmanet_core.network.memory_read import MemoryConfig, MemoryFrames
+from lmanet_core.ops import attention_weights, available_implementations
 from lmanet_core.runtime import Runtime, prepare
 
 
@@ -65,6 +67,26 @@ class SegmenterConfig:
             raise ConfigError(f"upsample must be labels or logits, got {self.upsample!r}")
         if self.upsample == "logits" and (self.resize != "stretch" or self.output_size == "network"):
             raise ConfigError("upsample: logits wants resize: stretch and an output_size other than network")
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """How the memory is read for one position of an image.
+
+    Attributes:
+        weights: (T, R, R) float32, over the window in each memory frame; what is missing to a sum of 1 lies outside the map.
+        stamps_ns: of the T memory frames.
+        row, column: of the position, on the map of features.
+        map_size: of the features.
+        geometry: how the image became the network's input.
+    """
+
+    weights: npt.NDArray[np.float32]
+    stamps_ns: tuple[int, ...]
+    row: int
+    column: int
+    map_size: Size
+    geometry: GeometryPlan
 
 
 class VideoSegmenter:
@@ -125,6 +147,16 @@ class VideoSegmenter:
         if not enabled and self._memory is not None:
             self._memory.clear()
 
+    @property
+    def memory_capacity(self) -> int:
+        """Past frames that are kept (S); 0 where nothing is remembered."""
+        return self._memory.capacity if self._memory is not None and self._memory_enabled else 0
+
+    @property
+    def memory_stamps_ns(self) -> tuple[int, ...]:
+        """Stamps of the frames remembered now, oldest first."""
+        return self._memory.stamps_ns if self._memory is not None else ()
+
     def reset(self) -> None:
         """Forget the stream; the next frame is a first frame."""
         self.continuity.reset()
@@ -184,6 +216,61 @@ class VideoSegmenter:
             geometry=plan,
             timings_ms=clock.finish(),
         )
+
+    @torch.inference_mode()
+    def attend(self, image: npt.NDArray[Any], positions: Sequence[tuple[float, float]]) -> list[Attention]:
+        """Look at how `step` would read the memory for this image; changes nothing.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, the next of the stream.
+            positions: (x, y) pixels of the image.
+
+        Returns:
+            One for each position; none while the memory is empty or off.
+
+        Raises:
+            ConfigError: positions outside the image, or weights that attend everywhere instead of in a window.
+        """
+        rgb = to_rgb(image)
+        height, width = rgb.shape[:2]
+        for x, y in positions:
+            if not (0 <= x < width and 0 <= y < height):
+                raise ConfigError(f"a position must lie in the image of {width}x{height}, got {x:g},{y:g}")
+        memory = self._memory.frames() if self._memory is not None and self._memory_enabled else None
+        module = self.runtime.network.memory
+        if memory is None or module is None or self._memory is None:
+            return []
+        if module.config.window is None:
+            raise ConfigError(
+                "these weights attend to all positions; only attention within a window can be shown (--window 21)"
+            )
+        plan = self._plan_for(Size(height, width))
+        query = module.query_head(self.runtime.network.encode(self._to_input(plan.to_network(rgb)))).key
+        return [self._attend_at(query, memory, module.config, plan, x, y) for x, y in positions]
+
+    def _attend_at(
+        self, query: torch.Tensor, memory: MemoryFrames, config: MemoryConfig, plan: GeometryPlan, x: float, y: float
+    ) -> Attention:
+        """Weights of one position: those of the cut-out that its window sees, which has all that matters."""
+        assert config.window is not None and self._memory is not None
+        size, half = Size(*query.shape[-2:]), config.window // 2
+        at = plan.to_network_position(x, y)
+        column = min(size.width - 1, max(0, int(at[0] * size.width / plan.network_size.width)))
+        row = min(size.height - 1, max(0, int(at[1] * size.height / plan.network_size.height)))
+        top, left = max(0, row - half), max(0, column - half)
+        rows, columns = slice(top, row + half + 1), slice(left, column + half + 1)
+        weights = attention_weights(
+            query[..., rows, columns],
+            memory.keys[..., rows, columns],
+            config.window,
+            softmax=config.softmax,
+            border=config.border,
+        )[0, :, :, row - top, column - left]  # (T, R*R)
+        seen = weights.reshape(-1, config.window, config.window).float().cpu().numpy().copy()  # (T, R, R)
+        inside_rows = np.abs(np.arange(-half, half + 1) + row - (size.height - 1) / 2) <= (size.height - 1) / 2
+        inside_columns = np.abs(np.arange(-half, half + 1) + column - (size.width - 1) / 2) <= (size.width - 1) / 2
+        seen[:, ~(inside_rows[:, None] & inside_columns)] = 0.0  # they read nothing
+        return Attention(seen, self._memory.slots_ns, row, column, size, plan)
 
     def _plan_for(self, camera_size: Size) -> GeometryPlan:
         if self._plan is None or self._plan.camera_size != camera_size:

@@ -37,10 +37,12 @@ class StampedLabels:
     Attributes:
         stamp_ns: its time, nanoseconds.
         read: gives (H, W) uint8 ids, or raises InputError.
+        receive_ns: when it was recorded; None for files.
     """
 
     stamp_ns: int
     read: Callable[[], UInt8Array]
+    receive_ns: int | None = None
 
 
 class Truth(Protocol):
@@ -128,7 +130,8 @@ class TopicLabels:
                 except DAMAGE as error:
                     self._on_damage(f"message {number}: {error}")
                     continue
-                yield StampedLabels(header_stamp_ns(message) or raw.receive_ns, self._reader(raw, number))
+                stamp_ns = header_stamp_ns(message) or raw.receive_ns
+                yield StampedLabels(stamp_ns, self._reader(raw, number), raw.receive_ns)
         finally:
             self._bag.close()
 
@@ -145,11 +148,15 @@ class StampedTruth:
     """Labels with stamps, matched to frames by time; see `Truth`.
 
     Follows clocks that jump and bags that loop, as long as labels and frames do so in the same order.
+
+    Attributes:
+        last: the labels found last, None before.
     """
 
     def __init__(self, labels: Iterable[StampedLabels], tolerance_s: float) -> None:
         self.matched = 0
         self.unmatched = 0
+        self.last: StampedLabels | None = None
         self._labels = labels
         self._unreadable = 0
         self._coming = iter(labels)
@@ -188,6 +195,7 @@ class StampedTruth:
                 _LOGGER.warning("labels at %.3f s: %s", found.stamp_ns / 1e9, error)
             return None
         self.matched += 1
+        self.last = found
         return labels
 
     def finish(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -100,9 +102,7 @@ def test_consistency_and_flicker_equal_an_independent_count():
 
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     pairs_before, pairs_after, changed, static = [], [], 0, 0
-    for (image, following), (labels, next_labels) in zip(
-        zip(images, images[1:], strict=False), zip(maps, maps[1:], strict=False), strict=True
-    ):
+    for (image, following), (labels, next_labels) in zip(itertools.pairwise(images), itertools.pairwise(maps), strict=True):
         now, then = (np.ascontiguousarray(each[..., 0]) for each in (image, following))
         forth, back = dis.calc(now, then, None), dis.calc(then, now, None)
         for y, x in np.ndindex(now.shape):
