@@ -81,6 +81,7 @@ class Recorder:
         self.variants = tuple(variants)
         self.streams = {camera: Stream({name: Measures(labels, mapping) for name in variants}) for camera in cameras}
         self.summary = StreamSummary()
+        self.frame_ms: dict[str, list[float]] = {name: [] for name in variants}
         self.dropped = 0
         self.explanations: list[Explanation] = []  # of one frame, set by whoever watched the memory
         self.worst = Moments()
@@ -130,6 +131,8 @@ class Recorder:
         stream = self.streams[camera]
         matches = stream.pairs.next(frame.image)
         scores = {variant: stream.measures[variant].add(results[variant], truth, matches) for variant in self.variants}
+        for variant in self.variants:
+            self.frame_ms[variant] += [ms for stage, ms in results[variant].timings_ms.items() if stage == "total"]
         main = results[self.variants[0]]
         for summary in (stream.summary, self.summary):
             summary.add(main, memory_on=self.variants[0] == "on")

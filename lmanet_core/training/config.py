@@ -98,6 +98,7 @@ class TrainConfig:
     batch_size: int = _option(4, "clips in a batch, over all devices")
     accumulate: int = _option(1, "batches to an optimiser step")
     learning_rate: float = _option(2e-4, "of Adam")
+    key_learning_rate: float = _option(1.0, "of the keys' convolutions, as a share of learning_rate")
     weight_decay: float = _option(1e-4, "of Adam")
     schedule: Literal["plateau", "cosine"] = _option("plateau", "plateau: x0.8 after 10 epochs without a lower loss; cosine")
     patience: int = _option(10, "plateau: epochs")
@@ -124,7 +125,7 @@ class TrainConfig:
         _at_least(self, 1, "seeds", "val_seeds", "clips", "val_clips", "stride", "epochs", "batch_size", "accumulate")
         _at_least(self, 1, "max_stride", "epoch_clips", "max_steps", "devices", "nodes", "checkpoint_every", "log_every")
         _at_least(self, 0, "workers", "warmup_steps", "patience", "seed", "motion", "shift")
-        _at_least(self, 0, "consistency", "distillation", "weight_decay", "min_learning_rate")
+        _at_least(self, 0, "consistency", "distillation", "weight_decay", "min_learning_rate", "key_learning_rate")
         _within(self, "unlabelled", "cold_start", "spoil_past", "spoil_last")
         for name in ("learning_rate", "clip_gradient"):
             value = getattr(self, name)
