@@ -24,6 +24,7 @@ from lmanet_core.checkpoint import load_model
 from lmanet_core.errors import ConfigError, OutputError
 from lmanet_core.evaluation.command import evaluate_parser, run_evaluate
 from lmanet_core.evaluation.pictures import caption
+from lmanet_core.evaluation.report import read_frames
 from lmanet_core.geometry import parse_size
 from lmanet_core.labels import CITYSCAPES, LabelSet
 from lmanet_core.picture import draw_legend, write_image
@@ -78,7 +79,7 @@ def run_demo(options: Namespace) -> int:
     run_evaluate(evaluate_parser().parse_args(arguments))
     summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
     Console(markup=False, highlight=False).print(classes_table(summary))
-    write_image(out / "picture.png", draw_comparison(Street(street), runtime, options.frames // 2))
+    write_image(out / "picture.png", draw_comparison(Street(street), runtime, _most_different(report)))
     console.print(f"look at {out / 'picture.png'}, {report / 'report.html'}, {report / 'side_by_side.mp4'}", soft_wrap=True)
     return 0
 
@@ -117,6 +118,12 @@ def _add_row(table: Table, title: str, off: float | None, on: float | None, scal
         table.add_row(title, "–", "–", "")
     else:
         table.add_row(title, f"{scale * off:.1f}", f"{scale * on:.1f}", f"{scale * (on - off):+.1f}")
+
+
+def _most_different(report: Path) -> int:
+    """The frame in which memory off and on differ most, once the memory is full."""
+    rows = read_frames(report / "frames.jsonl")
+    return int(max((row for row in rows if row["index"] >= _WARM_UP), key=lambda row: row["differs"])["index"])
 
 
 def draw_comparison(street: Street, runtime: Runtime, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

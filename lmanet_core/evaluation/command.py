@@ -34,6 +34,7 @@ from lmanet_core.evaluation.report import (
     write_summary,
 )
 from lmanet_core.evaluation.run import Outcome, evaluate, name_cameras, require_labels, step_watched
+from lmanet_core.evaluation.sets_command import SET_OPTIONS, add_set_options, run_evaluate_set
 from lmanet_core.evaluation.verdict import Check, check_names, read_thresholds
 from lmanet_core.media import open_frames
 from lmanet_core.media.sinks import output_errors
@@ -51,9 +52,9 @@ def evaluate_parser() -> ArgumentParser:
         description="Accuracy, steadiness, latency and a verdict from recordings; exit code 1 where a threshold is missed.",
         exit_on_error=False,
     )
-    parser.add_argument("input", type=str, nargs="+", help="videos, image folders or bags (mcap, sqlite3, ROS 1)")
+    parser.add_argument("input", type=str, nargs="*", help="videos, image folders or bags (mcap, sqlite3, ROS 1)")
     parser.add_argument("--weights", type=str | None, default=None, help="ours or published ones; default: those that ship")
-    parser.add_argument("--out", type=str, required=True, help="folder for the report")
+    parser.add_argument("--out", type=str | None, default=None, help="folder for the report")
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument(
         "--labels",
@@ -91,6 +92,7 @@ def evaluate_parser() -> ArgumentParser:
     parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames of each camera")
     add_segmenter_options(parser)
+    add_set_options(parser)
     return parser
 
 
@@ -100,6 +102,10 @@ def run_evaluate(options: Namespace) -> int:
     Raises:
         LmanetError: input, weights, labels or output are not usable; what was measured by then is in the report.
     """
+    if options.data is not None:
+        return run_evaluate_set(options)
+    if not options.input or options.out is None:
+        raise ConfigError("lmanet evaluate wants recordings and --out for the report, or --data for a set of labelled clips")
     started = time.perf_counter()
     save = _listed(options.save) if options.save != "none" else []
     for kind in save:
@@ -199,7 +205,7 @@ def _prepare_out(out: Path, overwrite: bool) -> None:
 
 def _describe_run(options: Namespace, model: Model, segmenter: VideoSegmenter) -> dict[str, Any]:
     """What the result depends on: weights, inputs, settings. No paths, which may differ where nothing else does."""
-    left_out = ("input", "weights", "out", "config", "labels", "thresholds", "results", "save", "overwrite")
+    left_out = ("input", "weights", "out", "config", "labels", "thresholds", "results", "save", "overwrite", *SET_OPTIONS)
     settings = {key: value for key, value in vars(options).items() if key not in left_out and not key.startswith("_")}
     return {
         "mode": _mode(options),
