@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lmanet_core.data.files import resize_labels
 from lmanet_core.errors import InputError
 from lmanet_core.evaluation.pictures import caption
 from lmanet_core.frame import Frame, FrameResult
-from lmanet_core.geometry import resize_image
 from lmanet_core.segmenter import Attention, VideoSegmenter
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -140,7 +140,8 @@ def draw_weights(image: UInt8Array, attention: Attention, frame: int, peak: floa
     padded = np.zeros((height + 2 * half, width + 2 * half), np.float32)
     padded[attention.row : attention.row + 2 * half + 1, attention.column : attention.column + 2 * half + 1] = weights
     heat = padded[half : half + height, half : half + width] / max(peak, 1e-9)
-    alpha = resize_image(np.sqrt(heat * 255.0 * 255.0).astype(np.uint8), attention.geometry.network_size)  # faint ones show
+    faint = np.sqrt(heat * 255.0 * 255.0).astype(np.uint8)  # the root, so that faint ones show
+    alpha = resize_labels(faint, attention.geometry.network_size)
     colors = np.asarray(cv2.applyColorMap(alpha, cv2.COLORMAP_INFERNO), np.float32)[:, :, ::-1]
     grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, 2).astype(np.float32)
     share = (alpha.astype(np.float32) / 255.0)[:, :, None] ** 0.5

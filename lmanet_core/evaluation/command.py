@@ -270,7 +270,7 @@ def compare_parser() -> ArgumentParser:
     parser.add_argument("before", type=str, help="folder of report A")
     parser.add_argument("after", type=str, help="folder of report B")
     parser.add_argument("--tolerance", type=float, default=0.005, help="of shares and counts: how much worse is still the same")
-    parser.add_argument("--speed-tolerance", type=float, default=0.1, help="of times and memory, as a share; inf ignores them")
+    parser.add_argument("--speed-tolerance", type=float, default=0.1, help="of times and memory, as a share; .inf ignores them")
     parser.add_argument("--all", action="store_true", help="list every figure, also those that did not change")
     return parser
 

@@ -72,7 +72,7 @@ class _Moment:
     badness: float
     number: int
     row: dict[str, object] = field(compare=False)
-    files: dict[str, bytes] = field(compare=False)
+    panels: dict[str, UInt8Array] = field(compare=False)
 
 
 class Moments:
@@ -108,8 +108,8 @@ class Moments:
         """
         self._kept = [moment for moment in self._kept if abs(moment.number - number) >= self._apart]
         heapq.heapify(self._kept)
-        files = {text: to_jpeg(panel) for text, panel in panels.items()}
-        heapq.heappush(self._kept, _Moment(badness, number, row, files))
+        small = {text: _shrink(panel) for text, panel in panels.items()}
+        heapq.heappush(self._kept, _Moment(badness, number, row, small))
         if len(self._kept) > self._count:
             heapq.heappop(self._kept)
 
@@ -120,30 +120,36 @@ class Moments:
             {
                 "badness": moment.badness,
                 "frame": moment.row,
-                "panels": save_panels(folder, f"{prefix}_{rank}", moment.files),
+                "panels": save_panels(folder, f"{prefix}_{rank}", moment.panels),
             }
             for rank, moment in enumerate(ordered)
         ]
 
 
-def save_panels(folder: Path, prefix: str, files: Mapping[str, bytes]) -> list[dict[str, str]]:
-    """Write `<prefix>_<n>.jpg` for each caption; returns caption and path beside the page, as the page wants them."""
-    panels = []
-    for index, (text, data) in enumerate(files.items()):
+def save_panels(folder: Path, prefix: str, panels: Mapping[str, UInt8Array]) -> list[dict[str, str]]:
+    """Write `<prefix>_<n>.jpg`, small enough for a page, for each caption → (H, W, 3) RGB.
+
+    Returns:
+        Caption and path beside the page, as the page wants them.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    saved = []
+    for index, (text, panel) in enumerate(panels.items()):
         file = folder / f"{prefix}_{index}.jpg"
+        data = cv2.imencode(".jpg", _shrink(panel)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
         with output_errors(file):
             folder.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
-        panels.append({"caption": text, "file": f"{folder.name}/{file.name}"})
-    return panels
+        saved.append({"caption": text, "file": f"{folder.name}/{file.name}"})
+    return saved
 
 
-def to_jpeg(picture: UInt8Array) -> bytes:
-    """JPEG of a picture (H, W, 3) RGB, made small enough for a page."""
+def _shrink(picture: UInt8Array) -> UInt8Array:
     height, width = picture.shape[:2]
     scale = min(1.0, _PICTURE_WIDTH / width)
-    small = resize_image(picture, Size(max(1, round(height * scale)), max(1, round(width * scale))))
-    return bytes(cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1])
+    return resize_image(picture, Size(max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def caption(panel: UInt8Array, text: str) -> UInt8Array:

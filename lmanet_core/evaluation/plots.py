@@ -89,7 +89,8 @@ def draw_confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str
     cell, left, top = 44.0, 108.0, 92.0
     width, height = left + cell * len(columns) + 40, top + 26 * len(used) + 4
     parts = [
-        f'<svg class="matrix" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="confusion matrix, percent of truth">'
+        f'<svg class="matrix" style="min-width:{0.8 * width:.0f}px" viewBox="0 0 {width:g} {height:g}" role="img" '
+        'aria-label="confusion matrix, percent of truth">'
     ]
     for number, column in enumerate(columns):
         name = names[column] if column < len(names) else "(none)"

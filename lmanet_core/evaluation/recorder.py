@@ -19,7 +19,7 @@ from lmanet_core.evaluation.attention import Explanation
 from lmanet_core.evaluation.mapping import LabelMapping
 from lmanet_core.evaluation.measures import FrameScores, Measures
 from lmanet_core.evaluation.motion import PairMatcher, to_grid
-from lmanet_core.evaluation.pictures import Moments, SideBySideVideo, mark, save_panels, to_jpeg
+from lmanet_core.evaluation.pictures import Moments, SideBySideVideo, mark, save_panels
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, resize_image
 from lmanet_core.labels import LabelSet
@@ -188,7 +188,7 @@ class Recorder:
             "attention": [
                 {
                     "title": explanation.title,
-                    "panels": save_panels(folder, f"attention_{n}", {t: to_jpeg(p) for t, p in explanation.panels.items()}),
+                    "panels": save_panels(folder, f"attention_{n}", explanation.panels),
                 }
                 for n, explanation in enumerate(self.explanations)
             ],

@@ -8,6 +8,7 @@ order, so that results do not depend on it.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -136,9 +137,7 @@ def evaluate(
             segmenters = make_segmenters()
             watch = AttentionWatch(segmenters["on"]) if "on" in segmenters and not recorder.explanations else None
             with open_camera(camera, tolerance_s, outcome) as pairs:
-                for count, (frame, truth) in enumerate(pairs):
-                    if max_frames is not None and count >= max_frames:
-                        break
+                for frame, truth in itertools.islice(pairs, max_frames):
                     results = step_watched(segmenters, frame, watch)
                     if pending is not None:
                         pending.result()

@@ -6,6 +6,7 @@ a tolerance. Labels are read as the frames go by and decoded when they match, so
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections import deque
@@ -204,10 +205,7 @@ class StampedTruth:
         self._window.clear()
 
     def _fill(self) -> None:
-        for labels in self._coming:
-            self._window.append(labels)
-            if len(self._window) >= 2 * _LOOKAHEAD:
-                return
+        self._window.extend(itertools.islice(self._coming, 2 * _LOOKAHEAD - len(self._window)))
 
     def _drop(self, count: int) -> None:
         for _ in range(count):

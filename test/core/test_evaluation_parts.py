@@ -139,13 +139,26 @@ def test_labels_of_a_bag_that_loops_are_found_again():
     assert (matched, unmatched) == (60, 0)
 
 
-def test_one_nonsensical_stamp_does_not_stop_the_others():
-    frames = [0.1 * number for number in range(10)]
-    labels = list(frames)
-    labels[4] = 0.0 - 5e3
+def test_a_few_nonsensical_stamps_do_not_stop_the_others():
+    frames = [0.1 * number for number in range(12)]
+    labels = [at + 5e3 if 4 <= number < 9 else at for number, at in enumerate(frames)]
     found, matched, unmatched = match(frames, labels)
-    assert found == [0, 1, 2, 3, None, 5, 6, 7, 8, 9]
-    assert (matched, unmatched) == (9, 1)
+    assert found == [0, 1, 2, 3, None, None, None, None, None, 9, 10, 11]
+    assert (matched, unmatched) == (7, 5)
+
+
+def test_labels_far_ahead_are_not_read_before_their_time():
+    read = []
+
+    def labels():
+        for number in range(1000):
+            read.append(number)
+            yield StampedLabels((100 + number) * SECOND, lambda: np.zeros((1, 1), np.uint8))
+
+    truth = StampedTruth(labels(), 0.02)
+    for number in range(90):
+        assert truth.find(Frame(np.zeros((1, 1, 3), np.uint8), number * SECOND), None) is None
+    assert len(read) <= 16
 
 
 def test_labels_that_begin_long_before_the_frames_are_skipped():
