@@ -18,6 +18,7 @@ from lmanet_core.checkpoint import Model, ModelConfig
 from lmanet_core.errors import ConfigError
 from lmanet_core.network import LMANet, MemoryConfig
 from lmanet_core.network.folding import fold_batch_norm
+from lmanet_core.ops import auto_implementation
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -47,6 +48,15 @@ class Runtime:
     def precision(self) -> str:
         """Name of the precision, as `prepare` takes it."""
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+
+    def attention(self, impl: str = "auto") -> str:
+        """The implementation of `local_attention` that runs when `impl` is asked for; "none" without memory."""
+        memory = self.config.memory
+        if memory is None:
+            return "none"
+        if impl != "auto":
+            return impl
+        return auto_implementation(self.device, self.dtype, memory.key_channels)
 
 
 def prepare(

@@ -82,6 +82,8 @@ class VideoSegmenter:
         self.runtime = runtime
         self.config = config or SegmenterConfig()
         self.continuity = ContinuityMonitor(self.config.continuity)
+        if self.config.attention not in ("auto", *available_implementations(runtime.device)):
+            raise ConfigError(f"attention: {self.config.attention} does not run on {runtime.device} here; try auto")
         trained = runtime.config.memory
         self._memory: MemoryBuffer | None = None
         if trained is not None:
