@@ -46,6 +46,7 @@ class SegmenterConfig:
     upsample: str = "labels"  # "labels": nearest pixel; "logits": bilinear before the choice, slower, smoother borders
     confidence: bool = True  # off saves a few milliseconds
     attention: str = "auto"  # implementation of local_attention
+    cuda_graph: bool = True  # on CUDA: the whole step as one graph, launched at once
     continuity: ContinuityConfig = field(default_factory=ContinuityConfig)
 
     def __post_init__(self) -> None:

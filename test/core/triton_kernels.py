@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lmanet_core.baseline_kernels import published_scheme
 from lmanet_core.memory import MemoryBuffer
 from lmanet_core.network.memory_read import KeyValue
 from lmanet_core.ops import local_attention, triton_launch
@@ -197,6 +198,13 @@ def test_map_too_large_for_32_bit_offsets_is_refused():
     spread = torch.empty(0, device="meta").as_strided((1, 1, 1, 2, 2), (0, 0, 0, 2**31, 1))
     with pytest.raises(ValueError, match="must span less than 2³¹ elements"):
         triton_launch._strides(query, values, spread)
+
+
+@pytest.mark.parametrize("window", [1, 5])
+def test_published_scheme_computes_the_same_read(window):
+    *inputs, _ = random_inputs(1, 2, 8, 24, 5, 9)
+    expected = local_attention(*inputs, window, impl="reference")
+    torch.testing.assert_close(published_scheme(*inputs, window), expected, rtol=0, atol=FLOAT32)
 
 
 # ---- one operator for PyTorch
