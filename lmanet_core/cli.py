@@ -1,8 +1,8 @@
 """The `lmanet` command: segment recordings, train, record a street, look at weights and machine.
 
 Exit codes: 0 done, 1 a check failed or training diverged, 2 wrong arguments or settings, 3 unreadable input, 4 unusable
-weights, 5 results that cannot be written, 130 stopped with Ctrl-C, 143 terminated. Results so far are complete files in every
-case.
+weights, 5 results that cannot be written, 6 too little memory on the device, 130 stopped with Ctrl-C, 143 terminated. Results
+so far are complete files in every case.
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ whole device for each call anyway).
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
-from functools import lru_cache
+import threading
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,12 +34,19 @@ class Runtime:
         config: of the model, with the memory options in use.
         device: where it runs.
         dtype: precision of weights and features.
+        lock: held by whoever has the device compute.
     """
 
     network: LMANet
     config: ModelConfig
     device: torch.device
     dtype: torch.dtype
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @cached_property
+    def graph_pool(self) -> Any:
+        """Where the CUDA graphs of all streams have their intermediate results; only one is replayed at a time."""
+        return torch.cuda.graph_pool_handle()
 
     @property
     def input_dtype(self) -> torch.dtype:
