@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "W"])
 def _correlate(
     query, keys, scores, T, H, W, DK: tl.constexpr, HALF: tl.constexpr, POSITIONS: tl.constexpr
 ):  # fmt: skip
@@ -30,7 +30,7 @@ def _correlate(
     tl.store(scores + at, total.to(scores.dtype.element_ty), mask=in_map)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "W"])
 def _gather(
     weights, values, out, T, H, W, DV: tl.constexpr, HALF: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr
 ):  # fmt: skip

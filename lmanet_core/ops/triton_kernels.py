@@ -12,7 +12,8 @@ positions that any of them sees, all frames in one loop:
 Each number is written once, by one program that adds up in a fixed order: no atomics, the same bits on every run. Scores are
 recomputed from the log-sum-exp and never stored. Positions outside the map are not visited: at the border "zero" each adds
 exp(0) to the sum and 0 to the result, so the online softmax starts at maximum 0 with their number as the sum. Scores are in
-float32 and in base 2, for that is what the hardware's exponential takes.
+float32 and in base 2, for that is what the hardware's exponential takes. Sizes are not specialised: one binary serves every map
+and every number of frames, and a size of 1 does not turn into a constant.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def _in_window(y, x, other_y, other_x, H, W, half):
     return near_y & near_x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "W", "half"])
 def attend(
     query, keys, values, out, lse,
     T, H, W, half, scale_log2,
@@ -131,7 +132,7 @@ def attend(
         tl.store(lse + batch * H * W + y * W + x, highest + tl.log2(total), mask=in_map)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "W"])
 def dot_maps(
     one, other, dots,
     H, W,
@@ -151,7 +152,7 @@ def dot_maps(
     tl.store(dots + batch * H * W + position, total, mask=position < H * W)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["other_T", "H", "W", "half"])
 def score_gradients(
     own_key, own_value, other_key, other_value, grad, lse, dots,
     other_T, H, W, half, scale_log2, scale,
@@ -220,7 +221,7 @@ def score_gradients(
     tl.store(at, (total * scale).to(grad.dtype.element_ty), mask=in_map[:, None] & (key_channel[None, :] < DK))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "W", "half"])
 def value_gradients(
     keys, query, grad_out, grad, lse,
     T, H, W, half, scale_log2,

@@ -155,7 +155,8 @@ def _start(name: str, grid: Any, arguments: tuple[Any, ...], constants: dict[str
 @lru_cache(maxsize=64)
 def _tuner(name: str, chosen: tuple[Tiles, ...], device_name: str) -> Any:
     """Measures once per device and size. How full the memory is (T) does not matter: the tiles suit any number of frames."""
-    tune = triton.autotune([tiles.config for tiles in chosen], key=["H", "W", "half", "DK", "DV"], cache_results=True)
+    configs = [tiles.config for tiles in chosen]
+    tune = triton.autotune(configs, key=["H", "W", "half", "DK", "DV", "QUERY_IS_OWN"], cache_results=True)
     return tune(getattr(kernels, name))
 
 

