@@ -126,7 +126,8 @@ class DeviceStep:
                     self._compute(frames, False, confidence)
             torch.cuda.current_stream(device).wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._runtime.graph_pool):
+            # thread_local: what other threads of the process do with the device does not spoil the capture
+            with torch.cuda.graph(graph, pool=self._runtime.graph_pool, capture_error_mode="thread_local"):
                 self._compute(frames, remember, confidence)
         return graph
 

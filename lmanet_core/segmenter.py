@@ -99,7 +99,7 @@ class VideoSegmenter:
         self.memory_enabled = self.config.memory and trained is not None
         self._plan: GeometryPlan | None = None
         self._on_device = runtime.device.type == "cuda"
-        self._device_step: tuple[tuple[GeometryPlan, bool, bool], DeviceStep] | None = None
+        self._device_step: tuple[tuple[object, ...], DeviceStep] | None = None  # what it was made for, and it
         self._graph_pause = 0  # frames to go without a CUDA graph
         if self.config.network_size != "auto":
             backbone = runtime.network.backbone
@@ -243,19 +243,15 @@ class VideoSegmenter:
             ) from error
 
     def _device_step_for(self, plan: GeometryPlan, memory: bool = True) -> DeviceStep:
+        used = self._memory if memory and self._memory_enabled else None
         graph = self.config.cuda_graph and self._graph_pause == 0
         self._graph_pause = max(0, self._graph_pause - 1)
-        wanted = (plan, memory, graph)
+        wanted = (plan, used, self.config.attention, self.config.upsample, graph)
         if self._device_step is None or self._device_step[0] != wanted:
             self._device_step = None  # before the next one takes its memory
+            normalize = (self._scale, self._offset)
             step = DeviceStep(
-                self.runtime,
-                plan,
-                self._memory if memory else None,
-                (self._scale, self._offset),
-                self.config.attention,
-                self.config.upsample == "logits",
-                graph,
+                self.runtime, plan, used, normalize, self.config.attention, self.config.upsample == "logits", graph
             )
             self._device_step = (wanted, step)
         return self._device_step[1]

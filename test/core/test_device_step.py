@@ -223,6 +223,15 @@ def test_graphs_can_be_switched_off(make, drive, captures):
     assert captures == []
 
 
+def test_memory_that_is_off_has_neither_graphs_nor_storage(make, drive, captures):
+    off = make(memory=False)
+    stream(off, drive)
+    assert captures == [(0, False, True)] and off._memory._keys is None
+    off.memory_enabled = True
+    wanted = make(on_device=False)
+    assert_same(stream(off, drive, range(100, 106))[1:], stream(wanted, drive, range(100, 106))[1:])
+
+
 def test_network_that_cannot_be_captured_runs_without_and_says_so_once(make, drive, captures, monkeypatch, caplog):
     def fail(step, *key):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
