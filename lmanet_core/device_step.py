@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 import torch
 
 from lmanet_core.frame import UInt8Array
-from lmanet_core.geometry import GeometryPlan, Taps
+from lmanet_core.geometry import GeometryPlan
 from lmanet_core.labels import UNLABELLED
 from lmanet_core.memory import MemoryBuffer
 from lmanet_core.runtime import Runtime
@@ -167,8 +166,10 @@ class _DeviceGeometry:
 
     def __init__(self, plan: GeometryPlan, device: torch.device) -> None:
         self._plan = plan
-        rows, columns = plan.input_taps()
-        self._rows, self._columns = (_to_tensors(taps, device) for taps in (rows, columns))
+        (rows, row_weights), (columns, column_weights) = plan.input_taps()
+        self._rows, self._columns = torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)
+        weights = (torch.from_numpy(one).to(device) for one in (row_weights, column_weights))
+        self._row_weights, self._column_weights = weights if plan.averages else (one.mul(2048).int() for one in weights)
         self._resizes = plan.camera_size != plan.network_size
         canvas = torch.full((*plan.network_size, 3), float(_LETTERBOX_GREY), device=device)
         self._canvas = canvas if _has_bars(plan) else None
@@ -178,14 +179,19 @@ class _DeviceGeometry:
         self._outside = outside if bool(outside.any()) else None
 
     def to_network(self, image: torch.Tensor) -> torch.Tensor:
-        """(H, W, 3) uint8 → (h, w, 3) float32, whole numbers of 0–255: `plan.to_network` but for rounding, at most 1 apart."""
-        pixels = image.float()
+        """(H, W, 3) uint8 → (h, w, 3) float32, whole numbers of 0–255: `plan.to_network` but for few that are 1 apart."""
         if not self._resizes:
-            return pixels
-        index, weight = self._columns
-        pixels = (pixels[:, index] * weight[:, :, None]).sum(2)  # (H, w, taps, 3) → (H, w, 3)
-        index, weight = self._rows
-        pixels = (pixels[index] * weight[:, :, None, None]).sum(1).add_(0.5).floor_()  # halves go up
+            return image.float()
+        pixels = image.float() if self._plan.averages else image.int()
+        total = pixels.dtype
+        across = (pixels[:, self._columns] * self._column_weights[:, :, None]).sum(
+            2, dtype=total
+        )  # (H, w, taps, 3) → (H, w, 3)
+        weights = self._row_weights[:, :, None, None]
+        if self._plan.averages:
+            pixels = (across[self._rows] * weights).sum(1).add_(0.5).floor_()  # halves go up
+        else:  # in whole numbers, rounded where OpenCV rounds
+            pixels = ((across[self._rows] >> 4) * weights >> 16).sum(1, dtype=total).add_(2).bitwise_right_shift_(2).float()
         if self._canvas is None:
             return pixels
         canvas = self._canvas.clone()
@@ -206,10 +212,6 @@ def confidence_of(logits: torch.Tensor) -> torch.Tensor:
     planes = logits.contiguous()
     relative = planes - planes.amax(1, keepdim=True)
     return (255.0 / relative.exp_().sum(1)).round_()
-
-
-def _to_tensors(taps: Taps, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(taps.position).to(device), torch.from_numpy(np.ascontiguousarray(taps.weight)).to(device)
 
 
 def _has_bars(plan: GeometryPlan) -> bool:

@@ -96,7 +96,7 @@ class Taps(NamedTuple):
 
     Attributes:
         position: (n, k) int64, the camera's pixels.
-        weight: (n, k) float32, each row sums to 1.
+        weight: (n, k) float32, each row sums to 1; whole 1/2048 where `GeometryPlan.averages` is false.
     """
 
     position: IndexArray
@@ -199,10 +199,13 @@ class GeometryPlan:
 
     def input_taps(self) -> tuple[Taps, Taps]:
         """What `to_network` averages, along rows and columns, for doing the same elsewhere; bars are left out."""
-        axes = (self._rows, self._columns)
-        shrinks = all(axis.scale <= 1.0 for axis in axes)
-        rows, columns = (_taps(axis, average=shrinks) for axis in axes)
+        rows, columns = (_taps(axis, self.averages) for axis in (self._rows, self._columns))
         return rows, columns
+
+    @property
+    def averages(self) -> bool:
+        """Whether `to_network` averages over areas; else it interpolates, as OpenCV does in whole numbers."""
+        return self._rows.scale <= 1.0 and self._columns.scale <= 1.0
 
     @property
     def landing(self) -> tuple[slice, slice]:
@@ -315,19 +318,19 @@ def _resize_nearest(plane: UInt8Array, size: Size) -> UInt8Array:
 
 
 def _taps(axis: _Axis, average: bool) -> Taps:
-    """As `resize_image` weighs: the covered length when averaging, else the two nearest centres."""
+    """As `resize_image` weighs: the covered length when averaging, else the two nearest centres, with weights of 11 bits."""
     used, landed = axis.camera_stop - axis.camera_start, axis.network_stop - axis.network_start
     step = used / landed
     if average:
         begin = np.arange(landed) * step
-        index = np.floor(begin).astype(np.int64)[:, None] + np.arange(math.ceil(step) + 1)
-        covered = np.minimum(index + 1, (begin + step)[:, None]) - np.maximum(index, begin[:, None])
+        position = np.floor(begin).astype(np.int64)[:, None] + np.arange(math.ceil(step) + 1)
+        covered = np.minimum(position + 1, (begin + step)[:, None]) - np.maximum(position, begin[:, None])
         weight = np.clip(covered, 0.0, None) / step
     else:
-        center = np.clip((np.arange(landed) + 0.5) * step - 0.5, 0.0, used - 1.0)
-        index = np.floor(center).astype(np.int64)[:, None] + np.arange(2)
-        weight = 1.0 - np.abs(center[:, None] - index)
-    return Taps(axis.camera_start + np.minimum(index, used - 1), weight.astype(np.float32))
+        center = np.clip((np.arange(landed) + 0.5) * step - 0.5, 0.0, used - 1.0).astype(np.float32)
+        position = np.floor(center).astype(np.int64)[:, None] + np.arange(2)
+        weight = np.rint((1.0 - np.abs(center[:, None] - position)) * 2048.0) / 2048.0
+    return Taps(axis.camera_start + np.minimum(position, used - 1), weight.astype(np.float32))
 
 
 def _sources(axis: _Axis, camera: int, network: int, output: int | None, whole: bool) -> IndexArray:

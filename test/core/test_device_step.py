@@ -139,9 +139,8 @@ def test_image_reaches_the_network_as_the_plan_says(camera, network, mode, rando
     wanted = plan.to_network(image).astype(int)
     got = _DeviceGeometry(plan, CPU).to_network(torch.from_numpy(image)).numpy()
     assert got.shape == wanted.shape and (got == got.round()).all()
-    # OpenCV rounds on the way when it interpolates, and averages in another order
-    shrinks = all(side <= other for side, other in zip(network, camera, strict=True))
-    assert np.abs(got - wanted).max() <= 1 and np.mean(got != wanted) < (0.02 if shrinks else 0.2)
+    # sums are of float32, and OpenCV's own differ from machine to machine
+    assert np.abs(got - wanted).max() <= 1 and np.mean(got != wanted) < 0.02
 
 
 @pytest.mark.parametrize("output", ["input", "network", "50x37"])
