@@ -16,7 +16,7 @@ import torch
 MAX_KEY_CHANNELS = 256
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _MIN_TRITON = (3, 6)
-_MIN_CAPABILITY = (7, 5)  # tensor cores that Triton uses; bfloat16 needs those of 8.0
+_MIN_CAPABILITY = (7, 5)  # the oldest that the kernels are compiled for; bfloat16 needs 8.0
 
 
 def triton_local_attention(

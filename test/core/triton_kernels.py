@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lmanet_core import benchmark
 from lmanet_core.baseline_kernels import published_scheme
 from lmanet_core.memory import MemoryBuffer
 from lmanet_core.network.memory_read import KeyValue
@@ -210,6 +211,21 @@ def test_published_scheme_computes_the_same_read(window):
     *inputs, _ = random_inputs(1, 2, 8, 24, 5, 9)
     expected = local_attention(*inputs, window, impl="reference")
     torch.testing.assert_close(published_scheme(*inputs, window), expected, rtol=0, atol=FLOAT32)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_every_figure_of_the_benchmark_comes_from_something_that_runs(monkeypatch):
+    monkeypatch.setattr(benchmark, "time_cuda", lambda run: float(run().isfinite().all()) + 1.0)
+    monkeypatch.setattr(benchmark, "floor_ms", lambda *_: 1.0)
+    monkeypatch.setattr(benchmark, "extra_megabytes", lambda read: 0.0)
+    size = benchmark.OperatorSize("tiny", 2, 16, 32, 3, 9)
+    cells = benchmark.operator_row(size, 5, DEVICE).cells
+    natten = cells.pop("NATTEN")
+    assert cells == {
+        "floor": 1.0, "forward": 2.0, "share of the floor": 0.5, "backward": 2.0, "extra MB": 0.0,
+        "shift-and-multiply": 2.0, "published scheme": 2.0, "FlexAttention": 2.0,
+    }  # fmt: skip
+    assert natten in (2.0, "not installed: natten")
 
 
 # ---- one operator for PyTorch
