@@ -1,8 +1,8 @@
 """The `lmanet` command: segment and evaluate recordings, train, record a street, look at weights and machine.
 
 Exit codes: 0 done, 1 a check failed or training diverged, 2 wrong arguments or settings, 3 unreadable input, 4 unusable
-weights, 5 results that cannot be written, 130 stopped with Ctrl-C, 143 terminated. Results so far are complete files in every
-case.
+weights, 5 results that cannot be written, 6 too little memory on the device, 130 stopped with Ctrl-C, 143 terminated. Results
+so far are complete files in every case.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ def build_parser() -> ArgumentParser:
     weights = ArgumentParser(description="Look at weights of any understood kind, or convert them.", exit_on_error=False)
     commands.add_subcommand("weights", weights, help="look at weights, or convert them to our format")
     _add_weights_actions(weights)
+    commands.add_subcommand("bench", _bench_parser(), help="measure the memory read and a streamed frame here")
     return parser
 
 
@@ -177,6 +178,15 @@ def _doctor_parser() -> ArgumentParser:
     return parser
 
 
+def _bench_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Measure the memory read and a streamed frame, against other ways to do the same.", exit_on_error=False
+    )
+    parser.add_argument("--quick", action="store_true", help="one window, few repetitions")
+    parser.add_argument("--json", type=str | None, default=None, help="also record it here, with machine, versions and commit")
+    return parser
+
+
 def _split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files given as `--config FILE` or `--config=FILE`, and all other arguments."""
     files: list[str] = []
@@ -221,6 +231,7 @@ def _run(options: Namespace) -> int:
         "street": _street,
         "weights": _weights,
         "doctor": _doctor,
+        "bench": _bench,
     }
     return commands[options.command](options[options.command])
 
@@ -389,6 +400,13 @@ def _doctor(options: Namespace) -> int:
         print(f"PROBLEM: {problem}")
     print("ready" if not problems else f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
     return 1 if problems else 0
+
+
+def _bench(options: Namespace) -> int:
+    from lmanet_core.benchmark import run_bench
+
+    given = ["bench", *(["--quick"] if options.quick else []), *(["--json", options.json] if options.json else [])]
+    return run_bench(options.quick, None if options.json is None else Path(options.json), given)
 
 
 def _table() -> Table:

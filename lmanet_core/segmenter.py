@@ -2,12 +2,15 @@
 
     image → continuity → preprocess → encode → decode (with memory) → postprocess → remember → FrameResult
 
+On CUDA everything between continuity and result is `device_step.DeviceStep`, one launch a frame.
 One segmenter is one stream (one camera). Several share one `Runtime`. A segmenter belongs to one thread at a time, except for
 `request_reset`, which any thread may call.
 """
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -20,7 +23,8 @@ import torch
 
 from lmanet_core.checkpoint import load_model
 from lmanet_core.continuity import ContinuityConfig, ContinuityMonitor, Discontinuity
-from lmanet_core.errors import ConfigError
+from lmanet_core.device_step import DeviceStep, confidence_of
+from lmanet_core.errors import ConfigError, DeviceMemoryError
 from lmanet_core.frame import FrameResult, UInt8Array
 from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, fit_network_size, parse_size, plan_geometry
 from lmanet_core.labels import LabelSet
@@ -29,6 +33,9 @@ from lmanet_core.memory import MemoryBuffer
 from lmanet_core.network.memory_read import MemoryConfig, MemoryFrames
 from lmanet_core.ops import attention_weights, available_implementations
 from lmanet_core.runtime import Runtime, prepare
+
+_FRAMES_WITHOUT_GRAPH = 300  # after the device ran out of memory
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class SegmenterConfig:
     upsample: str = "labels"  # "labels": nearest pixel; "logits": bilinear before the choice, slower, smoother borders
     confidence: bool = True  # off saves a few milliseconds
     attention: str = "auto"  # implementation of local_attention
+    cuda_graph: bool = True  # on CUDA: the whole step as one graph, launched at once
     continuity: ContinuityConfig = field(default_factory=ContinuityConfig)
 
     def __post_init__(self) -> None:
@@ -104,12 +112,17 @@ class VideoSegmenter:
         self.runtime = runtime
         self.config = config or SegmenterConfig()
         self.continuity = ContinuityMonitor(self.config.continuity)
+        if self.config.attention not in ("auto", *available_implementations(runtime.device)):
+            raise ConfigError(f"attention: {self.config.attention} does not run on {runtime.device} here; try auto")
         trained = runtime.config.memory
         self._memory: MemoryBuffer | None = None
         if trained is not None:
             self._memory = MemoryBuffer(self.config.memory_frames or trained.memory_frames, self.config.memory_interval_s)
         self.memory_enabled = self.config.memory and trained is not None
         self._plan: GeometryPlan | None = None
+        self._on_device = runtime.device.type == "cuda"
+        self._device_step: tuple[tuple[object, ...], DeviceStep] | None = None  # what it was made for, and it
+        self._graph_pause = 0  # frames to go without a CUDA graph
         if self.config.network_size != "auto":
             backbone = runtime.network.backbone
             _require_multiple(parse_size(self.config.network_size), backbone.stride, backbone.size_remainder)
@@ -181,6 +194,7 @@ class VideoSegmenter:
 
         Raises:
             InputError: not an image. Nothing is lost: the memory is as before, the next frame goes on.
+            DeviceMemoryError: too little memory on the device even for this frame by itself; the next one is a first frame.
         """
         clock = _Stopwatch(self.runtime.device)
         rgb = to_rgb(image)
@@ -190,21 +204,15 @@ class VideoSegmenter:
         if continuity.discontinuity is not None and memory is not None:
             memory.clear()
         clock.lap("continuity")
-        pixels = self._to_input(plan.to_network(rgb))
-        clock.lap("preprocess")
-        network = self.runtime.network
-        features = network.encode(pixels)
-        clock.lap("encode")
-        past = memory.frames() if memory is not None else None
-        logits = network.decode(features, past, self.config.attention)
-        clock.lap("decode")
         memory_frames = 0 if memory is None else len(memory)
-        remembered = memory is not None and continuity.remember and memory.accepts(stamp_ns)
-        if memory is not None and remembered:
-            memory.push(network.remember(features), stamp_ns)
-        clock.lap("remember")
-        labels, confidence = self._to_labels(logits, plan)
-        clock.lap("postprocess")
+        remember = memory is not None and continuity.remember and memory.accepts(stamp_ns)
+        if self._on_device:
+            labels, confidence, memory_frames, remember = self._step_on_device(rgb, plan, memory_frames, remember)
+            clock.lap("device")
+        else:
+            labels, confidence = self._step_here(rgb, plan, remember, clock)
+        if memory is not None and remember:
+            memory.count(stamp_ns)
         return FrameResult(
             labels=labels,
             confidence=confidence,
@@ -212,7 +220,7 @@ class VideoSegmenter:
             frame_id=frame_id,
             discontinuity=continuity.discontinuity,
             memory_frames=memory_frames,
-            remembered=remembered,
+            remembered=remember,
             geometry=plan,
             timings_ms=clock.finish(),
         )
@@ -272,6 +280,75 @@ class VideoSegmenter:
         seen[:, ~(inside_rows[:, None] & inside_columns)] = 0.0  # they read nothing
         return Attention(seen, self._memory.slots_ns, row, column, size, plan)
 
+    def _step_here(
+        self, rgb: UInt8Array, plan: GeometryPlan, remember: bool, clock: _Stopwatch
+    ) -> tuple[UInt8Array, UInt8Array | None]:
+        pixels = self._to_input(plan.to_network(rgb))
+        clock.lap("preprocess")
+        network = self.runtime.network
+        features = network.encode(pixels)
+        clock.lap("encode")
+        past = self._memory.frames() if self._memory is not None and self._memory_enabled else None
+        logits = network.decode(features, past, self.config.attention)
+        clock.lap("decode")
+        if remember and self._memory is not None:
+            self._memory.write(network.remember(features))
+        clock.lap("remember")
+        labels, confidence = self._to_labels(logits, plan)
+        clock.lap("postprocess")
+        return labels, confidence
+
+    def _step_on_device(
+        self, rgb: UInt8Array, plan: GeometryPlan, frames: int, remember: bool
+    ) -> tuple[UInt8Array, UInt8Array | None, int, bool]:
+        """Labels, confidence, memory frames read, whether remembered. Too little memory costs speed first, then the past."""
+        try:
+            return *self._device_step_for(plan).run(rgb, frames, remember, self.config.confidence), frames, remember
+        except torch.OutOfMemoryError as error:
+            first = _in_short(error)
+        self._free_device_memory()
+        self._graph_pause = _FRAMES_WITHOUT_GRAPH
+        try:
+            result = self._device_step_for(plan).run(rgb, frames, remember, self.config.confidence)
+            _log.warning("%s: CUDA graphs are given up for %d frames, which saves memory", first, _FRAMES_WITHOUT_GRAPH)
+            return *result, frames, remember
+        except torch.OutOfMemoryError:
+            pass
+        self.reset()
+        if self._memory is not None:
+            self._memory.release()
+        self._free_device_memory()
+        try:
+            result = self._device_step_for(plan, memory=False).run(rgb, 0, False, self.config.confidence)
+            _log.warning("%s: the past was forgotten and this frame segmented by itself", first)
+            return *result, 0, False
+        except torch.OutOfMemoryError as error:
+            self._free_device_memory()
+            raise DeviceMemoryError(
+                f"{self.runtime.device} has too little memory for one frame of {plan.network_size} in {self.runtime.precision} "
+                f"({_in_short(error)}); try a smaller network size, a lower precision, or free memory that others use"
+            ) from error
+
+    def _device_step_for(self, plan: GeometryPlan, memory: bool = True) -> DeviceStep:
+        used = self._memory if memory and self._memory_enabled else None
+        graph = self.config.cuda_graph and self._graph_pause == 0
+        self._graph_pause = max(0, self._graph_pause - 1)
+        wanted = (plan, used, self.config.attention, self.config.upsample, graph)
+        if self._device_step is None or self._device_step[0] != wanted:
+            self._device_step = None  # before the next one takes its memory
+            normalize = (self._scale, self._offset)
+            step = DeviceStep(
+                self.runtime, plan, used, normalize, self.config.attention, self.config.upsample == "logits", graph
+            )
+            self._device_step = (wanted, step)
+        return self._device_step[1]
+
+    def _free_device_memory(self) -> None:
+        self._device_step = None
+        gc.collect()  # graphs and what the error's traceback held
+        if self.runtime.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _plan_for(self, camera_size: Size) -> GeometryPlan:
         if self._plan is None or self._plan.camera_size != camera_size:
             backbone, config = self.runtime.network.backbone, self.config
@@ -297,20 +374,14 @@ class VideoSegmenter:
         if upsampled:
             named = plan.logits_to_output(named)
         labels = _to_numpy(named.max(1).indices)
-        confidence = _to_numpy(_confidence(named)) if self.config.confidence else None
+        confidence = _to_numpy(confidence_of(named)) if self.config.confidence else None
         if upsampled:
             return labels, confidence
         return plan.labels_to_output(labels), None if confidence is None else plan.confidence_to_output(confidence)
 
 
-def _confidence(logits: torch.Tensor) -> torch.Tensor:
-    """(1, C, h, w) → (1, h, w), softmax probability of the best class as 0–255.
-
-    One plane per class: the sum over classes then runs over whole planes, several times faster than over neighbouring bytes.
-    """
-    planes = logits.contiguous()
-    relative = planes - planes.amax(1, keepdim=True)
-    return (255.0 / relative.exp_().sum(1)).round_()
+def _in_short(error: BaseException) -> str:
+    return str(error).strip().split(". ")[0] or type(error).__name__
 
 
 def _to_numpy(plane: torch.Tensor) -> UInt8Array:

@@ -186,7 +186,8 @@ class SegmentNode(LifecycleNode):
         self._drops_before = dict.fromkeys(settings.cameras, 0)
         self.get_logger().info(
             f"{path}: {model.source} on {runtime.device} in {runtime.precision}, {self._describe_memory()}, "
-            f"attention {self._settings.segmenter.attention}, images by {'cv_bridge' if uses_cv_bridge() else 'rosbags-image'}"
+            f"attention {runtime.attention(settings.segmenter.attention)}, "
+            f"images by {'cv_bridge' if uses_cv_bridge() else 'rosbags-image'}"
         )
 
     def _release(self) -> None:
@@ -305,7 +306,7 @@ class SegmentNode(LifecycleNode):
             "device": self._runtime.device,
             "precision": self._runtime.precision,
             "memory": self._describe_memory(),
-            "implementation": self._settings.segmenter.attention,
+            "implementation": self._runtime.attention(self._settings.segmenter.attention),
             **used_memory(self._runtime.device),
         }
         return make_status(name, OK if self._state == "active" else WARN, self._state, values)
