@@ -23,6 +23,7 @@ from lmanet_core.media.bag_files import BagFiles, BagTopic
 from lmanet_core.media.ros_images import camera_info_from_message, image_from_compressed_message, image_from_message
 from lmanet_core.media.salvage import RawMessage
 from lmanet_core.media.source import FrameSource
+from lmanet_core.stamps import StampSource
 
 _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
@@ -62,7 +63,8 @@ class BagSource(FrameSource):
         except BaseException:
             self._bag.close()
             raise
-        self._warned_zero_stamp = False
+        self._stamps = StampSource()
+        self._warned_stamps = (False, False)
 
     def _read(self) -> Iterator[Frame]:
         assert self.topic is not None
@@ -84,13 +86,17 @@ class BagSource(FrameSource):
     def _frame(self, raw: RawMessage, name: str) -> Frame:
         message = self._deserialize(raw)
         image = image_from_message(message) if raw.msgtype == _IMAGE else image_from_compressed_message(message)
-        stamp_ns = int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
-        if stamp_ns == 0:
-            if not self._warned_zero_stamp:
-                _LOGGER.warning("%s: %s has zero header stamps; using the times of recording", self.path, raw.topic)
-            self._warned_zero_stamp = True
-            stamp_ns = raw.receive_ns
+        given_ns = int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
+        stamp_ns = self._stamps.stamp_ns(given_ns, raw.receive_ns, image)
+        self._warn_of_stamps(raw.topic)
         return Frame(image, stamp_ns, str(message.header.frame_id), self._info, name)
+
+    def _warn_of_stamps(self, topic: str) -> None:
+        found = (self._stamps.zero, self._stamps.standing)
+        if found != self._warned_stamps:
+            problem = "header stamps that stand still" if self._stamps.standing else "zero header stamps"
+            _LOGGER.warning("%s: %s has %s; going by the times of recording", self.path, topic, problem)
+            self._warned_stamps = found
 
     def _deserialize(self, raw: RawMessage) -> Any:  # classes that rosbags generates at run time
         if raw.msgtype not in (_IMAGE, _COMPRESSED, _CAMERA_INFO):
