@@ -49,7 +49,7 @@ class BareNode(Node):
         end = time.perf_counter()
         age_s = (self.get_clock().now().nanoseconds - stamp_ns(message.header)) / 1e9
         stages = {"publish": (end - start) * 1e3, "stamp_to_publish": age_s * 1e3}
-        self._statistics.count_published(stages, age_s, 0, None, True)
+        self._statistics.count_done(stages, age_s, memory_frames=0, reset=None, remembered=True, fed=False)
         self._callback_cpu_s += time.thread_time() - cpu
 
     def _on_second(self) -> None:
