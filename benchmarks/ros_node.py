@@ -4,7 +4,7 @@ Needs a sourced ROS 2: python benchmarks/ros_node.py [--only cost] [--seconds 60
 
     cost         1280x720 rgb8 at 10 Hz, labels and colour subscribed, network at 128x64. Three nodes in turn, several rounds:
                  a bare one that copies and publishes as much, the same with our allocator settings, and the real one
-    overload     640x360 at 30 Hz, inference of 0.2 s (simulated by a pause): age at publish, resident memory
+    overload     640x360 at 30 Hz, inference of 0.2 s (simulated by a pause): age of what is published, resident memory
     two_cameras  the same with two cameras: how the inference rate is shared
 
 Every node is a process of its own, this script is camera and listener; weights are random. Receiving is CPU time of the thread
@@ -219,9 +219,9 @@ def measure_overload(node: Sequence[str], seconds: float, cameras: Sequence[str]
         "seconds": round(done.seconds, 1),
         "inference_p50_ms": inference_ms,
         "published_hz": {name or "camera": round(count / done.seconds, 3) for name, count in sorted(done.published.items())},
-        "age_at_publish_p99_ms": max(done.age_p99_ms),
-        "age_at_publish_p99_in_inference_times": round(max(done.age_p99_ms) / inference_ms, 2),
-        "age_at_arrival_ms": {f"p{p}": round(float(np.percentile(done.ages_ms, p)), 1) for p in (50, 99, 100)},
+        "age_at_publish_p99_of_300_frames_ms": {"median": statistics.median(done.age_p99_ms), "worst": max(done.age_p99_ms)},
+        "age_at_arrival_ms": {f"p{p}": round(float(np.percentile(done.ages_ms, p)), 1) for p in (50, 95, 99, 100)},
+        "age_at_arrival_p99_in_inference_times": round(float(np.percentile(done.ages_ms, 99)) / inference_ms, 2),
         "age_at_arrival_p50_ms_first_and_second_half": [
             round(statistics.median(part), 1)
             for part in (done.ages_ms[: len(done.ages_ms) // 2], done.ages_ms[len(done.ages_ms) // 2 :])
@@ -245,8 +245,8 @@ def check(result: dict) -> dict[str, bool]:
         checks[f"receive, convert, publish ≤ 6 ms: {total}"] = total <= 6.0
         checks[f"stamp to published beyond inference, p95 ≤ 15 ms: {beyond}"] = beyond <= 15.0
     if "overload" in result:
-        times, spread = (result["overload"][k] for k in ("age_at_publish_p99_in_inference_times", "resident_spread_percent"))
-        checks[f"age at publish p99 ≤ 2 inference times: {times}"] = times <= 2.0
+        times, spread = (result["overload"][k] for k in ("age_at_arrival_p99_in_inference_times", "resident_spread_percent"))
+        checks[f"age at arrival (later than at publish), p99 ≤ 2 inference times: {times}"] = times <= 2.0
         checks[f"resident memory within ±2 %: {spread}"] = spread <= 2.0
     if "two_cameras" in result:
         rates, inference = result["two_cameras"]["published_hz"], result["two_cameras"]["inference_p50_ms"]
@@ -266,7 +266,7 @@ def main() -> int:
     options = parser.parse_args()
     keep_freed_memory()  # of the camera: its stamps are older than its own copying
     rclpy.init()
-    result: dict = {**describe_run(), "ros_distro": os.environ.get("ROS_DISTRO", "")}
+    result: dict = {**describe_run(), **{name.lower(): os.environ.get(name, "") for name in ("ROS_DISTRO", "CYCLONEDDS_URI")}}
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "random.safetensors"
         config = ModelConfig("erfnet", 20, CITYSCAPES, MemoryConfig(memory_frames=4))
