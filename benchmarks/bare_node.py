@@ -1,13 +1,15 @@
 """What any rclpy node pays that makes two images out of one: copy, publish one byte and three bytes a pixel. Nothing else.
 
-Run by `ros_node.py` beside the real node. Says on /diagnostics, once a second, what its callbacks cost. With --keep-memory it
-runs with the allocator settings of the real node, else as rclpy nodes are usually run.
+Run by `ros_node.py` beside the real node. Says on /diagnostics, once a second, what its callbacks cost, and at the end the same
+line of JSON as `measured_node.py`. With --keep-memory it runs with the allocator settings of the real node, else as rclpy
+nodes are usually run.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 import time
 from pathlib import Path
@@ -33,6 +35,7 @@ class BareNode(Node):
         super().__init__("bare")
         self._statistics = Statistics()
         self._callback_cpu_s = 0.0
+        self.publish_cpu_ms: list[float] = []
         self._labels = self.create_publisher(Image, "segmentation/labels", QoSProfile(depth=5))
         self._color = self.create_publisher(Image, "segmentation/color", QoSProfile(depth=5))
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -47,6 +50,7 @@ class BareNode(Node):
         self._labels.publish(image_to_message(labels, message.header))
         self._color.publish(image_to_message(color, message.header))
         end = time.perf_counter()
+        self.publish_cpu_ms.append(1e3 * (time.thread_time() - cpu))
         age_s = (self.get_clock().now().nanoseconds - stamp_ns(message.header)) / 1e9
         stages = {"publish": (end - start) * 1e3, "stamp_to_publish": age_s * 1e3}
         self._statistics.count_done(stages, age_s, memory_frames=0, reset=None, remembered=True, fed=False)
@@ -66,8 +70,10 @@ def main() -> None:
     if parser.parse_args().keep_memory:
         keep_freed_memory()
     rclpy.init()
+    node = BareNode()
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(BareNode())
+        rclpy.spin(node)
+    print(json.dumps({"publish_cpu_ms": node.publish_cpu_ms}))
 
 
 if __name__ == "__main__":

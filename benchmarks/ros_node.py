@@ -7,13 +7,15 @@ Needs a sourced ROS 2: python benchmarks/ros_node.py [--only cost] [--seconds 60
     overload     640x360 at 30 Hz, inference of 0.2 s (simulated by a pause): age of what is published, resident memory
     two_cameras  the same with two cameras: how the inference rate is shared
 
-Every node is a process of its own, this script is camera and listener; weights are random. Receiving is CPU time of the thread
-that spins the executor; the other latencies are the nodes' own, from /diagnostics.
+Every node is a process of its own, this script is camera and listener; weights are random. CPU time of receiving is that of the
+thread that spins the executor, CPU time of publishing that of the thread that publishes; times of day ("wall") are the nodes'
+own, from /diagnostics. Where other programs want the same cores only CPU times tell what a node costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import statistics
@@ -47,6 +49,7 @@ from lmanet_core.labels import CITYSCAPES
 from lmanet_core.network import MemoryConfig
 from lmanet_ros.conversions import image_to_message, stamp_ns
 
+BENCHMARKS = ROOT / "benchmarks"
 WARM_UP_S = 5.0
 INFERENCE_S = 0.2
 STAGES = ("wait", "convert", "segment", "publish", "receive_to_publish", "stamp_to_publish")
@@ -61,6 +64,7 @@ class Run:
         statuses: camera's status → key → value, as the node said last.
         received: images.
         receive_ms: CPU time an image costs the thread that spins the executor, without what a callback does with it.
+        publish_cpu_ms: of the thread that publishes, one value a frame, from the start on.
         published: label maps that arrived here, by prefix of the topic.
         ages_ms: stamp to arrival here, of every label map.
         age_p99_ms: the node's own p99 of stamp to published, once a second; the worst of all cameras.
@@ -71,6 +75,7 @@ class Run:
     statuses: dict[str, dict[str, str]] = field(default_factory=dict)
     received: int = 0
     receive_ms: float = 0.0
+    publish_cpu_ms: list[float] = field(default_factory=list)
     published: Counter[str] = field(default_factory=Counter)
     ages_ms: list[float] = field(default_factory=list)
     age_p99_ms: list[float] = field(default_factory=list)
@@ -85,7 +90,7 @@ class Run:
 def run(command: list[str], seconds: float, size: tuple[int, int], rate_hz: float, cameras: Sequence[str] = ()) -> Run:
     """One node with its cameras for a while."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen([sys.executable, *command], env={**os.environ, "PYTHONPATH": path})
+    process = subprocess.Popen([sys.executable, *command], env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE)
     node = rclpy.create_node("bench")
     prefixes = [f"{camera}/" for camera in cameras] or [""]
     publishers = [node.create_publisher(Image, f"{prefix}image", qos_profile_sensor_data) for prefix in prefixes]
@@ -148,9 +153,11 @@ def run(command: list[str], seconds: float, size: tuple[int, int], rate_hz: floa
         done.received, done.receive_ms = received, 1e3 * (cpu_s - besides_s) / max(1, received)
     finally:
         process.send_signal(signal.SIGINT)
-        done.exit_code = process.wait(20)
+        said, _ = process.communicate(timeout=20)
+        done.exit_code = process.returncode
         executor.shutdown()
         node.destroy_node()
+    done.publish_cpu_ms = json.loads(said.splitlines()[-1])["publish_cpu_ms"]
     return done
 
 
@@ -172,38 +179,42 @@ def make_images(width: int, height: int) -> list[np.ndarray]:
 
 def measure_cost(node: Sequence[str], seconds: float, rounds: int) -> dict:
     """The three nodes in turn."""
-    bare = str(ROOT / "benchmarks/bare_node.py")
+    bare = str(BENCHMARKS / "bare_node.py")
     commands = {
         "bare": [bare],
         "bare_keeping_memory": [bare, "--keep-memory"],
-        "node": ["-m", "lmanet_ros.segment_node", *node, "-p", "network_size:=128x64"],
+        "node": [str(BENCHMARKS / "measured_node.py"), "0", *node, "-p", "network_size:=128x64"],
     }
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for _ in range(rounds):
         for name, command in commands.items():
             runs[name].append(run(command, seconds, (1280, 720), 10.0))
             print(name, summarize_cost(runs[name][-1:]), flush=True)
-    summaries = {name: summarize_cost(of_name) for name, of_name in runs.items()}
-    node_runs = runs["node"]
+    costs = {name: summarize_cost(of_name) for name, of_name in runs.items()}
+    beyond = [r.percentile("stamp_to_publish", "p95") - r.percentile("segment", "p95") for r in runs["node"]]
     return {
-        **summaries,
-        "node_over_bare": round(summaries["node"]["total_ms"] / summaries["bare"]["total_ms"], 2),
-        "node_over_bare_keeping_memory": round(summaries["node"]["total_ms"] / summaries["bare_keeping_memory"]["total_ms"], 2),
-        "stamp_to_publish_beyond_inference_p95_ms": round(
-            statistics.median(r.percentile("stamp_to_publish", "p95") - r.percentile("segment", "p95") for r in node_runs), 1
-        ),
-        "stages_ms": {stage: percentiles(next(iter(node_runs[-1].statuses.values())), stage) for stage in STAGES},
+        **costs,
+        **{f"node_over_{name}": round(costs["node"]["cpu_ms"] / costs[name]["cpu_ms"], 2) for name in list(costs)[:2]},
+        "stamp_to_publish_beyond_inference_p95_ms": round(statistics.median(beyond), 1),
+        "stages_ms": {stage: percentiles(next(iter(runs["node"][-1].statuses.values())), stage) for stage in STAGES},
     }
 
 
 def summarize_cost(runs: Sequence[Run]) -> dict[str, float]:
-    """Medians over the rounds, milliseconds."""
-    parts = {
-        "receive_ms": statistics.median(r.receive_ms for r in runs),
-        "convert_ms": statistics.median(r.percentile("convert", "p50") for r in runs),
-        "publish_ms": statistics.median(r.percentile("publish", "p50") for r in runs),
+    """Medians over the rounds, milliseconds: parts, and their sum with publishing as CPU time and as time of day."""
+    receive = statistics.median(r.receive_ms for r in runs)
+    convert = statistics.median(r.percentile("convert", "p50") for r in runs)
+    publish_cpu = statistics.median(statistics.median(r.publish_cpu_ms) for r in runs)
+    publish_wall = statistics.median(r.percentile("publish", "p50") for r in runs)
+    values = {
+        "receive_cpu_ms": receive,
+        "convert_ms": convert,
+        "publish_cpu_ms": publish_cpu,
+        "publish_wall_ms": publish_wall,
+        "cpu_ms": receive + convert + publish_cpu,
+        "wall_ms": receive + convert + publish_wall,
     }
-    return {name: round(value, 2) for name, value in {**parts, "total_ms": sum(parts.values())}.items()}
+    return {name: round(value, 2) for name, value in values.items()}
 
 
 def measure_overload(node: Sequence[str], seconds: float, cameras: Sequence[str] = ()) -> dict:
@@ -211,7 +222,7 @@ def measure_overload(node: Sequence[str], seconds: float, cameras: Sequence[str]
     arguments = [*node, "-p", "network_size:=128x64"]
     if cameras:
         arguments += ["-p", f"cameras:=[{', '.join(cameras)}]"]
-    done = run([str(ROOT / "benchmarks/slow_node.py"), str(INFERENCE_S), *arguments], seconds, (640, 360), 30.0, cameras)
+    done = run([str(BENCHMARKS / "measured_node.py"), str(INFERENCE_S), *arguments], seconds, (640, 360), 30.0, cameras)
     half = len(done.resident_mb) // 2
     middle = statistics.median(done.resident_mb)
     inference_ms = done.percentile("segment", "p50")
@@ -240,9 +251,9 @@ def check(result: dict) -> dict[str, bool]:
     """The goals of what was measured."""
     checks = {}
     if "cost" in result:
-        total = result["cost"]["node"]["total_ms"]
+        total = result["cost"]["node"]["cpu_ms"]
         beyond = result["cost"]["stamp_to_publish_beyond_inference_p95_ms"]
-        checks[f"receive, convert, publish ≤ 6 ms: {total}"] = total <= 6.0
+        checks[f"receive, convert, publish ≤ 6 ms of CPU: {total}"] = total <= 6.0
         checks[f"stamp to published beyond inference, p95 ≤ 15 ms: {beyond}"] = beyond <= 15.0
     if "overload" in result:
         times, spread = (result["overload"][k] for k in ("age_at_arrival_p99_in_inference_times", "resident_spread_percent"))
