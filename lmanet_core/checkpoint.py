@@ -137,8 +137,13 @@ def build_network(config: ModelConfig) -> LMANet:
     return LMANet(_BACKBONES[config.architecture](config.num_classes), config.memory)
 
 
-def save_model(path: str | os.PathLike[str], network: LMANet, config: ModelConfig) -> None:
+def save_model(path: str | os.PathLike[str], network: LMANet, config: ModelConfig, half: bool = False) -> None:
     """Write our format; an existing file survives whatever goes wrong (written beside it, then renamed).
+
+    Args:
+        path: of the file.
+        network, config: what to write.
+        half: convolutions in float16, which halves the file; loaded they are float32 again. Statistics of BatchNorm stay.
 
     Raises:
         OutputError: the file cannot be written.
@@ -147,6 +152,8 @@ def save_model(path: str | os.PathLike[str], network: LMANet, config: ModelConfi
     # Copies, for safetensors takes no two tensors that share memory, as tied weights do.
     state = network.state_dict()
     copies = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
+    if half:
+        copies |= {key: tensor.half() for key, tensor in copies.items() if tensor.dim() == 4}
     temporary: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:

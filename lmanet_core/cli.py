@@ -1,4 +1,4 @@
-"""The `lmanet` command: segment recordings, train, record a street, look at weights and machine.
+"""The `lmanet` command: segment and evaluate recordings, train, record a street, look at weights and machine.
 
 Exit codes: 0 done, 1 a check failed or training diverged, 2 wrong arguments or settings, 3 unreadable input, 4 unusable
 weights, 5 results that cannot be written, 130 stopped with Ctrl-C, 143 terminated. Results so far are complete files in every
@@ -8,7 +8,6 @@ case.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import shutil
@@ -27,35 +26,42 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lmanet_core import __version__
+from lmanet_core.assets import default_weights
 from lmanet_core.checkpoint import Model, load_model, save_model
-from lmanet_core.continuity import ContinuityConfig
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
+from lmanet_core.evaluation.command import (
+    compare_parser,
+    evaluate_parser,
+    explain_parser,
+    run_compare,
+    run_evaluate,
+    run_explain,
+)
+from lmanet_core.evaluation.experiments_command import experiment_parser, run_experiment_command
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import parse_size
 from lmanet_core.media import SINK_KINDS, check_sink_kinds, open_frames, open_sinks
-from lmanet_core.network import MemoryConfig
 from lmanet_core.picture import draw_picture
-from lmanet_core.runtime import prepare
-from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.segment_options import add_segmenter_options, describe_segmenter, hash_file, make_segmenter
+from lmanet_core.segmenter import VideoSegmenter
 from lmanet_core.stream import StreamSummary, segment_stream
 from lmanet_core.street import DEGRADATIONS, StreetConfig
 from lmanet_core.street.recording import record_street
+from lmanet_core.terminal import console, progress
 from lmanet_core.training.command import run_train, train_parser
-
-_console = Console(stderr=True, markup=False)  # paths may hold brackets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_console, show_path=False)])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         files, others = _split_config(arguments)
-        _check_config_keys(files, train_parser() if others[:1] == ["train"] else _segment_parser())
+        parsers = {"train": train_parser, "evaluate": evaluate_parser}
+        _check_config_keys(files, parsers.get(next(iter(others), ""), _segment_parser)())
         # First, for jsonargparse lets the later win, and the command line is to override the file wherever it stands.
         options = build_parser().parse_args([*others[:1], *(f"--config={file}" for file in files), *others[1:]])
         with _sigterm_as_exit():
@@ -65,14 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ArgumentError as error:
         return _fail(f"{_in_short(error)}; see lmanet --help", ConfigError.exit_code)
     except KeyboardInterrupt:
-        _console.print("stopped")
+        console.print("stopped")
         return 130
 
 
 def _fail(message: str, exit_code: int) -> int:
     """One line, whatever the message was."""
-    _console.print("error:", style="bold red", end=" ")
-    _console.print(" ".join(line.strip() for line in message.splitlines()), highlight=False, soft_wrap=True)
+    console.print("error:", style="bold red", end=" ")
+    console.print(" ".join(line.strip() for line in message.splitlines()), highlight=False, soft_wrap=True)
     return exit_code
 
 
@@ -95,6 +101,10 @@ def build_parser() -> ArgumentParser:
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("segment", _segment_parser(), help="segment a video, a folder of images or a bag")
     commands.add_subcommand("train", train_parser(), help="train the backbone, the memory, or the memory and the decoder")
+    commands.add_subcommand("evaluate", evaluate_parser(), help="accuracy, steadiness, latency and a verdict from recordings")
+    commands.add_subcommand("compare", compare_parser(), help="what differs between two evaluations")
+    commands.add_subcommand("explain", explain_parser(), help="where in the past images the memory is read")
+    commands.add_subcommand("experiment", experiment_parser(), help="the paper's experiments on any data set")
     commands.add_subcommand("street", _street_parser(), help="record a drive through a generated street, with its labels")
     commands.add_subcommand("doctor", _doctor_parser(), help="say what this machine will run on")
     weights = ArgumentParser(description="Look at weights of any understood kind, or convert them.", exit_on_error=False)
@@ -108,7 +118,12 @@ def _segment_parser() -> ArgumentParser:
         description="Segment a video file, a folder of images, an image, or a ROS 1 or ROS 2 bag.", exit_on_error=False
     )
     parser.add_argument("input", type=str, help="video, image folder, image, or bag (mcap, sqlite3, ROS 1)")
-    parser.add_argument("--weights", type=str, required=True, help="ours, or published LMANet, ERFNet or PSPNet weights")
+    parser.add_argument(
+        "--weights",
+        type=str | None,
+        default=None,
+        help="ours, or published LMANet, ERFNet or PSPNet weights; default: those that ship, which know the generated street",
+    )
     parser.add_argument("--out", type=str, required=True, help="folder for the results")
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument(
@@ -122,18 +137,7 @@ def _segment_parser() -> ArgumentParser:
     parser.add_argument("--topic", type=str | None, default=None, help="image topic of a bag with several cameras")
     parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", type=Literal["auto", "fp32", "bf16", "fp16"], default="auto", help="of the network")
-    parser.add_argument("--memory", type=bool, default=True, help="false: every frame by itself")
-    parser.add_argument("--memory-frames", type=int | None, default=None, help="past frames kept (S); default as trained")
-    parser.add_argument("--memory-interval", type=float, default=0.0, help="least seconds between remembered frames")
-    parser.add_argument("--window", type=int | Literal["global"] | None, default=None, help="side of the window, odd or global")
-    parser.add_argument("--network-size", type=str, default="auto", help="WxH that the network sees")
-    parser.add_argument("--output-size", type=str, default="input", help="of label maps: input, network or WxH")
-    parser.add_argument("--resize", type=Literal["stretch", "letterbox", "crop"], default="stretch", help="how the sizes meet")
-    parser.add_argument("--upsample", type=Literal["labels", "logits"], default="labels", help="logits: finer borders, slower")
-    parser.add_argument("--gap", type=float, default=ContinuityConfig.gap_s, help="a pause of more seconds clears the memory")
-    parser.add_argument("--scene-cut", type=bool, default=True, help="clear the memory when the picture changes abruptly")
+    add_segmenter_options(parser)
     return parser
 
 
@@ -159,6 +163,7 @@ def _add_weights_actions(parser: ArgumentParser) -> None:
     convert = ArgumentParser(description="Write weights as safetensors with metadata.", exit_on_error=False)
     convert.add_argument("file", type=str, help="weights of any understood kind")
     convert.add_argument("--out", type=str, required=True, help="file to write, .safetensors")
+    convert.add_argument("--half", action="store_true", help="float16, half the size")
     commands.add_subcommand("info", info, help="print what a file holds")
     commands.add_subcommand("convert", convert, help="write our format")
 
@@ -206,7 +211,11 @@ def _check_config_keys(files: Sequence[str], parser: ArgumentParser) -> None:
 def _run(options: Namespace) -> int:
     commands: dict[str, Callable[[Namespace], int]] = {
         "segment": _segment,
+        "evaluate": run_evaluate,
+        "compare": run_compare,
+        "explain": run_explain,
         "train": run_train,
+        "experiment": run_experiment_command,
         "street": _street,
         "weights": _weights,
         "doctor": _doctor,
@@ -226,15 +235,17 @@ def _segment(options: Namespace) -> int:
         elif isinstance(kinds, str):
             kinds = [kind.strip() for kind in kinds.split(",")]
         check_sink_kinds(kinds)
+        options.weights = options.weights or str(default_weights())
         model = load_model(options.weights)
-        segmenter = _make_segmenter(model, options)
+        segmenter = make_segmenter(model, options)
+        console.print(describe_segmenter(segmenter, model), highlight=False)
         _prepare_out(out, Path(options.input), options.overwrite)
         summary = StreamSummary()
         stopped = True
         try:
             with (
                 open_sinks(out, segmenter.labels, kinds=kinds, fps=source.fps or 10.0) as sink,
-                _progress("segmenting", source.expected_frames, options.max_frames) as advance,
+                progress("segmenting", source.expected_frames, options.max_frames) as advance,
             ):
 
                 def on_frame(frame: Frame, result: FrameResult) -> None:
@@ -245,44 +256,11 @@ def _segment(options: Namespace) -> int:
                 segment_stream(source, segmenter, sink, summary, on_frame, options.max_frames)
             stopped = False
             if options.picture is not None and summary.frames <= options.picture:
-                _console.print(f"no picture.png: frame {options.picture} was wanted, the last one is {summary.frames - 1}")
+                console.print(f"no picture.png: frame {options.picture} was wanted, the last one is {summary.frames - 1}")
         finally:
             _write_summary(out / "summary.json", summary, segmenter, model, options, stopped)
             _print_summary(out, summary)
     return 0
-
-
-def _make_segmenter(model: Model, options: Namespace) -> VideoSegmenter:
-    memory: MemoryConfig | None = None
-    if model.config.memory is None:
-        given = [name for name in ("window", "memory_frames", "memory_interval") if options[name]]
-        if given:
-            option = given[0].replace("_", "-")
-            raise ConfigError(f"--{option} was given, but these weights have no memory (single-frame network)")
-    elif options.window is not None:
-        memory = replace(model.config.memory, window=None if options.window == "global" else options.window)
-    runtime = prepare(model, options.device, options.precision, memory)
-    config = SegmenterConfig(
-        memory=options.memory,
-        memory_frames=options.memory_frames,
-        memory_interval_s=options.memory_interval,
-        network_size=options.network_size,
-        output_size=options.output_size,
-        resize=options.resize,
-        upsample=options.upsample,
-        continuity=ContinuityConfig(gap_s=options.gap, scene_cut=options.scene_cut),
-    )
-    segmenter = VideoSegmenter(runtime, config)
-    if model.config.memory is None:
-        state = "off: these weights have none, frames are segmented one by one"
-    elif segmenter.memory_enabled:
-        in_use = runtime.config.memory
-        assert in_use is not None
-        state = f"{options.memory_frames or in_use.memory_frames} frames, window {in_use.window or 'global'}"
-    else:
-        state = "off"
-    _console.print(f"{model.source} on {runtime.device} in {runtime.precision}; memory {state}", highlight=False)
-    return segmenter
 
 
 def _prepare_out(out: Path, source: Path, overwrite: bool) -> None:
@@ -316,7 +294,7 @@ def _write_summary(
         "resets": dict(summary.resets),
         "not_remembered": summary.not_remembered,
         "timings_ms": summary.percentiles(),
-        "weights": {"file": Path(options.weights).name, "sha256": _sha256(Path(options.weights)), "kind": model.source},
+        "weights": {"file": Path(options.weights).name, "sha256": hash_file(Path(options.weights)), "kind": model.source},
         "device": str(runtime.device),
         "precision": runtime.precision,
         "memory": segmenter.memory_enabled,
@@ -335,7 +313,7 @@ def _print_summary(out: Path, summary: StreamSummary) -> None:
     total = summary.percentiles()["total"]
     resets = ", ".join(f"{count} {cause}" for cause, count in summary.resets.items())
     skipped = f", {summary.skipped} damaged skipped" if summary.skipped else ""
-    _console.print(
+    console.print(
         f"{summary.frames} frames{skipped}; {total['p50']:.0f} ms a frame (p95 {total['p95']:.0f}); resets: {resets}; in {out}",
         highlight=False,
         soft_wrap=True,
@@ -354,7 +332,7 @@ def _street(options: Namespace) -> int:
         degradation=options.degradation,
         level=options.level,
     )
-    with _progress("recording", options.frames, None) as advance:
+    with progress("recording", options.frames, None) as advance:
         record_street(Path(options.out), config, options.frames, advance)
     print(f"{options.out}: {options.frames} frames of {size}, seed {config.seed}")
     return 0
@@ -364,8 +342,12 @@ def _weights(options: Namespace) -> int:
     action = options[options.action]
     model = load_model(action.file)
     if options.action == "convert":
-        provenance = {**model.config.provenance, "converted_from": Path(action.file).name, "sha256": _sha256(Path(action.file))}
-        save_model(action.out, model.network, replace(model.config, provenance=provenance))
+        provenance = {
+            **model.config.provenance,
+            "converted_from": Path(action.file).name,
+            "sha256": hash_file(Path(action.file)),
+        }
+        save_model(action.out, model.network, replace(model.config, provenance=provenance), action.half)
         print(f"{action.out}: {model.source}, {model.parameters:,} parameters")
         return 0
     config = model.config
@@ -415,27 +397,6 @@ def _table() -> Table:
 
 
 @contextlib.contextmanager
-def _progress(doing: str, expected: int | None, limit: int | None) -> Iterator[Callable[[], None]]:
-    total = min(value for value in (expected, limit) if value is not None) if expected or limit else None
-    columns = (
-        TextColumn(doing),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_console) as progress:
-        task = progress.add_task("", total=total, rate="")
-
-        def advance() -> None:
-            progress.advance(task)
-            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:.1f} frames/s" if speed else "")
-
-        yield advance
-
-
-@contextlib.contextmanager
 def _sigterm_as_exit() -> Iterator[None]:
     """SIGTERM leaves through `with` and `finally`, so that files are closed as after Ctrl-C."""
 
@@ -458,14 +419,6 @@ def _write_image(path: Path, image: Any) -> None:
         path.write_bytes(cv2.imencode(path.suffix, image[:, :, ::-1])[1].tobytes())
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error}") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class StampSource:
             self._given_ns = self._stamp_ns = given_ns
             self._first_received_ns, self._picture, self._changes = received_ns, None, 0
             return given_ns
-        picture = zlib.crc32(np.ascontiguousarray(image))
+        picture = zlib.crc32(np.ascontiguousarray(image).data)
         changed = self._picture is not None and picture != self._picture
         self._picture = picture
         self._changes += changed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from pathlib import Path
 
 import cv2
@@ -12,11 +11,11 @@ import numpy.typing as npt
 
 from lmanet_core.errors import InputError
 from lmanet_core.geometry import Size, plan_geometry, resize_image
+from lmanet_core.media.label_images import decode_label_ids
 
 UInt8Array = npt.NDArray[np.uint8]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PALETTE, _GREY = 3, 0  # PNG colour types
 
 
 def read_image(path: Path) -> UInt8Array:
@@ -29,17 +28,7 @@ def read_image(path: Path) -> UInt8Array:
 
 def read_label_ids(path: Path) -> UInt8Array:
     """(H, W) uint8 as stored, palette files by index; raises InputError for anything but one 8-bit channel."""
-    data = _read(path)
-    ids = cv2.imdecode(_palette_as_grey(data), cv2.IMREAD_UNCHANGED)
-    if ids is None:
-        raise InputError(f"{path}: not a label map that can be read; make it anew or leave it out")
-    if ids.ndim != 2 or ids.dtype != np.uint8:
-        channels = 1 if ids.ndim == 2 else ids.shape[2]
-        raise InputError(f"{path}: label maps have one 8-bit channel of class ids, got {channels} of {ids.dtype}")
-    depth = data[24] if data[:8].tobytes() == _PNG else 8
-    if depth < 8:  # the decoder spreads these over 0–255
-        ids = ids // (255 // ((1 << int(depth)) - 1))
-    return np.asarray(ids, np.uint8)
+    return decode_label_ids(_read(path), str(path))
 
 
 def image_size(path: Path) -> Size:
@@ -79,19 +68,3 @@ def _read(path: Path) -> UInt8Array:
         return np.fromfile(path, np.uint8)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _palette_as_grey(data: UInt8Array) -> UInt8Array:
-    """A palette PNG told to be grey, so that the decoder gives indices, not colours; anything else as it is."""
-    content = data.tobytes()
-    if content[:8] != _PNG or len(content) < 33 or content[25] != _PALETTE:
-        return data
-    header = b"IHDR" + content[16:25] + bytes([_GREY]) + content[26:29]
-    parts = [_PNG, struct.pack(">I", 13), header, struct.pack(">I", zlib.crc32(header))]
-    start = 33
-    while start + 12 <= len(content):
-        (length,) = struct.unpack(">I", content[start : start + 4])
-        if content[start + 4 : start + 8] not in (b"PLTE", b"tRNS"):
-            parts.append(content[start : start + 12 + length])
-        start += 12 + length
-    return np.frombuffer(b"".join(parts), np.uint8)

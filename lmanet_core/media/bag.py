@@ -10,8 +10,9 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
@@ -24,6 +25,9 @@ from lmanet_core.media.ros_images import camera_info_from_message, image_from_co
 from lmanet_core.media.salvage import RawMessage
 from lmanet_core.media.source import FrameSource
 from lmanet_core.stamps import StampSource
+
+if TYPE_CHECKING:
+    from rosbags.typesys.store import Typestore
 
 _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
@@ -52,10 +56,9 @@ class BagSource(FrameSource):
 
     def __init__(self, path: Path, topic: str | None = None) -> None:
         super().__init__(path, _LOGGER)
-        self._stores = {"cdr": get_typestore(Stores.ROS2_HUMBLE), "ros1": get_typestore(Stores.ROS1_NOETIC)}
         self._bag = BagFiles(path, lambda why: self._skip("a part of the bag", why))
         try:
-            chosen = _choose_topic(path, list(self._bag.topics.values()), topic)
+            chosen = choose_image_topic(path, list(self._bag.topics.values()), topic)
             self.topic = chosen.name
             self.expected_frames = chosen.count
             self._info_topic = _camera_info_topic(chosen, self._bag.topics)
@@ -74,20 +77,19 @@ class BagSource(FrameSource):
             number += raw.topic == self.topic
             try:
                 if raw.topic != self.topic:
-                    self._info = camera_info_from_message(self._deserialize(raw))
+                    self._info = camera_info_from_message(deserialize(raw))
                     continue
                 frame = self._frame(raw, f"{number:06d}")
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 which = f"message {number}" if raw.topic == self.topic else "a message"
                 self._skip(f"{which} of {raw.topic}", error)
                 continue
             yield frame
 
     def _frame(self, raw: RawMessage, name: str) -> Frame:
-        message = self._deserialize(raw)
+        message = deserialize(raw)
         image = image_from_message(message) if raw.msgtype == _IMAGE else image_from_compressed_message(message)
-        given_ns = int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
-        stamp_ns = self._stamps.stamp_ns(given_ns, raw.receive_ns, image)
+        stamp_ns = self._stamps.stamp_ns(header_stamp_ns(message), raw.receive_ns, image)
         self._warn_of_stamps(raw.topic)
         return Frame(image, stamp_ns, str(message.header.frame_id), self._info, name)
 
@@ -98,23 +100,13 @@ class BagSource(FrameSource):
             _LOGGER.warning("%s: %s has %s; going by the times of recording", self.path, topic, problem)
             self._warned_stamps = found
 
-    def _deserialize(self, raw: RawMessage) -> Any:  # classes that rosbags generates at run time
-        if raw.msgtype not in (_IMAGE, _COMPRESSED, _CAMERA_INFO):
-            raise InputError(f"wanted a message of {_IMAGE} or {_COMPRESSED}, got {raw.msgtype}")
-        store = self._stores.get(raw.serialization)
-        if store is None:
-            raise InputError(f"messages must be serialised as cdr (ROS 2) or ros1, got {raw.serialization!r}")
-        if raw.serialization == "ros1":
-            return cast("Any", store.deserialize_ros1(raw.data, raw.msgtype))
-        return cast("Any", store.deserialize_cdr(raw.data, raw.msgtype))
-
     def _first_camera_info(self) -> CameraInfo | None:
         if self._info_topic is None:
             return None
         for raw in self._bag.messages({self._info_topic}):
             try:
-                return camera_info_from_message(self._deserialize(raw))
-            except _DAMAGE as error:
+                return camera_info_from_message(deserialize(raw))
+            except DAMAGE as error:
                 _LOGGER.debug("%s: %s: %s", self.path, raw.topic, error)  # counted when it comes by in its place
         return None
 
@@ -122,11 +114,37 @@ class BagSource(FrameSource):
         self._bag.close()
 
 
+def deserialize(raw: RawMessage) -> Any:  # classes that rosbags generates at run time
+    """The message of an Image, CompressedImage or CameraInfo, ROS 1 or ROS 2.
+
+    Raises:
+        InputError: another type or serialisation; rosbags raises more, see `DAMAGE`.
+    """
+    if raw.msgtype not in (_IMAGE, _COMPRESSED, _CAMERA_INFO):
+        raise InputError(f"wanted a message of {_IMAGE} or {_COMPRESSED}, got {raw.msgtype}")
+    if raw.serialization not in ("cdr", "ros1"):
+        raise InputError(f"messages must be serialised as cdr (ROS 2) or ros1, got {raw.serialization!r}")
+    if raw.serialization == "ros1":
+        return cast("Any", _typestore(Stores.ROS1_NOETIC).deserialize_ros1(raw.data, raw.msgtype))
+    return cast("Any", _typestore(Stores.ROS2_HUMBLE).deserialize_cdr(raw.data, raw.msgtype))
+
+
+def header_stamp_ns(message: Any) -> int:
+    """Stamp of a message's header, nanoseconds."""
+    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
+
+
+@lru_cache(maxsize=2)
+def _typestore(kind: Stores) -> Typestore:
+    return get_typestore(kind)
+
+
 # What a message of random bytes can cause on its way through rosbags and OpenCV; anything else is a bug and ends the run.
-_DAMAGE = (InputError, SerdeError, ValueError, IndexError, OverflowError, MemoryError)
+DAMAGE = (InputError, SerdeError, ValueError, IndexError, OverflowError, MemoryError)
 
 
-def _choose_topic(path: Path, topics: Sequence[BagTopic], wanted: str | None) -> BagTopic:
+def choose_image_topic(path: Path, topics: Sequence[BagTopic], wanted: str | None) -> BagTopic:
+    """The topic of this name, or the one camera where none is named; raises InputError that lists what there is."""
     images = [topic for topic in topics if topic.msgtype in (_IMAGE, _COMPRESSED)]
     if wanted is not None:
         return _named_topic(path, topics, images, wanted)

@@ -20,11 +20,78 @@ _MIN_SIDE = 16  # the encoder refuses less than 2 and players less than this
 _MIN_FREE_BYTES = 2**22  # OpenCV does not say that a disk is full, so look before each frame
 
 
-class VideoSink(ClosingSink):
-    """A video of the class colours, or of the colours over the image.
+class VideoFile:
+    """A video that is written picture by picture.
 
-    The first frame sets the size, with sides rounded up to even numbers as the codec needs; later frames of another size are
+    The first picture sets the size, with sides rounded up to even numbers as the codec needs; later ones of another size are
     scaled to fit, centred, with black bars. An MP4 can be played only after `close`.
+
+    Args:
+        path: the .mp4 file; replaced where it exists.
+        fps: pictures a second to play at.
+
+    Raises:
+        ConfigError: fps not positive.
+        OutputError: the folder cannot be made.
+    """
+
+    def __init__(self, path: str | Path, fps: float) -> None:
+        if not (math.isfinite(fps) and fps > 0.0):
+            raise ConfigError(f"fps must be a positive number, got {fps}")
+        self.path = Path(path)
+        self._fps = fps
+        self._writer: cv2.VideoWriter | None = None
+        self._canvas_size = Size(0, 0)
+        self._frames = 0
+        make_folder(self.path.parent)
+        if self.path.is_dir():
+            raise OutputError(f"{self.path}: cannot be written: a video file is wanted and there is a folder of that name")
+
+    def write(self, picture: UInt8Array) -> None:
+        """Append (H, W, 3) uint8 RGB.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self._writer is None:
+            self._open(Size(*picture.shape[:2]))
+        assert self._writer is not None
+        free = shutil.disk_usage(self.path.parent).free
+        if free < _MIN_FREE_BYTES:
+            raise OutputError(f"{self.path}: only {free} bytes of space are left for it; free some or choose another output")
+        self._writer.write(_fit(picture, self._canvas_size)[:, :, ::-1])  # OpenCV wants BGR
+        self._frames += 1
+
+    def close(self) -> None:
+        """Finish the file; checks that the video can be played, since OpenCV reports no errors of writing.
+
+        Raises:
+            OutputError: not every picture can be read back.
+        """
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        writer.release()
+        check = cv2.VideoCapture(str(self.path))
+        frames = int(check.get(cv2.CAP_PROP_FRAME_COUNT)) if check.isOpened() else 0
+        check.release()
+        if frames < self._frames:
+            raise OutputError(f"{self.path}: {self._frames} frames were written, {frames} can be read back; is the disk full?")
+
+    def _open(self, size: Size) -> None:
+        self._canvas_size = _round_up(size)
+        fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+        writer = cv2.VideoWriter(str(self.path), fourcc, self._fps, (self._canvas_size.width, self._canvas_size.height))
+        if not writer.isOpened():
+            raise OutputError(
+                f"{self.path}: OpenCV cannot open a video of {self._canvas_size} at {self._fps:g} fps there; "
+                "is writing permitted, does the name end in .mp4, does this OpenCV have FFmpeg?"
+            )
+        self._writer, self._frames = writer, 0
+
+
+class VideoSink(ClosingSink):
+    """A video of the class colours, or of the colours over the image; see `VideoFile` for sizes.
 
     Args:
         path: the .mp4 file; replaced where it exists.
@@ -46,18 +113,10 @@ class VideoSink(ClosingSink):
     ) -> None:
         if kind not in ("color", "overlay"):
             raise ConfigError(f"a video shows color or overlay, got {kind!r}")
-        if not (math.isfinite(fps) and fps > 0.0):
-            raise ConfigError(f"fps must be a positive number, got {fps}")
-        self.path = Path(path)
+        self._video = VideoFile(path, fps)
+        self.path = self._video.path
         self._label_set = label_set
         self._kind = kind
-        self._fps = fps
-        self._writer: cv2.VideoWriter | None = None
-        self._canvas_size = Size(0, 0)
-        self._frames = 0
-        make_folder(self.path.parent)
-        if self.path.is_dir():
-            raise OutputError(f"{self.path}: cannot be written: a video file is wanted and there is a folder of that name")
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """See `ResultSink`."""
@@ -65,37 +124,11 @@ class VideoSink(ClosingSink):
             picture = self._label_set.overlay(result.geometry.image_to_output(frame.image), result.labels)
         else:
             picture = self._label_set.colorize(result.labels)
-        if self._writer is None:
-            self._open(Size(*result.labels.shape))
-        assert self._writer is not None
-        free = shutil.disk_usage(self.path.parent).free
-        if free < _MIN_FREE_BYTES:
-            raise OutputError(f"{self.path}: only {free} bytes of space are left for it; free some or choose another output")
-        self._writer.write(_fit(picture, self._canvas_size)[:, :, ::-1])  # OpenCV wants BGR
-        self._frames += 1
+        self._video.write(picture)
 
     def close(self) -> None:
-        """See `ResultSink`; checks that the video can be played, since OpenCV reports no errors of writing."""
-        writer, self._writer = self._writer, None
-        if writer is None:
-            return
-        writer.release()
-        check = cv2.VideoCapture(str(self.path))
-        frames = int(check.get(cv2.CAP_PROP_FRAME_COUNT)) if check.isOpened() else 0
-        check.release()
-        if frames < self._frames:
-            raise OutputError(f"{self.path}: {self._frames} frames were written, {frames} can be read back; is the disk full?")
-
-    def _open(self, size: Size) -> None:
-        self._canvas_size = _round_up(size)
-        fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-        writer = cv2.VideoWriter(str(self.path), fourcc, self._fps, (self._canvas_size.width, self._canvas_size.height))
-        if not writer.isOpened():
-            raise OutputError(
-                f"{self.path}: OpenCV cannot open a video of {self._canvas_size} at {self._fps:g} fps there; "
-                "is writing permitted, does the name end in .mp4, does this OpenCV have FFmpeg?"
-            )
-        self._writer, self._frames = writer, 0
+        """See `ResultSink`."""
+        self._video.close()
 
 
 def _round_up(size: Size) -> Size:

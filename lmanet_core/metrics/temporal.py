@@ -90,15 +90,15 @@ class TemporalConsistency:
     """
 
     def __init__(self, num_classes: int) -> None:
-        self._matrix = ConfusionMatrix(num_classes)
+        self.matrix = ConfusionMatrix(num_classes)
 
     def update(self, matches: Matches, labels: UInt8Array, following: UInt8Array) -> None:
         """Add a pair of label maps (H, W) uint8, matched by `matches`."""
-        self._matrix.update(matches.fetch(following), np.where(matches.valid, labels, _UNLABELLED).astype(np.uint8))
+        self.matrix.update(matches.fetch(following), np.where(matches.valid, labels, _UNLABELLED).astype(np.uint8))
 
     def value(self) -> float:
         """0–1, higher is steadier; NaN before the first pair."""
-        return self._matrix.mean_iou()
+        return self.matrix.mean_iou()
 
 
 class Flicker:
@@ -149,6 +149,10 @@ class VideoConsistency:
         count = int(constant_truth.sum())
         if count:
             self._shares.append(int((constant_truth & constant_prediction).sum()) / count)
+
+    def absorb(self, other: VideoConsistency) -> None:
+        """Count the windows of another clip too."""
+        self._shares += other._shares
 
     def reset(self) -> None:
         """Begin another clip: no window reaches over its start."""

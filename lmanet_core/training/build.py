@@ -126,7 +126,7 @@ def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelCo
         num_classes=model.config.num_classes if model is not None and same_classes else len(labels.names),
         labels=labels,
         memory=None if config.stage == "backbone" else config.memory(trained, architecture),
-        input_size=config.network_size if config.crop is None else parse_size(config.crop),
+        input_size=config.network_size,  # a crop is a window of it: things keep their size in pixels
         provenance=_origin(config, model),
     )
     torch.manual_seed(config.seed)

@@ -5,9 +5,14 @@ Knows nothing of Lightning, so that `lmanet train --help` and mistakes in a file
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
+
+import yaml
 
 from lmanet_core.data.augment import AugmentConfig
 from lmanet_core.errors import ConfigError
@@ -184,6 +189,29 @@ class TrainConfig:
             if trained is not None and getattr(config, name) != getattr(trained, name):
                 raise ConfigError(f"{name} is {getattr(trained, name)} in the weights and cannot be {getattr(config, name)}")
         return config
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str], **overrides: Any) -> TrainConfig:
+        """Read a flat YAML file of settings, some of them replaced.
+
+        Raises:
+            ConfigError: a file that cannot be read, an unknown setting, or a value out of range.
+        """
+        try:
+            content = yaml.safe_load(Path(path).read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read config {path}: {error}") from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"config {path}: wanted 'setting: value' lines, got {type(content).__name__}")
+        known = [item.name for item in fields(cls)]
+        for key in content:
+            if key not in known:
+                near = get_close_matches(str(key), known, 1)
+                raise ConfigError(f"config {path}: unknown setting {key!r}{f'; did you mean {near[0]}?' if near else ''}")
+        try:
+            return cls(**{**content, **overrides})
+        except TypeError as error:  # a word where a number belongs
+            raise ConfigError(f"config {path}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by name."""

@@ -184,7 +184,7 @@ def test_video_that_cannot_be_read_back_is_an_output_error(tmp_path, make_result
     made = make_result(np.zeros((32, 32)))
     sink = VideoSink(tmp_path / "v.mp4", CAMVID11)
     sink.write(made.frame, made.result)
-    sink._frames += 1  # what OpenCV lost without a word
+    sink._video._frames += 1  # what OpenCV lost without a word
     with pytest.raises(OutputError, match="2 frames were written, 1 can be read back"):
         sink.close()
 

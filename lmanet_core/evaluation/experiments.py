@@ -1,0 +1,284 @@
+"""The paper's experiments on any data set: what a setting of the memory is worth, and what it costs.
+
+    memory-size    Table I    a network trained for each S
+    window         Table II   a network trained for each R, and for global attention
+    fusion         Table III  a network trained for each fusion
+    cost           Table IV   time a frame and memory, nothing is trained
+    longer-memory  Table S4   one network, read with more frames than it was trained with
+    classes        Table VI   IoU by class, memory off and on
+
+A variant is trained from the same single-frame weights with the same seed and the same batches, and keeps its folder: an
+experiment that was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from lmanet_core.checkpoint import load_model
+from lmanet_core.errors import ConfigError, LmanetError, OutputError
+from lmanet_core.evaluation.sets_command import evaluate_sets
+from lmanet_core.training.config import TrainConfig
+
+#: What varies in each experiment that trains: setting → (column heading, changed settings) of each variant.
+VARIANTS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
+    "memory-size": [(f"S = {frames}", {"memory_frames": frames}) for frames in (1, 2, 3, 4, 5)],
+    "window": [
+        *((f"R = {side}", {"window": side}) for side in (1, 11, 21, 41)),
+        ("global", {"window": "global"}),
+    ],
+    "fusion": [
+        ("concat", {"fusion": "concat"}),
+        ("gated", {"fusion": "gated"}),
+        ("reduced-gated", {"fusion": "reduced-gated", "value_channels": 0}),
+        ("residual", {"fusion": "residual", "value_channels": 0}),
+    ],
+}
+COST_WINDOWS: tuple[int | None, ...] = (None, 41, 21, 11)
+LONGER = (1, 2, 3, 4)  # times the frames trained with
+EXPERIMENTS = (*VARIANTS, "cost", "longer-memory", "classes")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment.
+
+    Attributes:
+        name: one of `EXPERIMENTS`.
+        train: data set, and how variants are trained; its `weights` are the single-frame network (of longer-memory and
+            classes: the network with memory).
+        out: folder for results and trained variants.
+        stages: trained one after the other for each variant.
+        conditions: see `make_conditions`.
+        max_clips: to evaluate on; None: all.
+        device, precision: of the evaluation.
+
+    Raises:
+        ConfigError: unknown experiment, or no weights to start from.
+    """
+
+    name: str
+    train: TrainConfig
+    out: Path
+    stages: Sequence[str] = ("memory", "joint")
+    conditions: Sequence[str] = ("none",)
+    max_clips: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.name not in EXPERIMENTS:
+            raise ConfigError(f"an experiment is one of {', '.join(EXPERIMENTS)}; got {self.name!r}")
+        if self.train.weights is None:
+            raise ConfigError("an experiment starts from trained weights; give --weights, or train the backbone first")
+        wrong = [stage for stage in self.stages if stage not in ("memory", "joint")]
+        if wrong or not self.stages:
+            raise ConfigError(f"stages are memory, joint or both, got {', '.join(self.stages) or 'none'}")
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """A table: `rows` of plain values under `columns`; the first column names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = Table(title=self.title, title_justify="left")
+        for place, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if place else "left")
+        for row in self.rows:
+            table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row))
+        return table
+
+
+def run_experiment(config: ExperimentConfig, say: Callable[[str], None] = print) -> ExperimentResult:
+    """Train what is missing, evaluate, and write `NAME.csv`, `NAME.txt` and `NAME.png` into `config.out`.
+
+    Raises:
+        LmanetError: as training and evaluation; variants that are done are kept.
+    """
+    config.out.mkdir(parents=True, exist_ok=True)
+    if config.name == "cost":
+        result = _cost(config)
+    elif config.name == "longer-memory":
+        result = _longer_memory(config)
+    elif config.name == "classes":
+        result = _classes(config)
+    else:
+        result = _trained_variants(config, say)
+    write_result(config.out, config.name, result)
+    return result
+
+
+# ---- experiments that train
+
+
+def _trained_variants(config: ExperimentConfig, say: Callable[[str], None]) -> ExperimentResult:
+    rows = _measure(config, str(config.train.weights), "single frame")
+    for heading, changes in VARIANTS[config.name]:
+        folder = config.out / config.name / heading.replace(" ", "")
+        weights = _train_variant(config, folder, changes, lambda text, heading=heading: say(f"{heading}: {text}"))  # type: ignore[misc]
+        rows += _measure(config, str(weights), heading)
+    return ExperimentResult(
+        f"{config.name}: mIoU, flicker, TC in %",
+        ("", "condition", "memory off", "memory on", "flicker off", "flicker on", "TC off", "TC on"),
+        tuple(rows),
+    )
+
+
+def _train_variant(config: ExperimentConfig, folder: Path, changes: Mapping[str, Any], say: Callable[[str], None]) -> Path:
+    from lmanet_core.training.run import train  # Lightning
+
+    weights = str(config.train.weights)
+    for stage in config.stages:
+        out = folder / stage
+        settings = replace(config.train, **{**changes, "stage": stage, "weights": weights, "out": str(out)})
+        finished = out / "finished.json"
+        if not _same_run(finished, settings):
+            say(f"training stage {stage}")
+            train(replace(settings, overwrite=True))
+            finished.write_text(json.dumps(settings.to_dict()))
+        weights = str(out / "last.safetensors")
+    return Path(weights)
+
+
+def _same_run(finished: Path, settings: TrainConfig) -> bool:
+    """Whether a variant was trained to its end with these very settings."""
+    try:
+        return bool(json.loads(finished.read_text()) == json.loads(json.dumps(settings.to_dict())))
+    except (OSError, json.JSONDecodeError):
+        return False
+
+
+def _measure(config: ExperimentConfig, weights: str, heading: str) -> list[tuple[Any, ...]]:
+    return [
+        (heading, row["condition"], *(100 * end for key in ("miou", "flicker", "consistency") for end in _ends(row[key])))
+        for row in _scores(config, weights)
+    ]
+
+
+def _scores(config: ExperimentConfig, weights: str, memory_frames: int | None = None) -> list[dict[str, Any]]:
+    return evaluate_sets(
+        [weights],
+        config.train,
+        config.conditions,
+        memory_frames=memory_frames,
+        stride=config.train.stride,
+        max_clips=config.max_clips,
+        device=config.device,
+        precision=config.precision,
+    )
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    """Without and with the full memory; the same twice where there is none."""
+    return values[0], values[-1]
+
+
+# ---- experiments with given weights
+
+
+def _longer_memory(config: ExperimentConfig) -> ExperimentResult:
+    trained = load_model(str(config.train.weights)).config.memory
+    if trained is None:
+        raise ConfigError(f"{config.train.weights} has no memory; longer-memory wants weights trained with one")
+    most = max(LONGER) * trained.memory_frames
+    scores = _scores(config, str(config.train.weights), most)
+    conditions = tuple(row["condition"] for row in scores)
+    names = [f"S = {frames}" + (" (trained)" if frames == trained.memory_frames else "") for frames in range(most + 1)]
+    rows = tuple((name, *(100 * row["miou"][frames] for row in scores)) for frames, name in enumerate(names))
+    return ExperimentResult("longer-memory: mIoU in % by frames in the memory", ("", *conditions), rows)
+
+
+def _classes(config: ExperimentConfig) -> ExperimentResult:
+    scores = _scores(config, str(config.train.weights))
+    columns = tuple(f"{row['condition']} {state}" for row in scores for state in ("off", "on"))
+    totals = ("mean", *(100 * end for row in scores for end in _ends(row["miou"])))
+    names = list(scores[0]["iou"][0])
+    rows = [(name, *(100 * part[name] for row in scores for part in (row["iou"][0], row["iou"][-1]))) for name in names]
+    return ExperimentResult("classes: IoU in %, memory off and on", ("", *columns), (totals, *rows))
+
+
+# ---- cost
+
+
+def _cost(config: ExperimentConfig) -> ExperimentResult:
+    """Each variant in a process of its own, so that its memory can be told."""
+    rows: list[tuple[Any, ...]] = []
+    for heading, window in [("single frame", "none"), *((_window_name(side), str(side or "global")) for side in COST_WINDOWS)]:
+        median_ms, peak_mb = _measure_cost(config, window)
+        base_ms, base_mb = (rows[0][1], rows[0][3]) if rows else (median_ms, peak_mb)
+        rows.append((heading, median_ms, 100 * (median_ms / base_ms - 1), peak_mb, 100 * (peak_mb / base_mb - 1)))
+    return ExperimentResult(
+        f"cost at {config.train.size}: median time of a frame, peak memory", ("", "ms", "Δ %", "MB", "Δ %"), tuple(rows)
+    )
+
+
+def _window_name(side: int | None) -> str:
+    return "global" if side is None else f"R = {side}"
+
+
+def _measure_cost(config: ExperimentConfig, window: str) -> tuple[float, float]:
+    command = [sys.executable, "-m", "lmanet_core.evaluation.cost", str(config.train.weights), config.train.size, window]
+    command += [str(config.train.memory_frames or 3), config.device, config.precision]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    if done.returncode != 0:
+        raise LmanetError(f"measuring the cost of window {window} failed: {done.stderr.strip()[-300:]}")
+    figures = json.loads(done.stdout)
+    return statistics.median(figures["frame_ms"]), float(figures["peak_mb"])
+
+
+# ---- files
+
+
+def write_result(out: Path, name: str, result: ExperimentResult) -> None:
+    """`NAME.csv`, `NAME.txt` and, where matplotlib is installed, `NAME.png`; raises OutputError."""
+    from rich.console import Console
+
+    try:
+        with (out / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(result.columns)
+            writer.writerows(result.rows)
+        with (out / f"{name}.txt").open("w") as file:
+            Console(file=file, width=140).print(result.table())
+        _plot(out / f"{name}.png", result)
+    except OSError as error:
+        raise OutputError(f"cannot write to {out}: {error}") from error
+
+
+def _plot(path: Path, result: ExperimentResult) -> None:
+    """Bars side by side for each row."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return
+    numeric = [place for place in range(1, len(result.columns)) if isinstance(result.rows[0][place], float)][:2]
+    if not numeric:
+        return
+    figure = Figure(figsize=(1.5 + 0.55 * len(result.rows) * max(1, len(result.columns) - 1) ** 0.5, 4.0), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(numeric)
+    for number, place in enumerate(numeric):
+        positions = [row + (number - (len(numeric) - 1) / 2) * width for row in range(len(result.rows))]
+        axes.bar(positions, [row[place] for row in result.rows], width, label=result.columns[place])
+    texts = [" ".join(str(value) for value in row if isinstance(value, str)) for row in result.rows]
+    axes.set_xticks(range(len(texts)), texts, rotation=40, ha="right")
+    axes.set_title(result.title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)

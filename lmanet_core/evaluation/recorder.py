@@ -1,0 +1,272 @@
+"""Everything that is done with a segmented frame: measures, frames.jsonl, result bags, videos, pictures.
+
+One thread at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from lmanet_core.evaluation.mapping import LabelMapping
+from lmanet_core.evaluation.measures import FrameScores, Measures
+from lmanet_core.evaluation.motion import PairMatcher, to_grid
+from lmanet_core.evaluation.pictures import Moments, SideBySideVideo, mark
+from lmanet_core.frame import Frame, FrameResult
+from lmanet_core.geometry import Size, resize_image
+from lmanet_core.labels import LabelSet
+from lmanet_core.media import ResultBagSink
+from lmanet_core.media.sinks import make_folder, output_errors
+from lmanet_core.metrics import Matches
+from lmanet_core.stream import StreamSummary
+
+UInt8Array = npt.NDArray[np.uint8]
+
+#: In the result bag; confidence is left out, for it is noise that does not compress.
+_BAG_TOPICS = ("labels", "color", "label_info", "camera_info")
+_FPS = 10.0  # of videos, where stamps do not tell
+#: Keys of a line of frames.jsonl that differ from run to run.
+NOT_REPEATABLE = ("timings_ms", "latency_ms")
+
+
+@dataclass
+class Stream:
+    """What is kept of one camera."""
+
+    measures: dict[str, Measures]  # by variant
+    summary: StreamSummary = field(default_factory=StreamSummary)
+    pairs: PairMatcher = field(default_factory=PairMatcher)
+    dropped: int = 0
+    longest_memory: int = 0  # most past frames read for one frame
+    before: tuple[UInt8Array, UInt8Array] | None = None  # image and labels of the last frame, at the size of label maps
+    first_stamp_ns: int | None = None
+    bag: ResultBagSink | None = None
+    video: SideBySideVideo | None = None
+    waiting: tuple[Frame, Mapping[str, FrameResult]] | None = None  # until the second frame tells the rate
+
+
+class Recorder:
+    """See the module.
+
+    Args:
+        out: folder of the report.
+        labels: classes of the weights.
+        mapping: to the classes of the label images.
+        cameras: their names.
+        variants: ways to segment, the one the report is about first: ("on", "off"), ("on",) or ("off",).
+        save: "bag" and "video" are written where they are in it.
+
+    Raises:
+        OutputError: the folder is not writable.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        labels: LabelSet,
+        mapping: LabelMapping,
+        cameras: Sequence[str],
+        variants: Sequence[str],
+        save: Sequence[str],
+    ) -> None:
+        self.out = out
+        self.variants = tuple(variants)
+        self.streams = {camera: Stream({name: Measures(labels, mapping) for name in variants}) for camera in cameras}
+        self.summary = StreamSummary()
+        self.dropped = 0
+        self.worst = Moments()
+        self.flickering = Moments()
+        self._labels = labels
+        self._mapping = mapping
+        self._save = frozenset(save)
+        self._digest = hashlib.sha256()
+        make_folder(out)
+        with output_errors(out):
+            self._rows: TextIO = (out / "frames.jsonl").open("w", encoding="utf-8")
+        self._number = 0
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every label map and every line so far, times of computing left out."""
+        return self._digest.hexdigest()
+
+    def total(self, variant: str) -> Measures:
+        """Measures of a variant over all cameras."""
+        total = Measures(self._labels, self._mapping)
+        for stream in self.streams.values():
+            total.absorb(stream.measures[variant])
+        return total
+
+    def add(
+        self,
+        camera: str,
+        frame: Frame,
+        truth: UInt8Array | None,
+        results: Mapping[str, FrameResult],
+        latency_ms: float | None = None,
+    ) -> None:
+        """Record a segmented frame.
+
+        Args:
+            camera: its name.
+            frame: as it came.
+            truth: (H, W) ids of its label image, None where it has none.
+            results: for each of the variants.
+            latency_ms: stamp to published, where frames come in time.
+
+        Raises:
+            OutputError: something cannot be written.
+            InputError: truth with another aspect ratio.
+        """
+        stream = self.streams[camera]
+        matches = stream.pairs.next(frame.image)
+        scores = {variant: stream.measures[variant].add(results[variant], truth, matches) for variant in self.variants}
+        main = results[self.variants[0]]
+        for summary in (stream.summary, self.summary):
+            summary.add(main, memory_on=self.variants[0] == "on")
+        stream.longest_memory = max(stream.longest_memory, main.memory_frames)
+        if stream.first_stamp_ns is None:
+            stream.first_stamp_ns = frame.stamp_ns
+        row = self._row(camera, frame, results, scores, latency_ms)
+        self._write_row(row)
+        self._draw(stream, frame, truth, results, scores[self.variants[0]], row, matches)
+        if "bag" in self._save:
+            if stream.bag is None:
+                stream.bag = ResultBagSink(self.out / self._named("result", camera), self._labels, _BAG_TOPICS)
+            stream.bag.write(frame, main)
+        if "video" in self._save:
+            self._write_video(stream, camera, frame, results)
+
+    def drop(self, camera: str, frame: Frame) -> None:
+        """Record a frame that was never segmented."""
+        self.streams[camera].dropped += 1
+        self.dropped += 1
+        self._write_row({**self._place(camera, frame), "dropped": True})
+
+    def close(self) -> None:
+        """Finish all files.
+
+        Raises:
+            OutputError: one of them cannot be finished.
+        """
+        with output_errors(self.out / "frames.jsonl"):
+            self._rows.close()
+        for camera, stream in self.streams.items():
+            if stream.waiting is not None:
+                waiting, stream.waiting = stream.waiting, None
+                stream.video = SideBySideVideo(self.out / f"{self._named('side_by_side', camera)}.mp4", self._labels, _FPS)
+                stream.video.write(*waiting)
+            for sink in (stream.bag, stream.video):
+                if sink is not None:
+                    sink.close()
+
+    def _place(self, camera: str, frame: Frame) -> dict[str, Any]:
+        place = {"number": self._number, "camera": camera, "name": frame.name, "stamp_ns": frame.stamp_ns}
+        self._number += 1
+        return place
+
+    def _row(
+        self,
+        camera: str,
+        frame: Frame,
+        results: Mapping[str, FrameResult],
+        scores: Mapping[str, FrameScores],
+        latency_ms: float | None,
+    ) -> dict[str, Any]:
+        main = results[self.variants[0]]
+        first = scores[self.variants[0]]
+        row = {
+            **self._place(camera, frame),
+            "index": self.streams[camera].summary.frames - 1,
+            "reset": None if main.discontinuity is None else main.discontinuity.value,
+            "since_reset": first.since_reset,
+            "memory_frames": main.memory_frames,
+            "remembered": main.remembered,
+            **_scores(first),
+        }
+        for variant in self.variants[1:]:
+            row[variant] = _scores(scores[variant])
+            row["differs"] = float(np.mean(main.labels != results[variant].labels))
+        row["labels_hash"] = hashlib.blake2b(np.ascontiguousarray(main.labels).data, digest_size=8).hexdigest()
+        row["timings_ms"] = {stage: round(milliseconds, 3) for stage, milliseconds in main.timings_ms.items()}
+        if latency_ms is not None:
+            row["latency_ms"] = round(latency_ms, 3)
+        return row
+
+    def _write_row(self, row: Mapping[str, Any]) -> None:
+        fixed = {key: value for key, value in row.items() if key not in NOT_REPEATABLE}
+        self._digest.update(json.dumps(fixed, sort_keys=True).encode())
+        with output_errors(self.out / "frames.jsonl"):
+            self._rows.write(json.dumps(row) + "\n")
+
+    def _draw(
+        self,
+        stream: Stream,
+        frame: Frame,
+        truth: UInt8Array | None,
+        results: Mapping[str, FrameResult],
+        scores: FrameScores,
+        row: dict[str, Any],
+        matches: Matches | None,
+    ) -> None:
+        """Keep pictures of the worst and the most flickering moments."""
+        main = results[self.variants[0]]
+        missing = None if scores.accuracy is None else 1.0 - scores.accuracy
+        badness = missing if missing is not None else row.get("differs")
+        number = row["number"]
+        image = None
+        if self.worst.wants(badness, number):
+            image = main.geometry.image_to_output(frame.image)
+            panels = {"camera": image}
+            if truth is not None:
+                panels["truth"] = self._mapping.classes.colorize(self._mapping.map_truth(truth))
+            panels |= {
+                f"memory {name}": self._labels.overlay(image, results[name].labels) for name in ("off", "on") if name in results
+            }
+            self.worst.keep(badness or 0.0, number, row, panels)
+        if matches is not None and stream.before is not None and self.flickering.wants(scores.flicker, number):
+            image = main.geometry.image_to_output(frame.image) if image is None else image
+            before_image, before = stream.before
+            here = matches.static & (matches.fetch(to_grid(main.labels, matches)) != to_grid(before, matches))
+            self.flickering.keep(
+                scores.flicker or 0.0,
+                number,
+                row,
+                {
+                    "before": self._labels.overlay(before_image, before),
+                    "now": self._labels.overlay(image, main.labels),
+                    "changed": mark(resize_image(before_image, Size(*here.shape)), here),
+                },
+            )
+        stream.before = (main.geometry.image_to_output(frame.image) if image is None else image, main.labels)
+
+    def _write_video(self, stream: Stream, camera: str, frame: Frame, results: Mapping[str, FrameResult]) -> None:
+        if stream.video is None:
+            if stream.waiting is None:
+                stream.waiting = (frame, results)
+                return
+            path = self.out / f"{self._named('side_by_side', camera)}.mp4"
+            stream.video = SideBySideVideo(path, self._labels, _rate(stream.waiting[0].stamp_ns, frame.stamp_ns))
+            stream.video.write(*stream.waiting)
+            stream.waiting = None
+        stream.video.write(frame, results)
+
+    def _named(self, what: str, camera: str) -> str:
+        return what if len(self.streams) == 1 else f"{what}_{camera}"
+
+
+def _scores(scores: FrameScores) -> dict[str, float | None]:
+    return {"accuracy": scores.accuracy, "agreement": scores.agreement, "flicker": scores.flicker}
+
+
+def _rate(first_ns: int, second_ns: int) -> float:
+    """Frames a second of a video, from its first two stamps."""
+    period_s = (second_ns - first_ns) / 1e9
+    return min(60.0, 1.0 / period_s) if 0.0 < period_s <= 1.0 else _FPS

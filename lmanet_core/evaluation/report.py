@@ -1,0 +1,211 @@
+"""`summary.json`: what was run on what, every figure, the verdict, and a hash over all that must be equal on every run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from lmanet_core import __version__
+from lmanet_core.evaluation.measures import MVC_FRAMES, Measures
+from lmanet_core.evaluation.motion import MAX_PIXELS
+from lmanet_core.evaluation.recorder import Recorder
+from lmanet_core.evaluation.run import CameraInput, Outcome
+from lmanet_core.evaluation.verdict import Threshold, judge
+from lmanet_core.media.sinks import output_errors
+from lmanet_core.metrics.temporal import FLOW_AGREEMENT_PX, STATIC_GREY_LEVELS
+from lmanet_core.segment_options import hash_file
+from lmanet_core.stream import StreamSummary
+
+#: What a threshold may be on besides `iou.<class>`, the same of the other variant (`off.miou`), and `gain.<figure>`.
+QUALITY = ("accuracy", "miou", "boundary_miou", f"mvc_{MVC_FRAMES}", "tc", "flicker", "agreement")
+COUNTS = ("frames", "labelled_frames", "dropped", "skipped", "resets", "labels_unmatched")
+SPEED = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "frames_per_second", "peak_memory_mb")
+#: Parts of a summary that differ from run to run; the hash leaves them out.
+NOT_REPEATABLE = ("verdict", "speed", "timings_ms", "machine", "paths", "hash", "pictures", "live_timing")
+
+
+def figure_names(classes: Sequence[str], variants: Sequence[str]) -> list[str]:
+    """Every figure that a threshold can be on."""
+    own = [*QUALITY, *(f"iou.{name}" for name in classes)]
+    others = [f"{variant}.{name}" for variant in variants[1:] for name in own]
+    gains = [f"gain.{name}" for name in own] if len(variants) > 1 else []
+    return [*own, *others, *gains, *COUNTS, *SPEED, "streaming_accuracy", "streaming_miou", "reproduced"]
+
+
+def build_summary(
+    recorder: Recorder,
+    outcome: Outcome,
+    cameras: Sequence[CameraInput],
+    thresholds: Sequence[Threshold],
+    run: Mapping[str, Any],
+    elapsed_s: float,
+    complete: bool,
+    extra: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything about an evaluation as plain data.
+
+    Args:
+        recorder: closed.
+        outcome: of the recordings.
+        cameras: what was evaluated.
+        thresholds: may be empty.
+        run: weights, configuration, mode: what was run.
+        elapsed_s: wall time of it all.
+        complete: false where an error or Ctrl-C ended it.
+        extra: further figures (`figures`) and parts of the summary.
+    """
+    totals = {variant: recorder.total(variant) for variant in recorder.variants}
+    summaries = {variant: total.summary() for variant, total in totals.items()}
+    main = recorder.variants[0]
+    speed = _speed(recorder.summary, elapsed_s)
+    figures = {
+        **_figures(summaries, recorder.variants),
+        "dropped": recorder.dropped,
+        "skipped": sum(outcome.skipped.values()),
+        "resets": sum(recorder.summary.resets.values()),
+        "labels_unmatched": sum(counts["unmatched"] for counts in outcome.labels.values()),
+        **extra.get("figures", {}),
+    }
+    summary: dict[str, Any] = {
+        "verdict": judge(thresholds, {**figures, **speed, **extra.get("speed", {})}),
+        "complete": complete,
+        "figures": figures,
+        "speed": {**speed, **extra.get("speed", {})},
+        "variants": list(recorder.variants),
+        "classes": list(totals[main].mapping.classes.names),
+        "colors": [list(color) for color in totals[main].mapping.classes.colors],
+        "runs": summaries,
+        "since_reset_from": [entry["from"] for entry in summaries[main]["since_reset"]],
+        "resets": dict(recorder.summary.resets),
+        "not_remembered": recorder.summary.not_remembered,
+        "cameras": {
+            camera.name: _camera(recorder, outcome, camera, main) for camera in cameras if camera.name in recorder.streams
+        },
+        "unknown_label_values": {str(value): n for value, n in sorted(totals[main].unknown_values.items())},
+        "timings_ms": recorder.summary.percentiles(),
+        "flow": f"OpenCV DIS, preset medium, both directions, at most {MAX_PIXELS} pixels, agreement {FLOW_AGREEMENT_PX:g} px, "
+        f"static within {STATIC_GREY_LEVELS} grey levels",
+        "run": {**run, "versions": _versions()},
+        "frames_hash": recorder.digest,
+        "machine": _machine(),
+        "paths": {"inputs": [str(camera.recording) for camera in cameras], "labels": [camera.labels for camera in cameras]},
+        **{key: value for key, value in extra.items() if key not in ("figures", "speed")},
+    }
+    summary["hash"] = hash_summary(summary)
+    return summary
+
+
+def hash_summary(summary: Mapping[str, Any]) -> str:
+    """SHA-256 over all that does not differ from run to run."""
+    fixed = {key: value for key, value in summary.items() if key not in NOT_REPEATABLE}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    """Write it; raises OutputError."""
+    with output_errors(path):
+        path.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_frames(folder: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a report's frames.jsonl, one by one."""
+    with (folder / "frames.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def hash_input(path: Path) -> str:
+    """SHA-256 of a file, or over names and contents of a folder's files."""
+    if path.is_file():
+        return hash_file(path)
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            digest.update(f"{file.relative_to(path)}\0{hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _figures(summaries: Mapping[str, Mapping[str, Any]], variants: Sequence[str]) -> dict[str, float | None]:
+    flat = {}
+    for variant in variants:
+        summary = summaries[variant]
+        flat[variant] = {name: summary[name] for name in QUALITY}
+        flat[variant] |= {f"iou.{name}": iou for name, iou in summary["iou"].items()}
+    main, *others = variants
+    figures: dict[str, float | None] = dict(flat[main])
+    for other in others:
+        figures |= {f"{other}.{name}": value for name, value in flat[other].items()}
+        figures |= {f"gain.{name}": _difference(value, flat[other][name]) for name, value in flat[main].items()}
+    figures["frames"] = summaries[main]["frames"]
+    figures["labelled_frames"] = summaries[main]["labelled_frames"]
+    return figures
+
+
+def _difference(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second
+
+
+def _camera(recorder: Recorder, outcome: Outcome, camera: CameraInput, main: str) -> dict[str, Any]:
+    stream = recorder.streams[camera.name]
+    measures: Measures = stream.measures[main]
+    summary = measures.summary()
+    return {
+        "topic": camera.topic,
+        "frames": stream.summary.frames,
+        "dropped": stream.dropped,
+        "skipped": outcome.skipped.get(camera.name, 0),
+        "resets": dict(stream.summary.resets),
+        "labels": outcome.labels.get(camera.name),
+        "first_stamp_ns": stream.first_stamp_ns,
+        "longest_memory_frames": stream.longest_memory,
+        **{name: summary[name] for name in QUALITY},
+    }
+
+
+def _speed(summary: StreamSummary, elapsed_s: float) -> dict[str, float | None]:
+    total = summary.percentiles().get("total", {})
+    return {
+        **{f"latency_{share}_ms": total.get(share) for share in ("p50", "p95", "p99")},
+        "frames_per_second": summary.frames / elapsed_s if elapsed_s > 0 else None,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def peak_memory_mb() -> float | None:
+    """Largest resident memory of this process so far, MB (10⁶ bytes); None where the system does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "lmanet_ros": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "opencv": cv2.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _machine() -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if cuda else None,
+        "cuda_peak_memory_mb": torch.cuda.max_memory_allocated() / 1e6 if cuda else None,
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }

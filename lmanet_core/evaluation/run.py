@@ -1,0 +1,182 @@
+"""Run recordings through the segmenter and record what comes of it: lock-step (every frame once, in order) or as if live.
+
+    evaluate(cameras, segmenters, recorder) → frames, dropped frames and labels counted in the recorder
+
+In lock-step the measuring of a frame goes on in a thread beside the segmenting of the next, one frame behind at most, always in
+order, so that results do not depend on it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lmanet_core.errors import ConfigError, InputError
+from lmanet_core.evaluation.recorder import Recorder
+from lmanet_core.evaluation.truth import Truth, open_truth, with_truth
+from lmanet_core.frame import Frame, FrameResult
+from lmanet_core.media import FrameSource, open_frames
+from lmanet_core.media.sinks import safe_name
+from lmanet_core.segmenter import VideoSegmenter
+
+UInt8Array = npt.NDArray[np.uint8]
+
+#: Makes the segmenters of one stream, one for each variant, the main one first.
+SegmenterFactory = Callable[[], Mapping[str, VideoSegmenter]]
+
+
+@dataclass(frozen=True, slots=True)
+class CameraInput:
+    """One stream to evaluate.
+
+    Attributes:
+        name: in reports and file names.
+        recording: video, folder of images or bag.
+        topic: image topic of a bag.
+        labels: see `open_truth`; None where there are none.
+        fps: of a folder of images.
+    """
+
+    name: str
+    recording: Path
+    topic: str | None = None
+    labels: str | None = None
+    fps: float | None = None
+
+
+@dataclass
+class Outcome:
+    """What the recordings gave besides frames; true at any time.
+
+    Attributes:
+        skipped: damaged images, by camera.
+        labels: labels matched, unmatched and damaged, by camera that has labels.
+    """
+
+    skipped: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def name_cameras(
+    recordings: Sequence[str], topics: Sequence[str], labels: Sequence[str], fps: float | None
+) -> list[CameraInput]:
+    """One camera for each topic of each recording.
+
+    Args:
+        recordings: paths.
+        topics: image topics that every recording has; empty: each has one camera.
+        labels: none, one for all, or one for each camera in order.
+        fps: of folders.
+
+    Raises:
+        ConfigError: another number of labels.
+    """
+    of_each: Sequence[str | None] = topics or (None,)
+    pairs = [(recording, topic) for recording in recordings for topic in of_each]
+    if len(labels) not in (0, 1, len(pairs)):
+        raise ConfigError(f"wanted --labels for none, one or all of {len(pairs)} cameras, got {len(labels)}")
+    given: Sequence[str | None] = labels if len(labels) == len(pairs) else [*(labels or (None,))] * len(pairs)
+    cameras: list[CameraInput] = []
+    for (recording, topic), of_this in zip(pairs, given, strict=True):
+        path = Path(recording)
+        parts = [
+            *([path.stem or path.name] if len(recordings) > 1 else []),
+            *([_short(topic)] if len(topics) > 1 and topic else []),
+        ]
+        name = safe_name("_".join(parts)) or "camera"
+        while name in {camera.name for camera in cameras}:
+            name += "_2"
+        cameras.append(CameraInput(name, path, topic, of_this, fps))
+    return cameras
+
+
+def _short(topic: str) -> str:
+    """`/front/image_raw/compressed` → front."""
+    kept = [part for part in topic.strip("/").split("/") if not re.match(r"image|compressed", part)]
+    return "_".join(kept) or topic.strip("/").replace("/", "_")
+
+
+def evaluate(
+    cameras: Sequence[CameraInput],
+    make_segmenters: SegmenterFactory,
+    recorder: Recorder,
+    outcome: Outcome,
+    *,
+    tolerance_s: float,
+    max_frames: int | None = None,
+    on_frame: Callable[[], None] = lambda: None,
+) -> None:
+    """Lock-step: every frame of every camera once, in order.
+
+    Args:
+        cameras: one after the other; each has a memory of its own.
+        make_segmenters: for each camera.
+        recorder: takes results.
+        outcome: kept up to date.
+        tolerance_s: how far a label's stamp may be from its frame's.
+        max_frames: of each camera.
+        on_frame: called after each frame, for progress.
+
+    Raises:
+        InputError, OutputError: what came before is recorded.
+    """
+    with ThreadPoolExecutor(1, "measures") as pool:
+        for camera in cameras:
+            pending: Future[None] | None = None
+            segmenters = make_segmenters()
+            with open_camera(camera, tolerance_s, outcome) as pairs:
+                for count, (frame, truth) in enumerate(pairs):
+                    if max_frames is not None and count >= max_frames:
+                        break
+                    results = step_all(segmenters, frame)
+                    if pending is not None:
+                        pending.result()
+                    pending = pool.submit(recorder.add, camera.name, frame, truth, results)
+                    on_frame()
+                if pending is not None:
+                    pending.result()
+
+
+def step_all(segmenters: Mapping[str, VideoSegmenter], frame: Frame) -> dict[str, FrameResult]:
+    """The same frame through each."""
+    return {name: each.step(frame.image, frame.stamp_ns, frame.frame_id) for name, each in segmenters.items()}
+
+
+@contextmanager
+def open_camera(
+    camera: CameraInput, tolerance_s: float, outcome: Outcome
+) -> Iterator[Iterator[tuple[Frame, UInt8Array | None]]]:
+    """A camera's frames with their labels; counts damage and labels in `outcome` when it is left."""
+    options = {} if camera.fps is None else {"fps": camera.fps}
+    with ExitStack() as stack:
+        source = stack.enter_context(open_frames(camera.recording, topic=camera.topic, **options))
+        truth = None if camera.labels is None else open_truth(camera.labels, camera.recording, tolerance_s)
+        stack.callback(_count, outcome, camera, source, truth)
+        yield with_truth(source, truth)
+
+
+def _count(outcome: Outcome, camera: CameraInput, source: FrameSource, truth: Truth | None) -> None:
+    outcome.skipped[camera.name] = source.skipped
+    if truth is not None:
+        outcome.labels[camera.name] = {
+            "matched": truth.matched,
+            "unmatched": truth.unmatched,
+            "damaged": truth.damaged,
+        }
+
+
+def require_labels(outcome: Outcome, tolerance_s: float) -> None:
+    """Raise InputError where labels were given and not one of them belongs to a frame."""
+    for camera, counts in outcome.labels.items():
+        if not counts["matched"]:
+            raise InputError(
+                f"{camera}: none of {sum(counts.values())} labels belongs to a frame: names differ, or stamps lie more than "
+                f"{tolerance_s:g} s apart (--tolerance)"
+            )

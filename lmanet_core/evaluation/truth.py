@@ -1,0 +1,286 @@
+"""Label images beside frames: a topic of a bag, or a folder of PNGs, matched by name or by nearest stamp.
+
+Labels may be sparse: most frames then have none. Each label belongs to at most one frame, the nearest in time, and only within
+a tolerance. Labels are read as the frames go by and decoded when they match, so memory does not grow with the recording.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lmanet_core.errors import InputError
+from lmanet_core.frame import Frame
+from lmanet_core.media.bag import DAMAGE, choose_image_topic, deserialize, header_stamp_ns
+from lmanet_core.media.bag_files import BagFiles
+from lmanet_core.media.label_images import decode_label_ids, label_ids_from_message
+from lmanet_core.media.salvage import RawMessage
+
+UInt8Array = npt.NDArray[np.uint8]
+
+_LOGGER = logging.getLogger(__name__)
+_LOOKAHEAD = 8  # labels that may stand between two in order: late ones, or one with a stamp that is nonsense
+
+
+@dataclass(frozen=True, slots=True)
+class StampedLabels:
+    """One label image that is not decoded yet.
+
+    Attributes:
+        stamp_ns: its time, nanoseconds.
+        read: gives (H, W) uint8 ids, or raises InputError.
+    """
+
+    stamp_ns: int
+    read: Callable[[], UInt8Array]
+
+
+class Truth(Protocol):
+    """Where the labels of one stream come from. The counts are right once the frames have gone by."""
+
+    @property
+    def matched(self) -> int:
+        """Labels that belong to a frame."""
+
+    @property
+    def unmatched(self) -> int:
+        """Labels that belong to none."""
+
+    @property
+    def damaged(self) -> int:
+        """Labels that could not be read."""
+
+    def find(self, frame: Frame, following: Frame | None) -> UInt8Array | None:
+        """Labels (H, W) of a frame, None where it has none; frames in their order, with the one after."""
+
+    def finish(self) -> None:
+        """No frame is left; what remains is unmatched."""
+
+
+def open_truth(labels: str, recording: Path, tolerance_s: float) -> Truth:
+    """Labels of a stream.
+
+    Args:
+        labels: a folder of PNGs, a bag's image topic (it begins with / or is no folder), or BAG:TOPIC for another bag.
+        recording: where the topic is looked for.
+        tolerance_s: how far a label's stamp may be from its frame's.
+
+    Raises:
+        InputError: no such folder or topic, or nothing in it.
+    """
+    folder = Path(labels)
+    if folder.is_dir():
+        return FolderTruth(folder, tolerance_s)
+    bag, _, topic = labels.rpartition(":")
+    path = Path(bag) if bag else recording
+    if not path.exists():
+        raise InputError(f"labels {labels}: there is no {path}; wanted a folder of PNGs, a topic, or BAG:TOPIC")
+    if not (path.is_dir() or path.suffix in (".bag", ".mcap", ".db3", ".active")) or not topic.startswith("/"):
+        raise InputError(f"labels {labels}: no such folder; a topic of a bag begins with /")
+    return StampedTruth(TopicLabels(path, topic), tolerance_s)
+
+
+def with_truth(frames: Iterable[Frame], truth: Truth | None) -> Iterator[tuple[Frame, UInt8Array | None]]:
+    """Each frame with its labels; reads one frame ahead, to know which of two a label is nearer to."""
+    if truth is None:
+        yield from ((frame, None) for frame in frames)
+        return
+    waiting: Frame | None = None
+    for frame in frames:
+        if waiting is not None:
+            yield waiting, truth.find(waiting, frame)
+        waiting = frame
+    if waiting is not None:
+        yield waiting, truth.find(waiting, None)
+    truth.finish()
+
+
+class TopicLabels:
+    """Label images of a bag's topic in the order of the bag, an iterator; stamps of zero are replaced by the recorder's time.
+
+    Raises:
+        InputError: not a bag, or no such image topic in it.
+    """
+
+    def __init__(self, path: Path, topic: str) -> None:
+        self.damaged = 0
+        self._path = path
+        self._bag = BagFiles(path, self._on_damage)
+        try:
+            self.topic = choose_image_topic(path, list(self._bag.topics.values()), topic).name
+        except InputError:
+            self._bag.close()
+            raise
+
+    def __iter__(self) -> Iterator[StampedLabels]:
+        try:
+            for number, raw in enumerate(self._bag.messages({self.topic})):
+                try:
+                    message = deserialize(raw)
+                except DAMAGE as error:
+                    self._on_damage(f"message {number}: {error}")
+                    continue
+                yield StampedLabels(header_stamp_ns(message) or raw.receive_ns, self._reader(raw, number))
+        finally:
+            self._bag.close()
+
+    def _reader(self, raw: RawMessage, number: int) -> Callable[[], UInt8Array]:
+        return lambda: label_ids_from_message(deserialize(raw), f"{self._path}: message {number} of {self.topic}")
+
+    def _on_damage(self, why: str) -> None:
+        self.damaged += 1
+        if self.damaged <= 3:
+            _LOGGER.warning("%s: labels: %s", self._path, why)
+
+
+class StampedTruth:
+    """Labels with stamps, matched to frames by time; see `Truth`.
+
+    Follows clocks that jump and bags that loop, as long as labels and frames do so in the same order.
+    """
+
+    def __init__(self, labels: Iterable[StampedLabels], tolerance_s: float) -> None:
+        self.matched = 0
+        self.unmatched = 0
+        self._labels = labels
+        self._unreadable = 0
+        self._coming = iter(labels)
+        self._window: deque[StampedLabels] = deque()
+        self._tolerance_ns = round(tolerance_s * 1e9)
+
+    @property
+    def damaged(self) -> int:
+        """See `Truth`."""
+        return self._unreadable + getattr(self._labels, "damaged", 0)
+
+    def find(self, frame: Frame, following: Frame | None) -> UInt8Array | None:
+        """See `Truth`."""
+        self._fill()
+        while self._window:
+            nearest = min(range(len(self._window)), key=lambda index: abs(self._window[index].stamp_ns - frame.stamp_ns))
+            if nearest < _LOOKAHEAD:
+                break
+            self._drop(nearest - _LOOKAHEAD + 1)  # all of these lie before it, and it may not be the nearest yet
+            self._fill()
+        if not self._window:
+            return None
+        found = self._window[nearest]
+        away = abs(found.stamp_ns - frame.stamp_ns)
+        if away > self._tolerance_ns:
+            return None
+        if following is not None and abs(found.stamp_ns - following.stamp_ns) < away:
+            return None  # it belongs to the next frame
+        self._drop(nearest)
+        self._window.popleft()
+        try:
+            labels = found.read()
+        except DAMAGE as error:
+            self._unreadable += 1
+            if self._unreadable <= 3:
+                _LOGGER.warning("labels at %.3f s: %s", found.stamp_ns / 1e9, error)
+            return None
+        self.matched += 1
+        return labels
+
+    def finish(self) -> None:
+        """See `Truth`."""
+        self.unmatched += len(self._window) + sum(1 for _ in self._coming)
+        self._window.clear()
+
+    def _fill(self) -> None:
+        for labels in self._coming:
+            self._window.append(labels)
+            if len(self._window) >= 2 * _LOOKAHEAD:
+                return
+
+    def _drop(self, count: int) -> None:
+        for _ in range(count):
+            self._window.popleft()
+        self.unmatched += count
+
+
+class FolderTruth:
+    """PNGs of a folder; see `Truth`.
+
+    A file belongs to the frame of its name (an image's stem, a running number of six digits). Where the names of all files are
+    times, nanoseconds (19 digits) or seconds with a point or underscore (1700000000.066667), the nearest stamp decides.
+
+    Raises:
+        InputError: no PNG in the folder.
+    """
+
+    def __init__(self, folder: Path, tolerance_s: float) -> None:
+        files = sorted(folder.glob("*.png"))
+        if not files:
+            raise InputError(f"{folder}: wanted label images NAME.png, there are none")
+        stamps = [_stamp_of(file.stem) for file in files]
+        self._by_stamp: StampedTruth | None = None
+        if all(stamp is not None for stamp in stamps):
+            pairs = sorted((stamp or 0, file) for stamp, file in zip(stamps, files, strict=True))
+            self._by_stamp = StampedTruth([StampedLabels(stamp, _file_reader(file)) for stamp, file in pairs], tolerance_s)
+        self._files = {file.stem: file for file in files}
+        self._found = 0
+        self._left = 0
+        self._unreadable = 0
+
+    @property
+    def matched(self) -> int:
+        """See `Truth`."""
+        return self._found if self._by_stamp is None else self._by_stamp.matched
+
+    @property
+    def unmatched(self) -> int:
+        """See `Truth`."""
+        return self._left if self._by_stamp is None else self._by_stamp.unmatched
+
+    @property
+    def damaged(self) -> int:
+        """See `Truth`."""
+        return self._unreadable if self._by_stamp is None else self._by_stamp.damaged
+
+    def find(self, frame: Frame, following: Frame | None) -> UInt8Array | None:
+        """See `Truth`."""
+        if self._by_stamp is not None:
+            return self._by_stamp.find(frame, following)
+        file = self._files.get(frame.name)
+        if file is None:
+            return None
+        try:
+            labels = _file_reader(file)()
+        except InputError as error:
+            self._unreadable += 1
+            _LOGGER.warning("%s", error)
+            return None
+        self._found += 1
+        return labels
+
+    def finish(self) -> None:
+        """See `Truth`."""
+        if self._by_stamp is not None:
+            self._by_stamp.finish()
+        self._left = len(self._files) - self._found - self._unreadable
+
+
+def _file_reader(file: Path) -> Callable[[], UInt8Array]:
+    def read() -> UInt8Array:
+        try:
+            return decode_label_ids(np.fromfile(file, np.uint8), str(file))
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+
+    return read
+
+
+def _stamp_of(stem: str) -> int | None:
+    if re.fullmatch(r"\d{16,19}", stem):
+        return int(stem)
+    match = re.fullmatch(r"(\d{9,10})[._](\d{1,9})", stem)
+    return int(match[1]) * 10**9 + int(match[2].ljust(9, "0")) if match else None

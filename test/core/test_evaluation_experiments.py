@@ -1,0 +1,125 @@
+"""The paper's experiments: each prints its table, keeps what it trained, and says what it cannot do."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import yaml
+
+from lmanet_core.cli import main
+from lmanet_core.errors import ConfigError
+from lmanet_core.evaluation import experiments
+from lmanet_core.evaluation.experiments import EXPERIMENTS, ExperimentConfig, ExperimentResult, run_experiment
+from lmanet_core.training.config import TrainConfig
+
+pytest.importorskip("lightning", reason="training needs lightning: pip install 'lmanet_ros[train]'")
+
+SETTINGS = {
+    "data": "street",
+    "size": "64x32",
+    "clips": 2,
+    "seeds": 1,
+    "val_clips": 2,
+    "val_seeds": 1,
+    "memory_frames": 1,
+    "window": 3,
+    "key_channels": 4,
+    "fusion": "residual",
+    "batch_size": 1,
+    "epochs": 1,
+    "max_steps": 1,
+    "workers": 0,
+    "accelerator": "cpu",
+}
+
+
+@pytest.fixture
+def experiment(tmp_path, single_frame_weights, capsys):
+    """`lmanet experiment` on a tiny street; returns the rows of the table it writes."""
+
+    def run(name, *arguments, weights=single_frame_weights):
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump({**SETTINGS, "cache": str(tmp_path / "frames")}))
+        out = tmp_path / "out"
+        options = ("--data", tmp_path / "run.yaml", "--weights", weights, "--out", out, "--device", "cpu", *arguments)
+        code = main(["experiment", name, *(str(option) for option in options)])
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        with (out / f"{name}.csv").open(newline="") as file:
+            rows = list(csv.reader(file))
+        assert rows[-1][0] in said.out and (out / f"{name}.txt").stat().st_size and (out / f"{name}.png").stat().st_size
+        return rows
+
+    return run
+
+
+@pytest.mark.parametrize("name", list(experiments.VARIANTS))
+def test_variants_are_trained_and_compared(experiment, monkeypatch, name):
+    few = experiments.VARIANTS[name][-2:]
+    monkeypatch.setattr(experiments, "VARIANTS", {name: few})
+    rows = experiment(name, "--stages", "joint", "--max-clips", "1")
+    assert [row[0] for row in rows] == ["", "single frame", *(heading for heading, _ in few)]
+    assert rows[1][2] == rows[1][3] and rows[2][2:] != rows[3][2:]
+
+
+def test_an_interrupted_experiment_goes_on(experiment, monkeypatch):
+    monkeypatch.setattr(experiments, "VARIANTS", {"window": experiments.VARIANTS["window"][:1]})
+    first = experiment("window", "--max-clips", "1")
+    from lmanet_core.training import run
+
+    def refuse(config):
+        raise AssertionError(f"{config.out} was trained again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "train", refuse)
+        assert experiment("window", "--max-clips", "1") == first
+        with pytest.raises(AssertionError, match=r"R=1/memory was trained again"):
+            experiment("window", "--max-clips", "1", "--seed", "5")
+
+
+def test_longer_memory_is_read_without_training(experiment, video_weights):
+    rows = experiment("longer-memory", "--conditions", "none,noise", weights=video_weights)
+    assert rows[0] == ["", "none", "noise"]
+    trained = [row[0] for row in rows if "trained" in row[0]]
+    assert len(trained) == 1 and len(rows) == 2 + 4 * int(trained[0].split()[2])
+
+
+def test_longer_memory_wants_a_memory(tmp_path, single_frame_weights):
+    train = TrainConfig(**{**SETTINGS, "stage": "backbone", "weights": str(single_frame_weights)})
+    with pytest.raises(ConfigError, match="has no memory"):
+        run_experiment(ExperimentConfig("longer-memory", train, tmp_path))
+
+
+def test_classes_are_listed_one_by_one(experiment, video_weights):
+    rows = experiment("classes", weights=video_weights)
+    assert rows[0] == ["", "none off", "none on"] and rows[1][0] == "mean" and len(rows) == 2 + 19
+
+
+def test_cost_is_measured_beside_the_single_frame(experiment, monkeypatch):
+    monkeypatch.setattr(experiments, "COST_WINDOWS", (None, 3))
+    rows = experiment("cost")
+    assert [row[0] for row in rows[1:]] == ["single frame", "global", "R = 3"]
+    assert all(float(row[1]) > 0 and float(row[3]) > 50 for row in rows[1:]) and float(rows[1][2]) == 0
+
+
+def test_every_experiment_of_the_paper_has_a_name():
+    assert EXPERIMENTS == ("memory-size", "window", "fusion", "cost", "longer-memory", "classes")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "speed"}, "an experiment is one of memory-size, .*; got 'speed'"),
+        ({"stages": ("decoder",)}, "stages are memory, joint or both, got decoder"),
+        ({"train": TrainConfig(**{**SETTINGS, "stage": "backbone"})}, "starts from trained weights"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(tmp_path, changes, message):
+    train = TrainConfig(**{**SETTINGS, "stage": "backbone", "weights": "w.pth"})
+    with pytest.raises(ConfigError, match=message):
+        ExperimentConfig(**{"name": "window", "train": train, "out": tmp_path, **changes})
+
+
+def test_a_table_without_numbers_has_no_plot(tmp_path):
+    experiments.write_result(tmp_path, "words", ExperimentResult("words", ("", "said"), (("a", "b"),)))
+    assert (tmp_path / "words.csv").read_text().split() == [",said", "a,b"] and not (tmp_path / "words.png").exists()
