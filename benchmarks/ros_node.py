@@ -1,6 +1,6 @@
 """What the ROS 2 node costs around the network, and how it behaves when the camera is faster than the network.
 
-Needs a sourced ROS 2: python benchmarks/ros_node.py [--only cost] [--seconds 60] [--out benchmarks/results/ros_node.json]
+Needs a sourced ROS 2: python benchmarks/ros_node.py [--only cost] [--seconds 60] [--out FILE]
 
     cost         1280x720 rgb8 at 10 Hz, labels and colour subscribed, network at 128x64. Three nodes in turn, several rounds:
                  a bare one that copies and publishes as much, the same with our allocator settings, and the real one
@@ -273,7 +273,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each run")
     parser.add_argument("--rounds", type=int, default=3, help="of cost")
     parser.add_argument("--only", choices=("cost", "overload", "two_cameras"), default=None)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/ros_node.json")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/ros_node[_ONLY].json")
     options = parser.parse_args()
     keep_freed_memory()  # of the camera: its stamps are older than its own copying
     rclpy.init()
@@ -292,7 +292,8 @@ def main() -> int:
         for name in names:
             result[name] = scenarios[name]()
     rclpy.try_shutdown()
-    return finish(result, check(result), names, options.out)
+    record = BENCHMARKS / f"results/ros_node{f'_{options.only}' if options.only else ''}.json"
+    return finish(result, check(result), names, options.out or record)
 
 
 if __name__ == "__main__":
