@@ -8,9 +8,10 @@ nodes are usually run.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from lmanet_core.allocator import keep_freed_memory
@@ -69,10 +71,14 @@ def main() -> None:
     parser.add_argument("--keep-memory", action="store_true")
     if parser.parse_args().keep_memory:
         keep_freed_memory()
-    rclpy.init()
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())  # a KeyboardInterrupt may hit rclpy in the middle of taking a message
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = BareNode()
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not stop.is_set():
+        executor.spin_once(timeout_sec=0.1)
     print(json.dumps({"publish_cpu_ms": node.publish_cpu_ms}))
 
 
