@@ -102,9 +102,9 @@ def summarize(times: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def resident_mb() -> float:
-    """Resident memory now, MB (10⁶ bytes)."""
-    return _status_mb("VmRSS")
+def resident_mb(process: int | str = "self") -> float:
+    """Resident memory now, MB (10⁶ bytes), of this process or another."""
+    return _status_mb("VmRSS", process)
 
 
 def peak_resident_mb() -> float:
@@ -117,7 +117,7 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def _status_mb(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+def _status_mb(name: str, process: int | str = "self") -> float:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     kibibytes = next(line.split()[1] for line in lines if line.startswith(name + ":"))
     return int(kibibytes) * 1024 / 1e6

@@ -87,8 +87,7 @@ class ContinuityMonitor:
     5. BACKWARD_STAMP: older than the newest frame by more than `late_s` (looped bag, simulated time), or the third frame in a
        row that is older at all (a clock that stepped back a little, a very short loop).
     6. Late (older by `late_s` at most) or repeated (equal stamp): no discontinuity, but not remembered, and nothing is compared
-       with it later. Where all stamps are equal (a driver that leaves them 0) every frame is segmented and the memory keeps the
-       first one.
+       with it later. Stamps that drivers leave out or let stand still are made good before, see `StampSource`.
     7. GAP: newer by more than `gap_s`.
     8. SCENE_CUT: the images say so, see `scene_cut`.
 

@@ -1,6 +1,6 @@
-"""What flows through the segmenter: a `Frame` comes in, a `FrameResult` goes out.
+"""What flows through the segmenter: a `Frame` comes in, a `FrameResult` goes out, or a `FeedResult` where nobody wants labels.
 
-Both are plain values with no behaviour. Sources of frames (topics, bags, videos, folders) and sinks of results (topics, bags,
+All are plain values with no behaviour. Sources of frames (topics, bags, videos, folders) and sinks of results (topics, bags,
 PNGs, videos, metrics) meet only here, so every front end runs the same code in between.
 """
 
@@ -55,6 +55,23 @@ class FrameResult:
 
     labels: UInt8Array
     confidence: UInt8Array | None
+    stamp_ns: int
+    frame_id: str
+    discontinuity: Discontinuity | None
+    memory_frames: int
+    remembered: bool
+    geometry: GeometryPlan
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedResult:
+    """What became of a frame that was remembered and not segmented. Attributes as in `FrameResult`.
+
+    Attributes:
+        memory_frames: past frames that would have been read for this one.
+    """
+
     stamp_ns: int
     frame_id: str
     discontinuity: Discontinuity | None

@@ -72,6 +72,31 @@ class CameraInfo:
     binning_y: int = 0
     roi: tuple[int, int, int, int, bool] = (0, 0, 0, 0, False)
 
+    def for_image(self, size: Size) -> CameraInfo | None:
+        """The calibration in the pixels of an image, with the sensor's region of interest and binning worked into it.
+
+        Width, height, K and P of a CameraInfo are the whole sensor's; the image is its region of interest, every
+        `binning_x` by `binning_y` pixels merged into one.
+
+        Args:
+            size: of the image.
+
+        Returns:
+            Without region of interest and binning, for exactly this size. None where the image cannot be this camera's; a
+            calibration that is guessed would be worse than none.
+        """
+        left, top, height, width, rectified = self.roi
+        if not any((left, top, height, width)):
+            height, width = self.height, self.width
+        binning_x, binning_y = max(1, self.binning_x), max(1, self.binning_y)
+        if (height // binning_y, width // binning_x) != size:
+            return None
+        sx, sy = 1 / binning_x, 1 / binning_y
+        k, p = _map_matrices(self, (sx, -left * sx), (sy, -top * sy))
+        return replace(
+            self, width=size.width, height=size.height, k=k, p=p, binning_x=0, binning_y=0, roi=(0, 0, 0, 0, rectified)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
@@ -167,35 +192,20 @@ class GeometryPlan:
     def scale_camera_info(self, info: CameraInfo) -> CameraInfo:
         """The calibration that belongs to the label map.
 
-        Pixel centres lie at whole numbers (OpenCV, ROS), edges half a pixel off, hence c' = (c + ½)·s + o − ½.
+        Args:
+            info: of the images themselves, see `CameraInfo.for_image`.
         """
         if self.output_is_network:
-            (sy, oy), (sx, ox) = ((axis.scale, axis.offset) for axis in (self._rows, self._columns))
+            rows, columns = ((axis.scale, axis.offset) for axis in (self._rows, self._columns))
         else:
-            sy, sx = (out / camera for out, camera in zip(self.output_size, self.camera_size, strict=True))
-            oy = ox = 0.0
-
-        def move_center(c: float, scale: float, offset: float) -> float:
-            return (c + 0.5) * scale + offset - 0.5
-
-        k, p = list(info.k), list(info.p)
-        for matrix, stride in ((k, 3), (p, 4)):
-            if not any(matrix):
-                continue  # an uncalibrated camera stays recognisable: all zero
-            matrix[0] *= sx
-            matrix[1] *= sx
-            matrix[2] = move_center(matrix[2], sx, ox)
-            matrix[stride + 1] *= sy
-            matrix[stride + 2] = move_center(matrix[stride + 2], sy, oy)
-        if any(p):
-            p[3] *= sx  # Tx = −fx · baseline
-            p[7] *= sy
+            rows, columns = ((out / camera, 0.0) for out, camera in zip(self.output_size, self.camera_size, strict=True))
+        k, p = _map_matrices(info, columns, rows)
         return replace(
             info,
             width=self.output_size.width,
             height=self.output_size.height,
-            k=tuple(k),
-            p=tuple(p),
+            k=k,
+            p=p,
             binning_x=0,
             binning_y=0,
             roi=(0, 0, 0, 0, info.roi[4]),
@@ -357,6 +367,29 @@ def _nearest(row: IndexArray, length: int) -> IndexArray:
         return row
     picked = cv2.resize(row.astype(np.float32)[None], (length, 1), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(picked[0], np.int64)
+
+
+def _map_matrices(
+    info: CameraInfo, columns: tuple[float, float], rows: tuple[float, float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """K and P after an affine map of pixel edges, (scale, offset) along each axis.
+
+    Pixel centres lie at whole numbers (OpenCV, ROS), edges half a pixel off, hence c' = (c + ½)·s + o − ½.
+    """
+    (sx, ox), (sy, oy) = columns, rows
+    k, p = list(info.k), list(info.p)
+    for matrix, stride in ((k, 3), (p, 4)):
+        if not any(matrix):
+            continue  # an uncalibrated camera stays recognisable: all zero
+        matrix[0] *= sx
+        matrix[1] *= sx
+        matrix[2] = (matrix[2] + 0.5) * sx + ox - 0.5
+        matrix[stride + 1] *= sy
+        matrix[stride + 2] = (matrix[stride + 2] + 0.5) * sy + oy - 0.5
+    if any(p):
+        p[3] *= sx  # Tx = −fx · baseline
+        p[7] *= sy
+    return tuple(k), tuple(p)
 
 
 def _letterboxed(axis: _Axis, scale: float) -> _Axis:

@@ -1,6 +1,8 @@
 """`VideoSegmenter.step`: one camera image in, one label map out, with the memory in between. Everything else is around it.
 
-    image → continuity → preprocess → encode → decode (with memory) → postprocess → remember → FrameResult
+    image → continuity → preprocess → encode → decode (with memory) → remember → postprocess → FrameResult
+
+`feed` does to the memory what `step` does, and nothing else: for frames whose labels nobody wants.
 
 On CUDA everything between continuity and result is `device_step.DeviceStep`, one launch a frame.
 One segmenter is one stream (one camera). Several share one `Runtime`. A segmenter belongs to one thread at a time, except for
@@ -22,10 +24,10 @@ import numpy.typing as npt
 import torch
 
 from lmanet_core.checkpoint import load_model
-from lmanet_core.continuity import ContinuityConfig, ContinuityMonitor, Discontinuity
+from lmanet_core.continuity import Continuity, ContinuityConfig, ContinuityMonitor, Discontinuity
 from lmanet_core.device_step import DeviceStep, confidence_of
 from lmanet_core.errors import ConfigError, DeviceMemoryError
-from lmanet_core.frame import FrameResult, UInt8Array
+from lmanet_core.frame import FeedResult, FrameResult, UInt8Array
 from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, fit_network_size, parse_size, plan_geometry
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.pixels import to_rgb
@@ -197,15 +199,10 @@ class VideoSegmenter:
             DeviceMemoryError: too little memory on the device even for this frame by itself; the next one is a first frame.
         """
         clock = _Stopwatch(self.runtime.device)
-        rgb = to_rgb(image)
-        plan = self._plan_for(Size(*rgb.shape[:2]))
-        continuity = self.continuity.check(rgb, stamp_ns, frame_id)
+        rgb, plan, continuity = self._admit(image, stamp_ns, frame_id, clock)
         memory = self._memory if self._memory_enabled else None
-        if continuity.discontinuity is not None and memory is not None:
-            memory.clear()
-        clock.lap("continuity")
         memory_frames = 0 if memory is None else len(memory)
-        remember = memory is not None and continuity.remember and memory.accepts(stamp_ns)
+        remember = self._remembers(stamp_ns, continuity)
         if self._on_device:
             labels, confidence, memory_frames, remember = self._step_on_device(rgb, plan, memory_frames, remember)
             clock.lap("device")
@@ -224,6 +221,59 @@ class VideoSegmenter:
             geometry=plan,
             timings_ms=clock.finish(),
         )
+
+    @torch.inference_mode()
+    def feed(self, image: npt.NDArray[Any], stamp_ns: int, frame_id: str = "") -> FeedResult:
+        """Remember the next frame of the stream without segmenting it.
+
+        Afterwards the memory is bit for bit what `step` would have left. A frame that is not to be remembered costs next to
+        nothing.
+
+        Args:
+            image, stamp_ns, frame_id: as for `step`.
+
+        Raises:
+            InputError: as `step`.
+        """
+        clock = _Stopwatch(self.runtime.device)
+        rgb, plan, continuity = self._admit(image, stamp_ns, frame_id, clock)
+        memory = self._memory if self._memory_enabled else None
+        memory_frames = 0 if memory is None else len(memory)
+        remembered = self._remembers(stamp_ns, continuity)
+        if memory is not None and remembered:
+            memory.push(self.runtime.network.remember(self._encode(rgb, plan, clock)), stamp_ns)
+            clock.lap("remember")
+        return FeedResult(
+            stamp_ns=stamp_ns,
+            frame_id=frame_id,
+            discontinuity=continuity.discontinuity,
+            memory_frames=memory_frames,
+            remembered=remembered,
+            geometry=plan,
+            timings_ms=clock.finish(),
+        )
+
+    def _admit(
+        self, image: npt.NDArray[Any], stamp_ns: int, frame_id: str, clock: _Stopwatch
+    ) -> tuple[UInt8Array, GeometryPlan, Continuity]:
+        """Check the frame against the one before; clears the memory where it does not go on."""
+        rgb = to_rgb(image)
+        plan = self._plan_for(Size(*rgb.shape[:2]))
+        continuity = self.continuity.check(rgb, stamp_ns, frame_id)
+        if continuity.discontinuity is not None and self._memory is not None:
+            self._memory.clear()
+        clock.lap("continuity")
+        return rgb, plan, continuity
+
+    def _encode(self, rgb: UInt8Array, plan: GeometryPlan, clock: _Stopwatch) -> torch.Tensor:
+        pixels = self._to_input(plan.to_network(rgb))
+        clock.lap("preprocess")
+        features = self.runtime.network.encode(pixels)
+        clock.lap("encode")
+        return features
+
+    def _remembers(self, stamp_ns: int, continuity: Continuity) -> bool:
+        return self._memory is not None and self._memory_enabled and continuity.remember and self._memory.accepts(stamp_ns)
 
     @torch.inference_mode()
     def attend(self, image: npt.NDArray[Any], positions: Sequence[tuple[float, float]]) -> list[Attention]:
@@ -283,11 +333,7 @@ class VideoSegmenter:
     def _step_here(
         self, rgb: UInt8Array, plan: GeometryPlan, remember: bool, clock: _Stopwatch
     ) -> tuple[UInt8Array, UInt8Array | None]:
-        pixels = self._to_input(plan.to_network(rgb))
-        clock.lap("preprocess")
-        network = self.runtime.network
-        features = network.encode(pixels)
-        clock.lap("encode")
+        network, features = self.runtime.network, self._encode(rgb, plan, clock)
         past = self._memory.frames() if self._memory is not None and self._memory_enabled else None
         logits = network.decode(features, past, self.config.attention)
         clock.lap("decode")

@@ -7,7 +7,7 @@ while the node is active; before and after, everything belongs to the executor's
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from sensor_msgs.msg import CompressedImage, Image
 
 from lmanet_core.errors import InputError
-from lmanet_core.frame import FrameResult
+from lmanet_core.frame import FeedResult, FrameResult, UInt8Array
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.runtime import Runtime
 from lmanet_core.segmenter import VideoSegmenter
+from lmanet_core.stamps import StampSource
 from lmanet_ros.conversions import rgb_from_image, stamp_ns
 from lmanet_ros.parameters import Settings
 from lmanet_ros.publishers import CameraPublishers
@@ -68,57 +69,51 @@ class Camera:
         self._with_confidence = replace(config, confidence=True)
         self._without_confidence = replace(config, confidence=False)
         self._last_warned_s = -_WARN_EVERY_S
-        self._warned_zero_stamp = False
-        self._warned_calibration = False
+        self._stamps = StampSource()
+        self._said: set[str] = set()  # what is said once
 
     def restart(self) -> None:
         """Forget the stream; the next image is a first one."""
         self.segmenter.reset()
         self.statistics.restart()
+        self._stamps = StampSource()
         self.calibration = None
 
     def process(self, arrival: Arrival, settings: Settings) -> None:
-        """Segment an image and publish what is wanted. Worker only; whatever is wrong with the image is said and counted."""
+        """Segment an image and publish what is due. Worker only; whatever is wrong with the image is said and counted."""
         start = time.perf_counter()
         waited_ms = (time.monotonic() - arrival.receive_s) * 1e3
         header = arrival.message.header
-        stamp = stamp_ns(header)
-        if settings.max_input_age_s and stamp and self._age_s(stamp) > settings.max_input_age_s:
+        given = stamp_ns(header)
+        if settings.max_input_age_s and given and self._age_s(given) > settings.max_input_age_s:
             count = self.statistics.count_lost("too_old")
-            self._warn(f"image dropped, {self._age_s(stamp):.2f} s old (max_input_age_s; {count} so far)")
+            self._warn(f"image dropped, {self._age_s(given):.2f} s old (max_input_age_s; {count} so far)")
             return
         try:
             image = rgb_from_image(arrival.message)
             converted = time.perf_counter()
-            result = self._segment(image, stamp or self._receive_stamp(arrival), header.frame_id, settings)
+            stamp = self._make_good(given, arrival, image)
+            due = self.publishers.due(settings.max_rate_hz)
+            result = self._segment(image, stamp, header.frame_id, due, settings)
         except InputError as error:
             count = self.statistics.count_lost("bad")
             self._warn(f"image not usable: {error} ({count} so far)")
             return
         segmented = time.perf_counter()
         try:
-            self.publishers.publish(header, image, result, self._calibration_for(image), settings)
+            self.publishers.publish(due, header, image, result, self._calibration_for(result), settings)
         except rclpy_implementation.RCLError as error:  # of the middleware; the memory has nothing to do with it
             count = self.statistics.count_lost("failed")
             self._warn(f"frame not published: {error} ({count} so far)", self._log.error)
             return
-        end = time.perf_counter()
-        received_to_published = time.monotonic() - arrival.receive_s
-        self.statistics.count_published(
-            {
-                "wait": waited_ms,
-                "convert": (converted - start) * 1e3,
-                **{stage: milliseconds for stage, milliseconds in result.timings_ms.items() if stage != "total"},
-                "segment": (segmented - converted) * 1e3,
-                "publish": (end - segmented) * 1e3,
-                "receive_to_publish": received_to_published * 1e3,
-                **({"stamp_to_publish": self._age_s(stamp) * 1e3} if stamp else {}),
-            },
-            age_s=self._age_s(stamp) if stamp else received_to_published,
-            memory_frames=result.memory_frames,
-            reset=result.discontinuity.value if result.discontinuity else None,
-            remembered=result.remembered or not self.segmenter.memory_enabled,
-        )
+        laps = {
+            "wait": waited_ms,
+            "convert": (converted - start) * 1e3,
+            **{stage: milliseconds for stage, milliseconds in result.timings_ms.items() if stage != "total"},
+            "segment": (segmented - converted) * 1e3,
+            "publish": (time.perf_counter() - segmented) * 1e3,
+        }
+        self._count(result, laps, arrival.receive_s, given if stamp == given else None)
 
     def fail(self, error: Exception) -> None:
         """Something went wrong that is no image's fault: count it, say it, begin the stream anew. Worker only."""
@@ -126,37 +121,73 @@ class Camera:
         self._warn(f"frame lost: {_explain(error)} ({count} so far)", self._log.error)
         self.segmenter.reset()
 
-    def _segment(self, image: Any, stamp: int, frame_id: str, settings: Settings) -> FrameResult:
+    def _segment(
+        self, image: UInt8Array, stamp: int, frame_id: str, due: Collection[str], settings: Settings
+    ) -> FrameResult | FeedResult:
         segmenter = self.segmenter
         wanted = settings.segmenter.memory and self._has_memory
         if segmenter.memory_enabled != wanted:
             segmenter.memory_enabled = wanted
             self._log.info(f"{self._named()}memory switched {'on' if wanted else 'off'}")
-        subscribed = self.publishers.is_subscribed("confidence")
-        segmenter.config = self._with_confidence if subscribed else self._without_confidence
-        result = segmenter.step(image, stamp, frame_id)
+        segmenter.config = self._with_confidence if "confidence" in due else self._without_confidence
+        takes_labels = any(topic != "camera_info" for topic in due)
+        result = (segmenter.step if takes_labels else segmenter.feed)(image, stamp, frame_id)
         if result.discontinuity is not None and wanted:
             self._log.info(f"{self._named()}memory cleared: {result.discontinuity.value} at stamp {stamp / 1e9:.3f}")
         return result
 
-    def _receive_stamp(self, arrival: Arrival) -> int:
-        """For drivers that leave the stamp out: when it was received, on a clock that never jumps."""
-        if not self._warned_zero_stamp:
-            self._warned_zero_stamp = True
-            self._log.warning(f"{self._named()}images have no stamp; the time of receiving decides about the memory")
-        return round(arrival.receive_s * 1e9)
+    def _count(self, result: FrameResult | FeedResult, laps_ms: dict[str, float], receive_s: float, stamp: int | None) -> None:
+        """A frame is done.
 
-    def _calibration_for(self, image: Any) -> CameraInfo | None:
+        Args:
+            result: of the segmenter.
+            laps_ms: wall time by stage.
+            receive_s: when the image came, on the steady clock.
+            stamp: the driver's; None where it tells nothing.
+        """
+        since_received_s = time.monotonic() - receive_s
+        age_s = since_received_s if stamp is None else self._age_s(stamp)
+        fed = isinstance(result, FeedResult)
+        if fed:
+            laps_ms["feed"] = laps_ms.pop("segment")
+            del laps_ms["publish"]
+        else:
+            laps_ms["receive_to_publish"] = since_received_s * 1e3
+            laps_ms |= {} if stamp is None else {"stamp_to_publish": age_s * 1e3}
+        self.statistics.count_done(
+            laps_ms,
+            age_s=age_s,
+            memory_frames=result.memory_frames,
+            reset=result.discontinuity.value if result.discontinuity else None,
+            remembered=result.remembered or not self.segmenter.memory_enabled,
+            fed=fed,
+        )
+
+    def _make_good(self, given: int, arrival: Arrival, image: UInt8Array) -> int:
+        """The stamp to go by, see `StampSource`; received is told on a clock that never jumps."""
+        stamp = self._stamps.stamp_ns(given, round(arrival.receive_s * 1e9), image)
+        for found, problem in (
+            (self._stamps.zero, "images have no stamp"),
+            (self._stamps.standing, "stamps stand still while the images change"),
+        ):
+            if found and problem not in self._said:
+                self._said.add(problem)
+                self._log.warning(f"{self._named()}{problem}; the time of receiving decides about the memory")
+        return stamp
+
+    def _calibration_for(self, result: FrameResult | FeedResult) -> CameraInfo | None:
         calibration = self.calibration
-        if calibration is None or (calibration.height, calibration.width) == image.shape[:2]:
-            return calibration
-        if not self._warned_calibration:
-            self._warned_calibration = True
+        if calibration is None:
+            return None
+        size = result.geometry.camera_size
+        of_image = calibration.for_image(size)
+        if of_image is None and "calibration" not in self._said:
+            self._said.add("calibration")
             self._log.warning(
-                f"{self._named()}camera_info is for {calibration.width}x{calibration.height}, the images are "
-                f"{image.shape[1]}x{image.shape[0]}; segmentation/camera_info is not published until they agree"
+                f"{self._named()}camera_info is for {calibration.width}x{calibration.height} (before region of interest and "
+                f"binning), the images are {size}; segmentation/camera_info is not published until they agree"
             )
-        return None
+        return of_image
 
     def _age_s(self, stamp: int) -> float:
         return float(self._node.get_clock().now().nanoseconds - stamp) / 1e9

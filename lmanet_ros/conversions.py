@@ -4,13 +4,13 @@ Incoming images go through cv_bridge where it imports and where it converts righ
 multiple of a pixel, fails on big-endian messages with NumPy 2, scales 16-bit images by its own rule and knows no nv12. All of
 those, and everything where cv_bridge is missing, go through `lmanet_core.media`. A test holds that both give the same pixels.
 
-Outgoing data is an `array.array("B")` filled by one copy: rclpy checks anything else element by element.
+Outgoing data is filled in place, in one copy: messages copy what they are given, up to twice, and look at every element of
+anything but an `array.array`.
 """
 
 from __future__ import annotations
 
-from array import array
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -32,6 +32,7 @@ except Exception:  # built for another NumPy it fails with more than ImportError
     CvBridge = None
 
 UInt8Array = npt.NDArray[np.uint8]
+_Message = TypeVar("_Message", Image, CompressedImage)
 
 _BRIDGE = CvBridge() if CvBridge is not None else None
 _BYTES_PER_PIXEL = {
@@ -88,15 +89,15 @@ def image_to_message(pixels: UInt8Array, header: Header) -> Image:
     """(H, W) uint8 → mono8, (H, W, 3) uint8 → rgb8; rows packed, the header as it is."""
     height, width = pixels.shape[:2]
     channels = 1 if pixels.ndim == 2 else 3
-    return Image(
+    message = Image(
         header=header,
         height=height,
         width=width,
         encoding="mono8" if channels == 1 else "rgb8",
         is_bigendian=0,
         step=width * channels,
-        data=bytes_of(pixels),
     )
+    return fill(message, pixels)
 
 
 def labels_to_png_message(labels: UInt8Array, header: Header, level: int) -> CompressedImage:
@@ -108,7 +109,7 @@ def labels_to_png_message(labels: UInt8Array, header: Header, level: int) -> Com
         level: 0 fast … 9 small.
     """
     _, png = cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, level])
-    return CompressedImage(header=header, format="mono8; png compressed ", data=bytes_of(png))
+    return fill(CompressedImage(header=header, format="mono8; png compressed "), png)
 
 
 def label_info_to_message(labels: LabelSet, stamp: Time) -> LabelInfo:
@@ -145,8 +146,7 @@ def stamp_ns(header: Header) -> int:
     return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)
 
 
-def bytes_of(pixels: npt.NDArray[Any]) -> array[int]:
-    """The array's bytes in the one form that rclpy takes without looking at each."""
-    data = array("B")
-    data.frombytes(np.ascontiguousarray(pixels).data.cast("B"))
-    return data
+def fill(message: _Message, data: npt.NDArray[Any]) -> _Message:
+    """Append an array's bytes to a message's `data`; returns the message."""
+    message.data.frombytes(np.ascontiguousarray(data).data.cast("B"))
+    return message

@@ -40,6 +40,7 @@ def camera_status(
         "input age at publish (s)": "none yet" if now.age_s is None else f"{now.age_s:.3f}",
         "images received": now.received,
         "frames published": now.published,
+        "frames only remembered": now.fed,
         "dropped for a newer image": dropped,
         "dropped as too old": now.too_old,
         "bad images": now.bad,
@@ -71,7 +72,7 @@ def _complaints(topic: str, now: Snapshot, before: Snapshot | None, settings: Se
         elif now.age_s > settings.age_warn_s:
             level = ERROR if now.age_s > settings.age_error_s else WARN
             found.append((level, f"results are {now.age_s:.2f} s old when published"))
-    if settings.rate_warn_hz and not silent and now.published and now.output_hz < settings.rate_warn_hz:
+    if settings.rate_warn_hz and not silent and now.age_s is not None and now.output_hz < settings.rate_warn_hz:
         found.append((WARN, f"{now.output_hz:.1f} Hz, wanted {settings.rate_warn_hz:g} Hz"))
     return found
 

@@ -349,15 +349,11 @@ def _find_weights(given: str) -> Path:
     if given:
         return Path(given).expanduser()
     try:
-        default_weights = import_module("lmanet_core.assets").default_weights
-    except (ImportError, AttributeError):  # a version that ships none
-        shipped = None
-    else:
-        shipped = default_weights()
-    if shipped is None or not Path(shipped).is_file():
+        return Path(import_module("lmanet_core.assets").default_weights())
+    except (ImportError, AttributeError, WeightsError) as error:
+        why = str(error) if isinstance(error, WeightsError) else "this version ships none"
         raise WeightsError(
-            "no weights given, and this version ships none: set the parameter weights to a file "
+            f"no weights given, and {why}: set the parameter weights to a file "
             "(launch: weights:=/path/to/lmanet_erf_best.pth; running: ros2 param set /segment_node weights /path, "
             "then ros2 lifecycle set /segment_node configure)"
-        )
-    return Path(shipped)
+        ) from error

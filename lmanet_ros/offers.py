@@ -58,7 +58,7 @@ def _advice(topic: str, transport: str, offers: list[Any], asked: Any) -> str:
         return f"; set qos_overrides.{topic}.subscription.durability to volatile"
     hint = "; the publisher is there, but nothing arrives"
     if asked.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT:
-        hint += " (large images: raise net.core.rmem_max"
+        hint += " (large images: see docs/ros.md, 'Large images'"
         if any(offer.qos_profile.reliability == ReliabilityPolicy.RELIABLE for offer in offers):
             hint += f", or set qos_overrides.{topic}.subscription.reliability to reliable"
         hint += ")"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
-from lmanet_core.frame import FrameResult, UInt8Array
+from lmanet_core.frame import FeedResult, FrameResult, UInt8Array
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.sinks import safe_name
@@ -86,22 +86,49 @@ class CameraPublishers:
         """Latch the classes; subscribers get them whenever they come."""
         self._label_info.publish(label_info_to_message(self._labels, self._node.get_clock().now().to_msg()))
 
-    def is_subscribed(self, name: str) -> bool:
-        """Whether somebody listens to segmentation/<name>."""
-        return bool(self._publishers[name].get_subscription_count())
-
-    def publish(
-        self, header: Header, image: UInt8Array, result: FrameResult, camera_info: CameraInfo | None, settings: Settings
-    ) -> None:
-        """Publish whatever is wanted of one frame.
+    def due(self, max_rate_hz: Mapping[str, float]) -> frozenset[str]:
+        """Topics below segmentation/ that somebody listens to and whose rate cap lets the next frame through.
 
         Args:
+            max_rate_hz: caps by entry of `RATED_TOPICS`.
+        """
+        return frozenset(
+            name
+            for name, publisher in self._publishers.items()
+            if publisher.get_subscription_count() and self._caps[name].allows(_cap_of(name, max_rate_hz))
+        )
+
+    def publish(
+        self,
+        due: Collection[str],
+        header: Header,
+        image: UInt8Array,
+        result: FrameResult | FeedResult,
+        camera_info: CameraInfo | None,
+        settings: Settings,
+    ) -> None:
+        """Publish what is due of one frame.
+
+        Args:
+            due: topics, see `due`.
             header: of the camera's message; goes out as it came.
             image: (H, W, 3) uint8 RGB, as the camera gave it.
             result: of the segmenter.
             camera_info: calibration of the image, where known.
-            settings: rate caps, opacity, PNG level.
+            settings: opacity, PNG level.
         """
+        makers: dict[str, Callable[[], Any]] = {}
+        if isinstance(result, FrameResult):
+            makers |= self._label_makers(header, image, result, settings)
+        if camera_info is not None:
+            makers["camera_info"] = lambda: camera_info_to_message(result.geometry.scale_camera_info(camera_info), header)
+        for name, make in makers.items():
+            if name in due:
+                self._publishers[name].publish(make())
+
+    def _label_makers(
+        self, header: Header, image: UInt8Array, result: FrameResult, settings: Settings
+    ) -> dict[str, Callable[[], Any]]:
         labels, set_ = result.labels, self._labels
         makers: dict[str, Callable[[], Any]] = {
             "labels": lambda: image_to_message(labels, header),
@@ -116,11 +143,7 @@ class CameraPublishers:
         confidence = result.confidence
         if confidence is not None:
             makers["confidence"] = lambda: image_to_message(confidence, header)
-        if camera_info is not None:
-            makers["camera_info"] = lambda: camera_info_to_message(result.geometry.scale_camera_info(camera_info), header)
-        for name, make in makers.items():
-            if self.is_subscribed(name) and self._caps[name].allows(_cap_of(name, settings.max_rate_hz)):
-                self._publishers[name].publish(make())
+        return makers
 
     def _make_mask(self, labels: UInt8Array, group: str, header: Header) -> Image:
         return image_to_message(self._labels.mask(labels, group), header)

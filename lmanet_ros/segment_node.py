@@ -43,11 +43,13 @@ def _run(arguments: list[str] | None, stop: threading.Event) -> int:
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
+    from lmanet_core.allocator import keep_freed_memory
     from lmanet_core.errors import LmanetError
     from lmanet_ros.lifecycle_node import SegmentNode
 
     if stop.is_set():
         return 0
+    keep_freed_memory()
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:

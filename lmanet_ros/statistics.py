@@ -23,19 +23,20 @@ class Snapshot:
     """The statistics at one moment.
 
     Attributes:
-        received, published, bad, failed, too_old: images so far: come in; segmented and published; not convertible; lost to an
-            exception; older than `max_input_age_s`.
+        received, published, fed, bad, failed, too_old: images so far: come in; segmented and published; remembered only, as
+            nobody wanted labels; not convertible; lost to an exception; older than `max_input_age_s`.
         resets: times the memory was cleared, by cause.
         not_remembered: images that did not enter the memory: repeated, late, not due yet.
-        input_hz, output_hz: over the last seconds.
+        input_hz, output_hz: images come in, frames done, over the last seconds.
         latency_ms: stage → (p50, p95, p99) over the last frames.
-        age_s: stamp to published of the last frame; None before.
+        age_s: stamp to published (or remembered) of the last frame; None before.
         memory_frames: past frames read for the last frame.
         since_image_s: since the last image, or since the start where none came.
     """
 
     received: int
     published: int
+    fed: int
     bad: int
     failed: int
     too_old: int
@@ -91,10 +92,10 @@ class Statistics:
             self._counts[why] += 1
             return self._counts[why]
 
-    def count_published(
-        self, stages_ms: Mapping[str, float], age_s: float, memory_frames: int, reset: str | None, remembered: bool
+    def count_done(
+        self, stages_ms: Mapping[str, float], age_s: float, memory_frames: int, reset: str | None, remembered: bool, fed: bool
     ) -> None:
-        """A frame was segmented and published.
+        """A frame was segmented and published, or remembered only.
 
         Args:
             stages_ms: wall time by stage, milliseconds.
@@ -102,9 +103,10 @@ class Statistics:
             memory_frames: past frames that were read.
             reset: cause, where the memory was cleared before it.
             remembered: false where it should have entered the memory and did not.
+            fed: remembered only.
         """
         with self._lock:
-            self._counts["published"] += 1
+            self._counts["fed" if fed else "published"] += 1
             self._counts["not_remembered"] += not remembered
             if reset is not None:
                 self._resets[reset] += 1
@@ -125,6 +127,7 @@ class Statistics:
             return Snapshot(
                 received=counts["received"],
                 published=counts["published"],
+                fed=counts["fed"],
                 bad=counts["bad"],
                 failed=counts["failed"],
                 too_old=counts["too_old"],

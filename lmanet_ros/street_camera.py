@@ -21,7 +21,7 @@ from std_msgs.msg import Header
 
 from lmanet_core.errors import LmanetError
 from lmanet_core.street import Street, StreetConfig
-from lmanet_ros.conversions import bytes_of, camera_info_to_message, image_to_message
+from lmanet_ros.conversions import camera_info_to_message, fill, image_to_message
 
 
 class StreetCamera(Node):
@@ -60,7 +60,7 @@ class StreetCamera(Node):
             self._image.publish(image_to_message(frame.image, header))
         if self._compressed.get_subscription_count():
             _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
-            self._compressed.publish(CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=bytes_of(jpeg)))
+            self._compressed.publish(fill(CompressedImage(header=header, format="rgb8; jpeg compressed bgr8"), jpeg))
         self._camera_info.publish(camera_info_to_message(frame.camera_info, header))
 
 

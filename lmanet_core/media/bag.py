@@ -24,6 +24,7 @@ from lmanet_core.media.bag_files import BagFiles, BagTopic
 from lmanet_core.media.ros_images import camera_info_from_message, image_from_compressed_message, image_from_message
 from lmanet_core.media.salvage import RawMessage
 from lmanet_core.media.source import FrameSource
+from lmanet_core.stamps import StampSource
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -65,7 +66,8 @@ class BagSource(FrameSource):
         except BaseException:
             self._bag.close()
             raise
-        self._warned_zero_stamp = False
+        self._stamps = StampSource()
+        self._warned_stamps = (False, False)
 
     def _read(self) -> Iterator[Frame]:
         assert self.topic is not None
@@ -87,13 +89,16 @@ class BagSource(FrameSource):
     def _frame(self, raw: RawMessage, name: str) -> Frame:
         message = deserialize(raw)
         image = image_from_message(message) if raw.msgtype == _IMAGE else image_from_compressed_message(message)
-        stamp_ns = header_stamp_ns(message)
-        if stamp_ns == 0:
-            if not self._warned_zero_stamp:
-                _LOGGER.warning("%s: %s has zero header stamps; using the times of recording", self.path, raw.topic)
-            self._warned_zero_stamp = True
-            stamp_ns = raw.receive_ns
+        stamp_ns = self._stamps.stamp_ns(header_stamp_ns(message), raw.receive_ns, image)
+        self._warn_of_stamps(raw.topic)
         return Frame(image, stamp_ns, str(message.header.frame_id), self._info, name)
+
+    def _warn_of_stamps(self, topic: str) -> None:
+        found = (self._stamps.zero, self._stamps.standing)
+        if found != self._warned_stamps:
+            problem = "header stamps that stand still" if self._stamps.standing else "zero header stamps"
+            _LOGGER.warning("%s: %s has %s; going by the times of recording", self.path, topic, problem)
+            self._warned_stamps = found
 
     def _first_camera_info(self) -> CameraInfo | None:
         if self._info_topic is None:

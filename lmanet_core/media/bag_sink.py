@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
 
 from lmanet_core.errors import ConfigError
 from lmanet_core.frame import Frame, FrameResult, UInt8Array
+from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.bag_writer import LATCHED_QOS, BagWriter
 from lmanet_core.media.sinks import ClosingSink, safe_name
+
+_LOGGER = logging.getLogger(__name__)
 
 BAG_TOPICS = ("labels", "color", "overlay", "confidence", "masks", "label_info", "camera_info")
 DEFAULT_BAG_TOPICS = ("labels", "color", "confidence", "masks", "label_info", "camera_info")
@@ -47,6 +51,7 @@ class ResultBagSink(ClosingSink):
         self._topics = frozenset(topics)
         self._prefix = f"{prefix.rstrip('/')}/segmentation/"
         self._bag = BagWriter(self.path)
+        self._warned_calibration = False
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """See `ResultSink`. label_info goes in once, before the first labels."""
@@ -67,12 +72,25 @@ class ResultBagSink(ClosingSink):
             for group in self._label_set.groups:
                 self._put_image(f"mask/{safe_name(group)}", self._label_set.mask(result.labels, group), result)
         if "camera_info" in self._topics and frame.camera_info is not None:
-            info = result.geometry.scale_camera_info(frame.camera_info)
-            self._bag.put(self._prefix + "camera_info", self._bag.camera_info(info, stamp_ns, frame_id), stamp_ns)
+            self._put_camera_info(frame.camera_info, result)
 
     def close(self) -> None:
         """See `ResultSink`; writes the index and metadata.yaml."""
         self._bag.close()
+
+    def _put_camera_info(self, calibration: CameraInfo, result: FrameResult) -> None:
+        of_image = calibration.for_image(result.geometry.camera_size)
+        if of_image is None:
+            if not self._warned_calibration:
+                _LOGGER.warning(
+                    "%s: camera_info is for %dx%d (before region of interest and binning), the images are %s; it is left out",
+                    self.path, calibration.width, calibration.height, result.geometry.camera_size,
+                )  # fmt: skip
+            self._warned_calibration = True
+            return
+        info = result.geometry.scale_camera_info(of_image)
+        message = self._bag.camera_info(info, result.stamp_ns, result.frame_id)
+        self._bag.put(self._prefix + "camera_info", message, result.stamp_ns)
 
     def _put_image(self, name: str, pixels: UInt8Array, result: FrameResult) -> None:
         message = self._bag.image(pixels, result.stamp_ns, result.frame_id)

@@ -220,6 +220,34 @@ def test_scaling_keeps_distortion_and_rectification_and_drops_the_sensor_window(
     assert (info.binning_x, info.binning_y, info.roi) == (0, 0, (0, 0, 0, 0, True))
 
 
+def test_region_of_interest_and_binning_are_worked_into_the_calibration():
+    k = (100.0, 0.0, 319.5, 0.0, 100.0, 239.5, 0.0, 0.0, 1.0)
+    p = (100.0, 0.0, 319.5, -10.0, 0.0, 100.0, 239.5, 0.0, 0.0, 0.0, 1.0, 0.0)
+    # 400 of 640 columns from 40 on and 200 of 480 rows from 100 on, 2x4 pixels merged: edge x of the sensor becomes (x − 40)/2.
+    info = CameraInfo(640, 480, "plumb_bob", (0.1,), k, EYE, p, 2, 4, (40, 100, 200, 400, False)).for_image(Size(50, 200))
+    assert (info.width, info.height, info.binning_x, info.binning_y, info.roi) == (200, 50, 0, 0, (0, 0, 0, 0, False))
+    assert info.k == (50.0, 0.0, 139.5, 0.0, 25.0, 34.5, 0.0, 0.0, 1.0)
+    assert info.p == (50.0, 0.0, 139.5, -5.0, 0.0, 25.0, 34.5, 0.0, 0.0, 0.0, 1.0, 0.0)
+    assert (info.distortion_model, info.d, info.r) == ("plumb_bob", (0.1,), EYE)
+
+
+@pytest.mark.parametrize(
+    ("binning", "roi", "size"),
+    [(0, (0, 0, 0, 0, False), Size(48, 64)), (1, (0, 0, 0, 0, False), Size(48, 64)), (2, (0, 0, 0, 0, False), Size(24, 32)),
+     (0, (8, 4, 20, 30, False), Size(20, 30)), (3, (0, 0, 0, 0, False), Size(16, 21))],
+)  # fmt: skip
+def test_calibration_is_for_images_of_the_sensors_window_and_no_others(binning, roi, size):
+    info = CameraInfo(64, 48, binning_x=binning, binning_y=binning, roi=roi)
+    assert info.for_image(size) is not None
+    for other in (Size(size.height, size.width + 1), Size(2 * size.height, 2 * size.width)):
+        assert info.for_image(other) is None
+
+
+def test_calibration_of_the_whole_sensor_is_its_images_own():
+    info = CameraInfo(64, 48, "plumb_bob", (0.1, -0.2), K, EYE, P)
+    assert info.for_image(Size(48, 64)) == info
+
+
 def test_uncalibrated_camera_stays_recognisable():
     info = plan_geometry(Size(48, 64), Size(32, 32), "network", "letterbox").scale_camera_info(CameraInfo(64, 48))
     assert (info.k, info.p) == ((0.0,) * 9, (0.0,) * 12)

@@ -143,6 +143,15 @@ def test_zero_stamps_give_way_to_the_time_of_recording(tmp_path, ros2, random_im
     assert sum("zero header stamps" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_stamps_that_stand_still_go_on_with_the_time_of_recording(tmp_path, ros2, random_image, caplog):
+    stamp = 1_700_000_000 * SECOND
+    received = [100 * SECOND + n for n in range(7)]
+    messages = [(TOPIC, time, ros2.image(random_image(seed=time), stamp_ns=stamp)) for time in received]
+    stamps = [frame.stamp_ns for frame in open_frames(ros2.write(tmp_path / "x", messages))]
+    assert stamps == [stamp] * 4 + [stamp + n for n in (4, 5, 6)]
+    assert sum("stamps that stand still" in record.getMessage() for record in caplog.records) == 1
+
+
 def test_stamps_that_run_backwards_are_delivered_as_they_are(tmp_path, ros2, random_image):
     stamps = [5 * SECOND, 6 * SECOND, 2 * SECOND, 2 * SECOND]
     messages = [(TOPIC, 100 + n, ros2.image(random_image(), stamp_ns=stamp)) for n, stamp in enumerate(stamps)]

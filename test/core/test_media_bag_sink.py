@@ -95,6 +95,28 @@ def test_camera_info_comes_back_at_the_output_size(written):
     assert message.k.tolist() == [250.0, 0.0, 1.0, 0.0, 200.0, 0.5, 0.0, 0.0, 1.0]  # (2.5 + ½) / 2 − ½ = 1
 
 
+def test_calibration_of_another_size_is_left_out_and_said_once(tmp_path, make_result, caplog):
+    other = CameraInfo(width=12, height=8)
+    with ResultBagSink(tmp_path / "bag", CAMVID11, BAG_TOPICS) as sink:
+        for stamp in (SECOND, 2 * SECOND):
+            made = make_result(LABELS, stamp_ns=stamp, camera_info=other)
+            sink.write(made.frame, made.result)
+    assert "/segmentation/camera_info" not in read(tmp_path / "bag")
+    said = [record.getMessage() for record in caplog.records if "camera_info is for 12x8" in record.getMessage()]
+    assert len(said) == 1
+    assert "the images are 3x2" in said[0]
+
+
+def test_binning_is_worked_into_the_calibration(tmp_path, make_result):
+    binned = CameraInfo(width=6, height=4, k=(500.0, 0.0, 2.5, 0.0, 400.0, 1.5, 0.0, 0.0, 1.0), binning_x=2, binning_y=2)
+    with ResultBagSink(tmp_path / "bag", CAMVID11, BAG_TOPICS) as sink:
+        made = make_result(LABELS, camera_info=binned)
+        sink.write(made.frame, made.result)
+    message = read(tmp_path / "bag")["/segmentation/camera_info"][0][1]
+    assert message.k.tolist() == [250.0, 0.0, 1.0, 0.0, 200.0, 0.5, 0.0, 0.0, 1.0]
+    assert (message.width, message.height, message.binning_x) == (3, 2, 0)
+
+
 def test_label_info_comes_first_and_once_with_the_class_names(written):
     path, made = written
     ((time, message),) = read(path)["/segmentation/label_info"]

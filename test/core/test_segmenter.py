@@ -364,6 +364,54 @@ def test_segmenter_from_weights_is_the_segmenter_of_its_runtime(video_weights, m
     assert segmenter.labels.names[0] == "road" and len(segmenter.labels.names) == CLASSES
 
 
+# ---- feeding without labels --------------------------------------------------------------------------------------------------
+
+
+#: Index of an image of `drive` and stamp: goes on, late, repeated, a gap, a step back.
+FED = [(0, 0), (1, 100), (2, 200), (3, 150), (4, 200), (5, 300), (0, 400), (1, 2000), (2, 2100), (3, 500), (4, 600)]
+
+
+@pytest.mark.parametrize("options", [{}, {"memory_frames": 1}, {"memory_interval_s": 0.2}, {"memory": False}], ids=str)
+@pytest.mark.parametrize("fed", [lambda n: n % 2, lambda n: n > 0, lambda n: n not in (6, 10)], ids=["odd", "later", "most"])
+def test_feeding_leaves_the_memory_that_stepping_leaves(make_segmenter, drive, options, fed):
+    stepped, mixed = make_segmenter(**options), make_segmenter(**options)
+    for number, (index, milliseconds) in enumerate(FED):
+        wanted = stepped.step(drive[index], milliseconds * MS)
+        use = mixed.feed if fed(number) else mixed.step
+        got = use(drive[index], milliseconds * MS)
+        for name in ("stamp_ns", "frame_id", "discontinuity", "memory_frames", "remembered", "geometry"):
+            assert getattr(got, name) == getattr(wanted, name), (name, number)
+        if not fed(number):
+            assert_same([got], [wanted])
+    if stepped.memory_enabled:
+        ours, theirs = mixed._memory.frames(), stepped._memory.frames()
+        assert torch.equal(ours.keys, theirs.keys)
+        assert torch.equal(ours.values, theirs.values)
+
+
+def test_feeding_decodes_nothing_and_encodes_only_what_is_remembered(make_segmenter, runtime, drive, monkeypatch):
+    encoded = []
+    encode = runtime.network.encode
+    monkeypatch.setattr(runtime.network, "encode", lambda x: encoded.append(1) or encode(x))
+    monkeypatch.setattr(runtime.network, "decode", None)  # would fail if it were called
+    segmenter = make_segmenter()
+    for milliseconds, encodings in ((0, 1), (100, 2), (100, 2), (50, 2), (200, 3)):
+        before = len(encoded)
+        assert segmenter.feed(drive[0], milliseconds * MS).remembered == (encodings > before)
+        assert len(encoded) == encodings
+    off = make_segmenter(memory=False)
+    off.feed(drive[0], 0)
+    assert len(encoded) == 3
+
+
+def test_what_is_no_image_is_not_fed_and_leaves_the_memory(make_segmenter, drive):
+    segmenter = make_segmenter()
+    segmenter.feed(drive[0], 0)
+    with pytest.raises(InputError):
+        segmenter.feed(np.zeros((0, 0, 3), np.uint8), PERIOD)
+    assert segmenter.step(drive[1], PERIOD).memory_frames == 1
+
+
 # ---- discontinuities -------------------------------------------------------------------------------------------------------
 
 BREAKS = {

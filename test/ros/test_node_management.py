@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from lmanet_core.errors import WeightsError
+
 pytestmark = pytest.mark.ros
 
 SECOND = 10**9
@@ -32,16 +34,24 @@ def test_lifecycle_walk(robot, drive):
     assert node.state() == "finalized"
 
 
-def ship(monkeypatch, weights):
-    """As if this version shipped these weights; None: none."""
-    monkeypatch.setitem(sys.modules, "lmanet_core.assets", SimpleNamespace(default_weights=lambda: weights))
+def ship(monkeypatch, default_weights):
+    """As if this version shipped weights by this function; None: as if it knew nothing of that."""
+    assets = None if default_weights is None else SimpleNamespace(default_weights=default_weights)
+    monkeypatch.setitem(sys.modules, "lmanet_core.assets", assets)
 
 
-def test_without_weights_it_says_what_to_do_and_can_be_told_later(robot, video_weights, drive, monkeypatch):
-    ship(monkeypatch, None)
+def left_out():
+    raise WeightsError("this build left the shipped weights out")
+
+
+@pytest.mark.parametrize("shipped", [None, left_out])
+def test_without_weights_it_says_what_to_do_and_can_be_told_later(robot, video_weights, drive, monkeypatch, shipped):
+    ship(monkeypatch, shipped)
     node = robot({"weights": ""}, start=False)
     node.node.start()
     node.wait(lambda: node.said("set the parameter weights to a file", "error"), "the advice")
+    why = "this build left the shipped weights out" if shipped else "this version ships none"
+    assert node.said(f"no weights given, and {why}", "error")
     assert node.state() == "unconfigured"
     assert node.set_parameters(weights=str(video_weights))[0].successful
     assert node.transition("configure")
@@ -50,10 +60,11 @@ def test_without_weights_it_says_what_to_do_and_can_be_told_later(robot, video_w
     node.step(drive(1)[0], SECOND)
 
 
-def test_shipped_weights_are_taken_where_there_are_some(robot, video_weights, monkeypatch):
-    ship(monkeypatch, video_weights)
+def test_shipped_weights_are_taken_where_none_are_given(robot, video_weights, drive, monkeypatch):
+    ship(monkeypatch, lambda: video_weights)
     node = robot({"weights": ""})
     node.wait(lambda: node.said(str(video_weights), "info"), "their name")
+    node.step(drive(1)[0], SECOND)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,30 @@ def test_images_without_stamp_are_remembered_by_their_arrival_and_said_once(robo
     assert len(node.said("images have no stamp")) == 1
 
 
+def test_clock_that_stands_still_is_replaced_by_the_time_of_receiving_and_said_once(robot, drive):
+    node = robot()
+    images = drive(10)
+    for image in images[:8]:
+        message = node.step(image, SECOND)
+        assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1, 0)
+    assert node.statistics().memory_frames == 3
+    assert node.resets() == {"first_frame": 1}
+    node.wait(lambda: node.said("stamps stand still while the images change", "warn"), "the warning")
+    assert len(node.said("stamps stand still")) == 1
+    node.step(images[8], SECOND + 600 * SECOND)  # it goes again
+    assert node.resets() == {"first_frame": 1, "gap": 1}
+
+
+def test_frozen_camera_that_repeats_its_image_is_no_standing_clock(robot, drive):
+    node = robot()
+    image = drive(1)[0]
+    for _ in range(8):
+        node.step(image, SECOND)
+    assert node.statistics().memory_frames == 1
+    assert node.statistics().not_remembered == 7
+    assert not node.said("stamps stand still")
+
+
 def test_memory_switches_off_and_on_between_frames(robot, drive):
     node = robot()
     images = drive(6)

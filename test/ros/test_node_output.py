@@ -116,23 +116,52 @@ def test_calibration_of_another_size_is_not_passed_on_and_said_once(robot, drive
     node.wait(lambda: node.node._cameras[""].calibration is not None, "camera_info")
     for index, image in enumerate(drive(3)):
         node.step(image, SECOND + index * TENTH)
-    node.wait(lambda: node.said("camera_info is for 128x64, the images are 64x32", "warn"), "the warning")
+    node.wait(lambda: node.said("the images are 64x32", "warn"), "the warning")
     assert len(node.said("camera_info is for")) == 1
     assert not node.received["segmentation/camera_info"]
 
 
-def test_memory_is_fed_while_nobody_listens(robot, drive):
-    node = robot(outputs=())
-    images = drive(4)
-    for index, image in enumerate(images[:3]):
-        node.cameras[""].publish(node.image(image, SECOND + index * TENTH))
-        node.wait(lambda: node.statistics().published == index + 1, "the frame")  # noqa: B023
+def test_calibration_of_a_binned_window_of_the_sensor_becomes_the_images_own(robot, drive):
+    node = robot(outputs=("labels", "camera_info"))
+    # 128x64 pixels of 640x480 from column 200 and row 100 on, 2x2 merged.
+    k = (100.0, 0, 263.5, 0, 100, 131.5, 0, 0, 1)
+    info = CameraInfo(width=640, height=480, k=k, binning_x=2, binning_y=2, roi=(200, 100, 64, 128, False))
+    node.infos[""].publish(camera_info_to_message(info, node.header(SECOND)))
+    node.wait(lambda: node.node._cameras[""].calibration is not None, "camera_info")
+    node.step(drive(1)[0], SECOND)
+    node.wait(lambda: node.received["segmentation/camera_info"], "camera_info")
+    out = camera_info_from_ros(node.received["segmentation/camera_info"][0])
+    assert (out.width, out.height, out.binning_x, out.roi) == (64, 32, 0, (0, 0, 0, 0, False))
+    assert out.k == (50.0, 0, 31.5, 0, 50, 15.5, 0, 0, 1)
+
+
+def test_memory_is_fed_while_nobody_listens_and_nothing_is_decoded(robot, drive, video_weights, monkeypatch):
     from sensor_msgs.msg import Image
 
+    node = robot(outputs=())
+    images = drive(6)
+    network = node.node._cameras[""].segmenter.runtime.network
+    monkeypatch.setattr(network, "decode", None)  # would fail if it were called
+    for index, image in enumerate(images[:5]):
+        node.cameras[""].publish(node.image(image, SECOND + index * TENTH))
+        node.wait(lambda: node.statistics().fed == index + 1, "the frame")  # noqa: B023
+    monkeypatch.undo()
+    assert (node.statistics().published, node.statistics().failed) == (0, 0)
     node.listen("segmentation/labels", Image)
     node.wait(lambda: node.node.count_subscribers("segmentation/labels"), "the listener is seen")
-    node.step(images[3], SECOND + 3 * TENTH)
-    assert node.statistics().memory_frames == 3
+    labels = node.step(images[5], SECOND + 5 * TENTH)
+    segmenter = VideoSegmenter.from_weights(video_weights)
+    expected = [segmenter.step(image, SECOND + index * TENTH).labels for index, image in enumerate(images)]
+    np.testing.assert_array_equal(pixels(labels), expected[-1])  # as if every frame had been segmented
+
+
+def test_camera_info_alone_is_published_without_segmenting(robot, drive, monkeypatch):
+    node = robot(outputs=("camera_info",))
+    monkeypatch.setattr(node.node._cameras[""].segmenter.runtime.network, "decode", None)
+    node.infos[""].publish(camera_info_to_message(CameraInfo(width=64, height=32), node.header(SECOND)))
+    node.wait(lambda: node.node._cameras[""].calibration is not None, "camera_info")
+    out = node.step(drive(1)[0], SECOND, output="camera_info")
+    assert (out.width, out.height) == (64, 32)
 
 
 def test_nothing_is_built_that_nobody_subscribes_to(robot, drive, monkeypatch):
@@ -153,6 +182,15 @@ def test_rate_cap_thins_one_topic_and_not_the_others(robot, drive):
         node.step(image, SECOND + index * TENTH)
     assert len(node.received["segmentation/labels"]) == 4
     assert len(node.received["segmentation/color"]) == 1
+
+
+def test_rate_cap_spares_the_segmenting_and_not_the_memory(robot, drive):
+    node = robot({"max_rate_hz.labels": 0.01})
+    for index, image in enumerate(drive(5)):
+        node.cameras[""].publish(node.image(image, SECOND + index * TENTH))
+        node.wait(lambda: node.statistics().published + node.statistics().fed == index + 1, "the frame")  # noqa: B023
+    assert (node.statistics().published, node.statistics().fed) == (1, 4)
+    assert node.statistics().memory_frames == 3
 
 
 def test_rate_cap_keeps_the_rate():

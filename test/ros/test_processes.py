@@ -98,6 +98,13 @@ def test_interpreter_without_torch_is_told_so(start, tmp_path):
     assert "python:=" in node.said()
 
 
+@pytest.mark.skipif(shutil.which("launch_test") is None, reason="no launch_test command (launch_testing)")
+def test_launch_test_of_the_demo_passes(start, video_weights):
+    test = start("launch_test", str(ROOT / "test/ros/launch_demo.py"), f"weights:={video_weights}", f"python:={sys.executable}")
+    assert test.wait(150) == 0, test.said()
+    assert test.said().count("OK") >= 2, test.said()  # while it runs, and afterwards
+
+
 @pytest.mark.skipif(shutil.which("ros2") is None, reason="no ros2 command")
 def test_launch_with_demo_publishes_every_topic_and_stops_cleanly(start, video_weights):
     import rclpy

@@ -16,8 +16,8 @@ class Clock:
 
 
 def published(statistics, **changes):
-    fields = {"stages_ms": {"segment": 10.0}, "age_s": 0.1, "memory_frames": 3, "reset": None, "remembered": True}
-    statistics.count_published(**{**fields, **changes})
+    fields = {"stages_ms": {"segment": 10.0}, "age_s": 0.1, "memory_frames": 3, "reset": None, "remembered": True, "fed": False}
+    statistics.count_done(**{**fields, **changes})
 
 
 def test_rate_is_of_the_last_seconds():
@@ -68,6 +68,16 @@ def test_restart_keeps_counts_and_forgets_latencies():
     assert snapshot.latency_ms == {}
     assert snapshot.since_image_s == 0
     assert snapshot.age_s is None
+
+
+def test_what_is_only_remembered_is_counted_apart_and_keeps_up_the_rate():
+    clock = Clock()
+    statistics = Statistics(clock)
+    for fed in (True, True, False):
+        published(statistics, fed=fed)
+        clock.now += 0.5
+    snapshot = statistics.snapshot()
+    assert (snapshot.fed, snapshot.published, snapshot.output_hz) == (2, 1, 2.0)
 
 
 def test_what_is_lost_is_counted_by_reason():

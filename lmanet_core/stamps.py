@@ -1,0 +1,60 @@
+"""When an image was taken, where the driver does not say: stamps of zero, or a clock that stands still.
+
+Sits between a message and the segmenter, live and in recordings alike. What the node publishes keeps the header it came with.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+
+_CHANGES = 3  # a stamp that outlives so many changes of the picture is no repetition: the clock stands
+
+
+class StampSource:
+    """The stamps of one stream, made good.
+
+    * A stamp of 0 means that the driver left it out: the time of receiving stands for it.
+    * The same stamp under the same picture is a repeated image and keeps it.
+    * The same stamp under one different picture after the other is a clock that stands still: from the third change on, time
+      goes on from that stamp as fast as images are received, until the stamp changes again.
+
+    Attributes:
+        zero: whether a stamp was left out so far.
+        standing: whether the clock has stood still so far.
+    """
+
+    def __init__(self) -> None:
+        self.zero = False
+        self.standing = False
+        self._given_ns: int | None = None  # the last stamp, as it came
+        self._first_received_ns = 0  # when it came first
+        self._stamp_ns = 0  # the last stamp, made good
+        self._picture: int | None = None  # checksum of the last image that repeated a stamp
+        self._changes = 0
+
+    def stamp_ns(self, given_ns: int, received_ns: int, image: npt.NDArray[np.uint8]) -> int:
+        """The stamp to go by.
+
+        Args:
+            given_ns: the header's, nanoseconds.
+            received_ns: when the message came, or was recorded, on any clock that goes on.
+            image: (H, W, 3) uint8, looked at only where stamps repeat.
+        """
+        if given_ns == 0:
+            self.zero = True
+            return received_ns
+        if given_ns != self._given_ns:
+            self._given_ns = self._stamp_ns = given_ns
+            self._first_received_ns, self._picture, self._changes = received_ns, None, 0
+            return given_ns
+        picture = zlib.crc32(np.ascontiguousarray(image).data)
+        changed = self._picture is not None and picture != self._picture
+        self._picture = picture
+        self._changes += changed
+        if changed and self._changes >= _CHANGES:
+            self.standing = True
+            self._stamp_ns = given_ns + received_ns - self._first_received_ns
+        return self._stamp_ns
