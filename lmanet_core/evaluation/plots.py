@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 _WIDTH, _HEIGHT = 1000.0, 170.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 8.0, 10.0, 26.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 8.0, 10.0, 26.0
 _POINTS = 400  # of a curve; more frames are drawn as mean and range
 
 
