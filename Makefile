@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint install clean
 
-demo: $(STAMP)  ## segment INPUT with WEIGHTS into OUT and draw a picture
-	@test -n "$(WEIGHTS)" -a -n "$(INPUT)" || { \
-	  echo "make demo needs WEIGHTS= (LMANet, ERFNet or PSPNet weights) and INPUT= (video, folder or bag), such as"; \
-	  echo "  make demo WEIGHTS=erfnet_pretrained.pth INPUT=drive.mp4"; exit 2; }
-	$(BIN)/lmanet segment "$(INPUT)" --weights "$(WEIGHTS)" --out "$(OUT)" --picture 0 --overwrite $(OPTIONS)
+demo: $(STAMP)  ## drive a generated street, segment it with the memory off and on; or segment INPUT with WEIGHTS, into OUT
+ifdef INPUT
+	$(BIN)/lmanet segment "$(INPUT)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") --out "$(OUT)" --picture 0 --overwrite $(OPTIONS)
+else
+	$(BIN)/lmanet demo $(if $(WEIGHTS),--weights "$(WEIGHTS)") --out "$(OUT)" --overwrite $(OPTIONS)
+endif
 
 OUT ?= out
 

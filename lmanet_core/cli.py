@@ -1,8 +1,8 @@
 """The `lmanet` command: segment and evaluate recordings, train, record a street, look at weights and machine.
 
 Exit codes: 0 done, 1 a check failed or training diverged, 2 wrong arguments or settings, 3 unreadable input, 4 unusable
-weights, 5 results that cannot be written, 130 stopped with Ctrl-C, 143 terminated. Results so far are complete files in every
-case.
+weights, 5 results that cannot be written, 6 too little memory on the device, 130 stopped with Ctrl-C, 143 terminated. Results
+so far are complete files in every case.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
-import cv2
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -31,6 +30,7 @@ from rich.table import Table
 from lmanet_core import __version__
 from lmanet_core.assets import default_weights
 from lmanet_core.checkpoint import Model, load_model, save_model
+from lmanet_core.demo import demo_parser, run_demo
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.evaluation.command import (
     compare_parser,
@@ -44,7 +44,7 @@ from lmanet_core.evaluation.experiments_command import experiment_parser, run_ex
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import parse_size
 from lmanet_core.media import SINK_KINDS, check_sink_kinds, open_frames, open_sinks
-from lmanet_core.picture import draw_picture
+from lmanet_core.picture import draw_picture, write_image
 from lmanet_core.segment_options import add_segmenter_options, describe_segmenter, hash_file, make_segmenter
 from lmanet_core.segmenter import VideoSegmenter
 from lmanet_core.stream import StreamSummary, segment_stream
@@ -105,11 +105,13 @@ def build_parser() -> ArgumentParser:
     commands.add_subcommand("compare", compare_parser(), help="what differs between two evaluations")
     commands.add_subcommand("explain", explain_parser(), help="where in the past images the memory is read")
     commands.add_subcommand("experiment", experiment_parser(), help="the paper's experiments on any data set")
+    commands.add_subcommand("demo", demo_parser(), help="drive a generated street and compare memory off and on")
     commands.add_subcommand("street", _street_parser(), help="record a drive through a generated street, with its labels")
     commands.add_subcommand("doctor", _doctor_parser(), help="say what this machine will run on")
     weights = ArgumentParser(description="Look at weights of any understood kind, or convert them.", exit_on_error=False)
     commands.add_subcommand("weights", weights, help="look at weights, or convert them to our format")
     _add_weights_actions(weights)
+    commands.add_subcommand("bench", _bench_parser(), help="measure the memory read and a streamed frame here")
     return parser
 
 
@@ -176,6 +178,15 @@ def _doctor_parser() -> ArgumentParser:
     return parser
 
 
+def _bench_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Measure the memory read and a streamed frame, against other ways to do the same.", exit_on_error=False
+    )
+    parser.add_argument("--quick", action="store_true", help="one window, few repetitions")
+    parser.add_argument("--json", type=str | None, default=None, help="also record it here, with machine, versions and commit")
+    return parser
+
+
 def _split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files given as `--config FILE` or `--config=FILE`, and all other arguments."""
     files: list[str] = []
@@ -216,9 +227,11 @@ def _run(options: Namespace) -> int:
         "explain": run_explain,
         "train": run_train,
         "experiment": run_experiment_command,
+        "demo": run_demo,
         "street": _street,
         "weights": _weights,
         "doctor": _doctor,
+        "bench": _bench,
     }
     return commands[options.command](options[options.command])
 
@@ -250,7 +263,7 @@ def _segment(options: Namespace) -> int:
 
                 def on_frame(frame: Frame, result: FrameResult) -> None:
                     if summary.frames - 1 == options.picture:
-                        _write_image(out / "picture.png", draw_picture(frame, result, segmenter.labels))
+                        write_image(out / "picture.png", draw_picture(frame, result, segmenter.labels))
                     advance()
 
                 segment_stream(source, segmenter, sink, summary, on_frame, options.max_frames)
@@ -389,6 +402,13 @@ def _doctor(options: Namespace) -> int:
     return 1 if problems else 0
 
 
+def _bench(options: Namespace) -> int:
+    from lmanet_core.benchmark import run_bench
+
+    given = ["bench", *(["--quick"] if options.quick else []), *(["--json", options.json] if options.json else [])]
+    return run_bench(options.quick, None if options.json is None else Path(options.json), given)
+
+
 def _table() -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
@@ -412,13 +432,6 @@ def _sigterm_as_exit() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _write_image(path: Path, image: Any) -> None:
-    try:
-        path.write_bytes(cv2.imencode(path.suffix, image[:, :, ::-1])[1].tobytes())
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}") from error
 
 
 if __name__ == "__main__":

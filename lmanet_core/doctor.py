@@ -16,7 +16,7 @@ import torch
 from lmanet_core import __version__
 from lmanet_core.checkpoint import load_model
 from lmanet_core.errors import LmanetError
-from lmanet_core.ops import available_implementations
+from lmanet_core.ops import auto_implementation, available_implementations
 from lmanet_core.runtime import choose_device, choose_precision, cpu_computes_bfloat16
 
 
@@ -30,14 +30,16 @@ def examine(weights: Path | None = None) -> tuple[list[tuple[str, str]], list[st
         Rows of (what, found), and problems in words; no problems means ready.
     """
     device = choose_device()
-    precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[choose_precision("auto", device)]
+    dtype = choose_precision("auto", device)
+    precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    attention = f"{', '.join(available_implementations(device))}; {auto_implementation(device, dtype, 16)} chosen by auto"
     rows = [
         ("lmanet_ros", __version__),
         ("python", f"{platform.python_version()} ({sys.executable})"),
         ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
         ("device", _device_name(device)),
         ("precision", f"{precision} chosen by auto" + (_why_precision() if device.type == "cpu" else "")),
-        ("local attention", ", ".join(available_implementations())),
+        ("local attention", attention),
         ("opencv", cv2.__version__),
         ("numpy", np.__version__),
         ("rosbags", f"{_version('rosbags')}, rosbags-image {_version('rosbags-image')}"),

@@ -33,3 +33,9 @@ class ConfigError(LmanetError):
     """A setting that is unknown, out of range or contradicts another."""
 
     exit_code = 2
+
+
+class DeviceMemoryError(LmanetError):
+    """The device has too little memory even for a single frame."""
+
+    exit_code = 6

@@ -7,6 +7,7 @@ fraction of a pixel. Images are averaged when they shrink; labels are never inte
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from lmanet_core.errors import ConfigError, InputError
 
 UInt8Array = npt.NDArray[np.uint8]
+IndexArray = npt.NDArray[np.int64]
 ResizeMode = Literal["stretch", "letterbox", "crop"]
 
 _UNLABELLED = 255
@@ -114,6 +116,18 @@ class _Axis:
         return self.network_start - self.scale * self.camera_start
 
 
+class Taps(NamedTuple):
+    """Along one axis: each pixel is Σ_k weight[:, k] · camera[position[:, k]].
+
+    Attributes:
+        position: (n, k) int64, the camera's pixels.
+        weight: (n, k) float32, each row sums to 1; whole 1/2048 where `GeometryPlan.averages` is false.
+    """
+
+    position: IndexArray
+    weight: npt.NDArray[np.float32]
+
+
 @dataclass(frozen=True, slots=True)
 class GeometryPlan:
     """How images of one size become network input, and network labels become output.
@@ -146,6 +160,10 @@ class GeometryPlan:
         canvas = np.full((*self.network_size, *image.shape[2:]), _LETTERBOX_GREY, np.uint8)
         canvas[rows.network_start : rows.network_stop, columns.network_start : columns.network_stop] = resized
         return canvas
+
+    def to_network_position(self, x: float, y: float) -> tuple[float, float]:
+        """Where a position of the camera image (pixels, edges at whole numbers) lies in the network's input, x and y."""
+        return self._columns.scale * x + self._columns.offset, self._rows.scale * y + self._rows.offset
 
     def labels_to_output(self, labels: UInt8Array) -> UInt8Array:
         """Network labels (h, w) → label map at the output size, nearest pixel; 255 where the network saw nothing."""
@@ -192,6 +210,34 @@ class GeometryPlan:
             binning_y=0,
             roi=(0, 0, 0, 0, info.roi[4]),
         )
+
+    def input_taps(self) -> tuple[Taps, Taps]:
+        """What `to_network` averages, along rows and columns, for doing the same elsewhere; bars are left out."""
+        rows, columns = (_taps(axis, self.averages) for axis in (self._rows, self._columns))
+        return rows, columns
+
+    @property
+    def averages(self) -> bool:
+        """Whether `to_network` averages over areas; else it interpolates, as OpenCV does in whole numbers."""
+        return self._rows.scale <= 1.0 and self._columns.scale <= 1.0
+
+    @property
+    def landing(self) -> tuple[slice, slice]:
+        """Rows and columns of the network's input that carry image; the rest is a letterbox's bars."""
+        return slice(self._rows.network_start, self._rows.network_stop), slice(
+            self._columns.network_start, self._columns.network_stop
+        )
+
+    def output_sources(self) -> tuple[IndexArray, IndexArray]:
+        """For each row and column of the label map, that of the network's which `labels_to_output` takes; −1 for none."""
+        axes = (self._rows, self._columns)
+        sides = list(zip(axes, self.camera_size, self.network_size, self.output_size, strict=True))
+        whole = all(axis.camera_stop - axis.camera_start == camera for axis, camera, _, _ in sides)
+        rows, columns = (
+            _sources(axis, camera, network, None if self.output_is_network else output, whole)
+            for axis, camera, network, output in sides
+        )
+        return rows, columns
 
     def _map_back(self, plane: UInt8Array, outside: int) -> UInt8Array:
         rows, columns = self._rows, self._columns
@@ -306,6 +352,44 @@ def _map_matrices(
         p[3] *= sx  # Tx = −fx · baseline
         p[7] *= sy
     return tuple(k), tuple(p)
+
+
+def _taps(axis: _Axis, average: bool) -> Taps:
+    """As `resize_image` weighs: the covered length when averaging, else the two nearest centres, with weights of 11 bits."""
+    used, landed = axis.camera_stop - axis.camera_start, axis.network_stop - axis.network_start
+    step = used / landed
+    if average:
+        begin = np.arange(landed) * step
+        position = np.floor(begin).astype(np.int64)[:, None] + np.arange(math.ceil(step) + 1)
+        covered = np.minimum(position + 1, (begin + step)[:, None]) - np.maximum(position, begin[:, None])
+        weight = np.clip(covered, 0.0, None) / step
+    else:
+        center = np.clip((np.arange(landed) + 0.5) * step - 0.5, 0.0, used - 1.0).astype(np.float32)
+        position = np.floor(center).astype(np.int64)[:, None] + np.arange(2)
+        weight = np.rint((1.0 - np.abs(center[:, None] - position)) * 2048.0) / 2048.0
+    return Taps(axis.camera_start + np.minimum(position, used - 1), weight.astype(np.float32))
+
+
+def _sources(axis: _Axis, camera: int, network: int, output: int | None, whole: bool) -> IndexArray:
+    """Along one axis of `_map_back`, with positions in place of labels; output None: the network's own grid."""
+    seen = np.arange(axis.network_start, axis.network_stop)
+    if output is None:
+        sources = np.full(network, -1)
+        sources[axis.network_start : axis.network_stop] = seen
+        return sources
+    if whole:
+        return _nearest(seen, output)
+    sources = np.full(camera, -1)
+    sources[axis.camera_start : axis.camera_stop] = _nearest(seen, axis.camera_stop - axis.camera_start)
+    return _nearest(sources, output)
+
+
+def _nearest(row: IndexArray, length: int) -> IndexArray:
+    """What `_resize_nearest` takes of a row of positions."""
+    if len(row) == length:
+        return row
+    picked = cv2.resize(row.astype(np.float32)[None], (length, 1), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(picked[0], np.int64)
 
 
 def _letterboxed(axis: _Axis, scale: float) -> _Axis:

@@ -50,6 +50,11 @@ class MemoryBuffer:
         """Stamps of the frames held, oldest first."""
         return tuple(sorted(self._stamps))
 
+    @property
+    def slots_ns(self) -> tuple[int, ...]:
+        """Stamps of the frames held, in the order in which `frames` has them."""
+        return tuple(self._stamps)
+
     def clear(self) -> None:
         """Forget every frame; the storage stays."""
         self._stamps.clear()
@@ -74,23 +79,53 @@ class MemoryBuffer:
         """
         if not self.accepts(stamp_ns):
             return False
+        self.write(frame)
+        self.count(stamp_ns)
+        return True
+
+    def frames(self) -> MemoryFrames | None:
+        """Views of what is held, (B, T, Dk, h, w) and (B, T, Dv, h, w); None while empty. Valid until the next push."""
+        return self.slots(len(self._stamps)) if self._stamps else None
+
+    # `push` in its parts, for those who know already that a frame is accepted, or write to `next_slot` themselves.
+
+    def write(self, frame: KeyValue) -> None:
+        """Copy a frame into the next slot; it is held once it is counted."""
+        for ring, maps in zip(self.reserve(frame), frame, strict=True):
+            ring[:, self._next].copy_(maps.movedim(1, -1))
+
+    @property
+    def next_slot(self) -> int:
+        """Where the next frame belongs."""
+        return self._next
+
+    def reserve(self, frame: KeyValue) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rings (B, S, h, w, Dk) and (B, S, h, w, Dv) for frames like this one; they stay where they are.
+
+        Raises:
+            ValueError: frames of another shape are held.
+        """
         self._keys = self._ring_for(self._keys, frame.key)
         self._values = self._ring_for(self._values, frame.value)
-        self._keys[:, self._next].copy_(frame.key.movedim(1, -1))
-        self._values[:, self._next].copy_(frame.value.movedim(1, -1))
+        return self._keys, self._values
+
+    def slots(self, count: int) -> MemoryFrames:
+        """Views of the first `count` slots, of rings that were reserved."""
+        assert self._keys is not None and self._values is not None
+        return MemoryFrames(self._keys[:, :count].movedim(-1, 2), self._values[:, :count].movedim(-1, 2))
+
+    def count(self, stamp_ns: int) -> None:
+        """The next slot has been written."""
         if len(self._stamps) < self.capacity:
             self._stamps.append(stamp_ns)
         else:
             self._stamps[self._next] = stamp_ns
         self._next = (self._next + 1) % self.capacity
-        return True
 
-    def frames(self) -> MemoryFrames | None:
-        """Views of what is held, (B, T, Dk, h, w) and (B, T, Dv, h, w); None while empty. Valid until the next push."""
-        held = len(self._stamps)
-        if held == 0 or self._keys is None or self._values is None:
-            return None
-        return MemoryFrames(self._keys[:, :held].movedim(-1, 2), self._values[:, :held].movedim(-1, 2))
+    def release(self) -> None:
+        """Forget every frame and give the storage back."""
+        self.clear()
+        self._keys = self._values = None
 
     def _ring_for(self, ring: torch.Tensor | None, maps: torch.Tensor) -> torch.Tensor:
         batch, channels, height, width = maps.shape

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 
+from lmanet_core.errors import OutputError
 from lmanet_core.frame import Frame, FrameResult, UInt8Array
 from lmanet_core.labels import LabelSet
 
@@ -27,10 +30,11 @@ def draw_picture(frame: Frame, result: FrameResult, labels: LabelSet, opacity: f
     camera = result.geometry.image_to_output(frame.image)
     overlay = labels.overlay(camera, result.labels, opacity)
     pair = np.concatenate((camera, overlay), 1)
-    return np.concatenate((pair, _legend(result.labels, labels, pair.shape[1])), 0)
+    return np.concatenate((pair, draw_legend(result.labels, labels, pair.shape[1])), 0)
 
 
-def _legend(label_map: UInt8Array, labels: LabelSet, width: int) -> UInt8Array:
+def draw_legend(label_map: UInt8Array, labels: LabelSet, width: int) -> UInt8Array:
+    """Colours and names of the classes in a label map (H, W), the most frequent first, as a strip (h, width, 3)."""
     counts = np.bincount(label_map.ravel(), minlength=256)
     order = [int(index) for index in np.argsort(-counts) if index < len(labels.names)]
     seen = [index for index in order if counts[index] >= _MIN_SHARE * label_map.size]
@@ -52,3 +56,11 @@ def _legend(label_map: UInt8Array, labels: LabelSet, width: int) -> UInt8Array:
         origin = (left + round(0.9 * line), top + round(0.55 * line))
         cv2.putText(strip, labels.names[index], origin, _FONT, scale, (20, 20, 20), 1, cv2.LINE_AA)
     return strip
+
+
+def write_image(path: Path, image: UInt8Array) -> None:
+    """Write an RGB image (H, W, 3) in the format of the path's suffix; raises OutputError."""
+    try:
+        path.write_bytes(cv2.imencode(path.suffix, image[:, :, ::-1])[1].tobytes())
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error

@@ -7,9 +7,11 @@ whole device for each call anyway).
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
-from functools import lru_cache
+import threading
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from lmanet_core.checkpoint import Model, ModelConfig
 from lmanet_core.errors import ConfigError
 from lmanet_core.network import LMANet, MemoryConfig
 from lmanet_core.network.folding import fold_batch_norm
+from lmanet_core.ops import auto_implementation
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,12 +34,19 @@ class Runtime:
         config: of the model, with the memory options in use.
         device: where it runs.
         dtype: precision of weights and features.
+        lock: held by whoever has the device compute.
     """
 
     network: LMANet
     config: ModelConfig
     device: torch.device
     dtype: torch.dtype
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @cached_property
+    def graph_pool(self) -> Any:
+        """Where the CUDA graphs of all streams have their intermediate results; only one is replayed at a time."""
+        return torch.cuda.graph_pool_handle()
 
     @property
     def input_dtype(self) -> torch.dtype:
@@ -47,6 +57,15 @@ class Runtime:
     def precision(self) -> str:
         """Name of the precision, as `prepare` takes it."""
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+
+    def attention(self, impl: str = "auto") -> str:
+        """The implementation of `local_attention` that runs when `impl` is asked for; "none" without memory."""
+        memory = self.config.memory
+        if memory is None:
+            return "none"
+        if impl != "auto":
+            return impl
+        return auto_implementation(self.device, self.dtype, memory.key_channels)
 
 
 def prepare(

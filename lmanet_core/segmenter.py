@@ -4,14 +4,18 @@
 
 `feed` does to the memory what `step` does, and nothing else: for frames whose labels nobody wants.
 
+On CUDA everything between continuity and result is `device_step.DeviceStep`, one launch a frame.
 One segmenter is one stream (one camera). Several share one `Runtime`. A segmenter belongs to one thread at a time, except for
 `request_reset`, which any thread may call.
 """
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,14 +25,19 @@ import torch
 
 from lmanet_core.checkpoint import load_model
 from lmanet_core.continuity import Continuity, ContinuityConfig, ContinuityMonitor, Discontinuity
-from lmanet_core.errors import ConfigError
+from lmanet_core.device_step import DeviceStep, confidence_of
+from lmanet_core.errors import ConfigError, DeviceMemoryError
 from lmanet_core.frame import FeedResult, FrameResult, UInt8Array
 from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, fit_network_size, parse_size, plan_geometry
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.pixels import to_rgb
 from lmanet_core.memory import MemoryBuffer
-from lmanet_core.ops import available_implementations
+from lmanet_core.network.memory_read import MemoryConfig, MemoryFrames
+from lmanet_core.ops import attention_weights, available_implementations
 from lmanet_core.runtime import Runtime, prepare
+
+_FRAMES_WITHOUT_GRAPH = 300  # after the device ran out of memory
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class SegmenterConfig:
     upsample: str = "labels"  # "labels": nearest pixel; "logits": bilinear before the choice, slower, smoother borders
     confidence: bool = True  # off saves a few milliseconds
     attention: str = "auto"  # implementation of local_attention
+    cuda_graph: bool = True  # on CUDA: the whole step as one graph, launched at once
     continuity: ContinuityConfig = field(default_factory=ContinuityConfig)
 
     def __post_init__(self) -> None:
@@ -69,6 +79,26 @@ class SegmenterConfig:
             raise ConfigError("upsample: logits wants resize: stretch and an output_size other than network")
 
 
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """How the memory is read for one position of an image.
+
+    Attributes:
+        weights: (T, R, R) float32, over the window in each memory frame; what is missing to a sum of 1 lies outside the map.
+        stamps_ns: of the T memory frames.
+        row, column: of the position, on the map of features.
+        map_size: of the features.
+        geometry: how the image became the network's input.
+    """
+
+    weights: npt.NDArray[np.float32]
+    stamps_ns: tuple[int, ...]
+    row: int
+    column: int
+    map_size: Size
+    geometry: GeometryPlan
+
+
 class VideoSegmenter:
     """Segment one video stream, frame by frame.
 
@@ -84,12 +114,17 @@ class VideoSegmenter:
         self.runtime = runtime
         self.config = config or SegmenterConfig()
         self.continuity = ContinuityMonitor(self.config.continuity)
+        if self.config.attention not in ("auto", *available_implementations(runtime.device)):
+            raise ConfigError(f"attention: {self.config.attention} does not run on {runtime.device} here; try auto")
         trained = runtime.config.memory
         self._memory: MemoryBuffer | None = None
         if trained is not None:
             self._memory = MemoryBuffer(self.config.memory_frames or trained.memory_frames, self.config.memory_interval_s)
         self.memory_enabled = self.config.memory and trained is not None
         self._plan: GeometryPlan | None = None
+        self._on_device = runtime.device.type == "cuda"
+        self._device_step: tuple[tuple[object, ...], DeviceStep] | None = None  # what it was made for, and it
+        self._graph_pause = 0  # frames to go without a CUDA graph
         if self.config.network_size != "auto":
             backbone = runtime.network.backbone
             _require_multiple(parse_size(self.config.network_size), backbone.stride, backbone.size_remainder)
@@ -127,6 +162,16 @@ class VideoSegmenter:
         if not enabled and self._memory is not None:
             self._memory.clear()
 
+    @property
+    def memory_capacity(self) -> int:
+        """Past frames that are kept (S); 0 where nothing is remembered."""
+        return self._memory.capacity if self._memory is not None and self._memory_enabled else 0
+
+    @property
+    def memory_stamps_ns(self) -> tuple[int, ...]:
+        """Stamps of the frames remembered now, oldest first."""
+        return self._memory.stamps_ns if self._memory is not None else ()
+
     def reset(self) -> None:
         """Forget the stream; the next frame is a first frame."""
         self.continuity.reset()
@@ -151,21 +196,20 @@ class VideoSegmenter:
 
         Raises:
             InputError: not an image. Nothing is lost: the memory is as before, the next frame goes on.
+            DeviceMemoryError: too little memory on the device even for this frame by itself; the next one is a first frame.
         """
         clock = _Stopwatch(self.runtime.device)
         rgb, plan, continuity = self._admit(image, stamp_ns, frame_id, clock)
         memory = self._memory if self._memory_enabled else None
         memory_frames = 0 if memory is None else len(memory)
-        features = self._encode(rgb, plan, clock)
-        past = memory.frames() if memory is not None else None
-        logits = self.runtime.network.decode(features, past, self.config.attention)
-        clock.lap("decode")
-        remembered = self._remembers(stamp_ns, continuity)
-        if memory is not None and remembered:
-            memory.push(self.runtime.network.remember(features), stamp_ns)
-        clock.lap("remember")
-        labels, confidence = self._to_labels(logits, plan)
-        clock.lap("postprocess")
+        remember = self._remembers(stamp_ns, continuity)
+        if self._on_device:
+            labels, confidence, memory_frames, remember = self._step_on_device(rgb, plan, memory_frames, remember)
+            clock.lap("device")
+        else:
+            labels, confidence = self._step_here(rgb, plan, remember, clock)
+        if memory is not None and remember:
+            memory.count(stamp_ns)
         return FrameResult(
             labels=labels,
             confidence=confidence,
@@ -173,7 +217,7 @@ class VideoSegmenter:
             frame_id=frame_id,
             discontinuity=continuity.discontinuity,
             memory_frames=memory_frames,
-            remembered=remembered,
+            remembered=remember,
             geometry=plan,
             timings_ms=clock.finish(),
         )
@@ -183,14 +227,16 @@ class VideoSegmenter:
         """Remember the next frame of the stream without segmenting it.
 
         Afterwards the memory is bit for bit what `step` would have left. A frame that is not to be remembered costs next to
-        nothing.
+        nothing. On CUDA the whole step is made all the same, which is one launch there.
 
         Args:
             image, stamp_ns, frame_id: as for `step`.
 
         Raises:
-            InputError: as `step`.
+            InputError, DeviceMemoryError: as `step`.
         """
+        if self._on_device:
+            return _without_labels(self.step(image, stamp_ns, frame_id))
         clock = _Stopwatch(self.runtime.device)
         rgb, plan, continuity = self._admit(image, stamp_ns, frame_id, clock)
         memory = self._memory if self._memory_enabled else None
@@ -231,6 +277,127 @@ class VideoSegmenter:
     def _remembers(self, stamp_ns: int, continuity: Continuity) -> bool:
         return self._memory is not None and self._memory_enabled and continuity.remember and self._memory.accepts(stamp_ns)
 
+    @torch.inference_mode()
+    def attend(self, image: npt.NDArray[Any], positions: Sequence[tuple[float, float]]) -> list[Attention]:
+        """Look at how `step` would read the memory for this image; changes nothing.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, the next of the stream.
+            positions: (x, y) pixels of the image.
+
+        Returns:
+            One for each position; none while the memory is empty or off.
+
+        Raises:
+            ConfigError: positions outside the image, or weights that attend everywhere instead of in a window.
+        """
+        rgb = to_rgb(image)
+        height, width = rgb.shape[:2]
+        for x, y in positions:
+            if not (0 <= x < width and 0 <= y < height):
+                raise ConfigError(f"a position must lie in the image of {width}x{height}, got {x:g},{y:g}")
+        memory = self._memory.frames() if self._memory is not None and self._memory_enabled else None
+        module = self.runtime.network.memory
+        if memory is None or module is None or self._memory is None:
+            return []
+        if module.config.window is None:
+            raise ConfigError(
+                "these weights attend to all positions; only attention within a window can be shown (--window 21)"
+            )
+        plan = self._plan_for(Size(height, width))
+        query = module.query_head(self.runtime.network.encode(self._to_input(plan.to_network(rgb)))).key
+        return [self._attend_at(query, memory, module.config, plan, x, y) for x, y in positions]
+
+    def _attend_at(
+        self, query: torch.Tensor, memory: MemoryFrames, config: MemoryConfig, plan: GeometryPlan, x: float, y: float
+    ) -> Attention:
+        """Weights of one position: those of the cut-out that its window sees, which has all that matters."""
+        assert config.window is not None and self._memory is not None
+        size, half = Size(*query.shape[-2:]), config.window // 2
+        at = plan.to_network_position(x, y)
+        column = min(size.width - 1, max(0, int(at[0] * size.width / plan.network_size.width)))
+        row = min(size.height - 1, max(0, int(at[1] * size.height / plan.network_size.height)))
+        top, left = max(0, row - half), max(0, column - half)
+        rows, columns = slice(top, row + half + 1), slice(left, column + half + 1)
+        weights = attention_weights(
+            query[..., rows, columns],
+            memory.keys[..., rows, columns],
+            config.window,
+            softmax=config.softmax,
+            border=config.border,
+        )[0, :, :, row - top, column - left]  # (T, R*R)
+        seen = weights.reshape(-1, config.window, config.window).float().cpu().numpy().copy()  # (T, R, R)
+        inside_rows = np.abs(np.arange(-half, half + 1) + row - (size.height - 1) / 2) <= (size.height - 1) / 2
+        inside_columns = np.abs(np.arange(-half, half + 1) + column - (size.width - 1) / 2) <= (size.width - 1) / 2
+        seen[:, ~(inside_rows[:, None] & inside_columns)] = 0.0  # they read nothing
+        return Attention(seen, self._memory.slots_ns, row, column, size, plan)
+
+    def _step_here(
+        self, rgb: UInt8Array, plan: GeometryPlan, remember: bool, clock: _Stopwatch
+    ) -> tuple[UInt8Array, UInt8Array | None]:
+        network = self.runtime.network
+        features = self._encode(rgb, plan, clock)
+        past = self._memory.frames() if self._memory is not None and self._memory_enabled else None
+        logits = network.decode(features, past, self.config.attention)
+        clock.lap("decode")
+        if remember and self._memory is not None:
+            self._memory.write(network.remember(features))
+        clock.lap("remember")
+        labels, confidence = self._to_labels(logits, plan)
+        clock.lap("postprocess")
+        return labels, confidence
+
+    def _step_on_device(
+        self, rgb: UInt8Array, plan: GeometryPlan, frames: int, remember: bool
+    ) -> tuple[UInt8Array, UInt8Array | None, int, bool]:
+        """Labels, confidence, memory frames read, whether remembered. Too little memory costs speed first, then the past."""
+        try:
+            return *self._device_step_for(plan).run(rgb, frames, remember, self.config.confidence), frames, remember
+        except torch.OutOfMemoryError as error:
+            first = _in_short(error)
+        self._free_device_memory()
+        self._graph_pause = _FRAMES_WITHOUT_GRAPH
+        try:
+            result = self._device_step_for(plan).run(rgb, frames, remember, self.config.confidence)
+            _log.warning("%s: CUDA graphs are given up for %d frames, which saves memory", first, _FRAMES_WITHOUT_GRAPH)
+            return *result, frames, remember
+        except torch.OutOfMemoryError:
+            pass
+        self.reset()
+        if self._memory is not None:
+            self._memory.release()
+        self._free_device_memory()
+        try:
+            result = self._device_step_for(plan, memory=False).run(rgb, 0, False, self.config.confidence)
+            _log.warning("%s: the past was forgotten and this frame segmented by itself", first)
+            return *result, 0, False
+        except torch.OutOfMemoryError as error:
+            self._free_device_memory()
+            raise DeviceMemoryError(
+                f"{self.runtime.device} has too little memory for one frame of {plan.network_size} in {self.runtime.precision} "
+                f"({_in_short(error)}); try a smaller network size, a lower precision, or free memory that others use"
+            ) from error
+
+    def _device_step_for(self, plan: GeometryPlan, memory: bool = True) -> DeviceStep:
+        used = self._memory if memory and self._memory_enabled else None
+        graph = self.config.cuda_graph and self._graph_pause == 0
+        self._graph_pause = max(0, self._graph_pause - 1)
+        wanted = (plan, used, self.config.attention, self.config.upsample, graph)
+        if self._device_step is None or self._device_step[0] != wanted:
+            self._device_step = None  # before the next one takes its memory
+            normalize = (self._scale, self._offset)
+            step = DeviceStep(
+                self.runtime, plan, used, normalize, self.config.attention, self.config.upsample == "logits", graph
+            )
+            self._device_step = (wanted, step)
+        return self._device_step[1]
+
+    def _free_device_memory(self) -> None:
+        self._device_step = None
+        gc.collect()  # graphs and what the error's traceback held
+        if self.runtime.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _plan_for(self, camera_size: Size) -> GeometryPlan:
         if self._plan is None or self._plan.camera_size != camera_size:
             backbone, config = self.runtime.network.backbone, self.config
@@ -256,20 +423,19 @@ class VideoSegmenter:
         if upsampled:
             named = plan.logits_to_output(named)
         labels = _to_numpy(named.max(1).indices)
-        confidence = _to_numpy(_confidence(named)) if self.config.confidence else None
+        confidence = _to_numpy(confidence_of(named)) if self.config.confidence else None
         if upsampled:
             return labels, confidence
         return plan.labels_to_output(labels), None if confidence is None else plan.confidence_to_output(confidence)
 
 
-def _confidence(logits: torch.Tensor) -> torch.Tensor:
-    """(1, C, h, w) → (1, h, w), softmax probability of the best class as 0–255.
+def _in_short(error: BaseException) -> str:
+    return str(error).strip().split(". ")[0] or type(error).__name__
 
-    One plane per class: the sum over classes then runs over whole planes, several times faster than over neighbouring bytes.
-    """
-    planes = logits.contiguous()
-    relative = planes - planes.amax(1, keepdim=True)
-    return (255.0 / relative.exp_().sum(1)).round_()
+
+def _without_labels(result: FrameResult) -> FeedResult:
+    kept = {name: getattr(result, name) for name in FeedResult.__slots__}
+    return FeedResult(**kept)
 
 
 def _to_numpy(plane: torch.Tensor) -> UInt8Array:

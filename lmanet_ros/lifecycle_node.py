@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
+from lmanet_core.assets import default_weights
 from lmanet_core.checkpoint import Model, load_model
 from lmanet_core.continuity import Discontinuity
 from lmanet_core.errors import ConfigError, LmanetError, WeightsError
@@ -186,7 +186,8 @@ class SegmentNode(LifecycleNode):
         self._drops_before = dict.fromkeys(settings.cameras, 0)
         self.get_logger().info(
             f"{path}: {model.source} on {runtime.device} in {runtime.precision}, {self._describe_memory()}, "
-            f"attention {self._settings.segmenter.attention}, images by {'cv_bridge' if uses_cv_bridge() else 'rosbags-image'}"
+            f"attention {runtime.attention(settings.segmenter.attention)}, "
+            f"images by {'cv_bridge' if uses_cv_bridge() else 'rosbags-image'}"
         )
 
     def _release(self) -> None:
@@ -305,7 +306,7 @@ class SegmentNode(LifecycleNode):
             "device": self._runtime.device,
             "precision": self._runtime.precision,
             "memory": self._describe_memory(),
-            "implementation": self._settings.segmenter.attention,
+            "implementation": self._runtime.attention(self._settings.segmenter.attention),
             **used_memory(self._runtime.device),
         }
         return make_status(name, OK if self._state == "active" else WARN, self._state, values)
@@ -348,11 +349,10 @@ def _find_weights(given: str) -> Path:
     if given:
         return Path(given).expanduser()
     try:
-        return Path(import_module("lmanet_core.assets").default_weights())
-    except (ImportError, AttributeError, WeightsError) as error:
-        why = str(error) if isinstance(error, WeightsError) else "this version ships none"
+        return default_weights()
+    except WeightsError as error:
         raise WeightsError(
-            f"no weights given, and {why}: set the parameter weights to a file "
+            f"no weights given, and {error}: set the parameter weights to a file "
             "(launch: weights:=/path/to/lmanet_erf_best.pth; running: ros2 param set /segment_node weights /path, "
             "then ros2 lifecycle set /segment_node configure)"
         ) from error

@@ -14,6 +14,9 @@ from lmanet_core.labels import UNLABELLED
 
 UInt8Array = npt.NDArray[np.uint8]
 
+MAX_BLOCKS = 6  # lost in each frame
+BLOCK_SHARE = 64 / 360  # side of a block, of the image's height
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -29,6 +32,7 @@ class AugmentConfig:
     scale_min: float = 1.0  # the cut window shows things this much larger …
     scale_max: float = 1.0  # … to this much
     color: float = 0.0  # brightness, contrast and saturation, each by up to this share
+    lost_blocks: float = 0.0  # probability that blocks of the picture are lost, others in each frame
 
     def __post_init__(self) -> None:
         if self.shift < 0:
@@ -37,6 +41,8 @@ class AugmentConfig:
             raise ConfigError(f"scale_min must be above 0 and at most scale_max, got {self.scale_min} and {self.scale_max}")
         if self.crop is None and self.scale_max != 1.0:
             raise ConfigError("scale_min and scale_max need a crop, such as crop: 320x416")
+        if not 0.0 <= self.lost_blocks <= 1.0:
+            raise ConfigError(f"lost_blocks is a probability of 0–1, got {self.lost_blocks}")
         if not 0.0 <= self.color < 1.0:
             raise ConfigError(f"color must be 0 or more and below 1, got {self.color}")
 
@@ -54,7 +60,28 @@ def augment(
         frames, labels = shifted(frames, down, right, (1, 2), 0), shifted(labels, down, right, (0, 1), UNLABELLED)
     if config.color:
         frames = recolor(frames, *(float(change) for change in rng.uniform(-config.color, config.color, 3)))
+    if config.lost_blocks and rng.random() < config.lost_blocks:
+        frames = lose_blocks(frames, int(rng.integers(1, MAX_BLOCKS + 1)), rng)
     return frames, labels
+
+
+def lose_blocks(frames: UInt8Array, count: int, rng: np.random.Generator) -> UInt8Array:
+    """Squares of one colour (black, grey or any) instead of picture, as lost packets leave them, others in each frame.
+
+    Args:
+        frames: (T, H, W, 3).
+        count: in each frame; their side is `BLOCK_SHARE` of the height.
+        rng: draws places and colours.
+    """
+    spoiled = frames.copy()
+    height, width = frames.shape[1:3]
+    side = max(1, round(BLOCK_SHARE * height))
+    for frame in spoiled:
+        for _ in range(count):
+            top, left = int(rng.integers(height - side + 1)), int(rng.integers(max(1, width - side + 1)))
+            colors = (np.zeros(3), np.full(3, 114), rng.integers(0, 256, 3))
+            frame[top : top + side, left : left + side] = colors[int(rng.integers(3))].astype(np.uint8)
+    return np.asarray(spoiled, np.uint8)
 
 
 def scale_and_crop(

@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from lmanet_core.data import ClipSource
-from lmanet_core.data.augment import to_uint8
+from lmanet_core.data.augment import lose_blocks, to_uint8
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import GeometryPlan, Size, fit_network_size, plan_geometry
 from lmanet_core.metrics import ConfusionMatrix, Flicker, FlowMatcher, TemporalConsistency
@@ -31,7 +30,7 @@ from lmanet_core.training.config import TrainConfig
 UInt8Array = npt.NDArray[np.uint8]
 
 NOISE_SIGMA = 25.0  # grey levels
-OCCLUDERS, OCCLUDER_SHARE = 4, 64 / 360  # boxes on each frame, side as a share of the image's height
+LOST_BLOCKS = 4  # in each frame
 
 
 @dataclass(frozen=True)
@@ -214,14 +213,14 @@ def make_conditions(config: TrainConfig, names: Sequence[str]) -> list[Condition
 
     Args:
         config: which set; that of a training run does.
-        names: "none" (clean) always works; of the street any of its degradations; of other sets "noise" and "occluders".
+        names: "none" (clean) and "blocks" (lost ones) of any set; of the street its degradations, of other sets "noise".
 
     Raises:
         ConfigError: a condition that this set does not have.
         InputError: nothing to validate on.
     """
     street = config.data == "street"
-    known: tuple[str, ...] = DEGRADATIONS if street else ("none", *_SPOILERS)
+    known: tuple[str, ...] = (*DEGRADATIONS, "blocks") if street else ("none", *_SPOILERS)
     for name in names:
         if name not in known:
             raise ConfigError(f"a condition of this set is one of {', '.join(known)}; got {name!r}")
@@ -233,29 +232,26 @@ def make_conditions(config: TrainConfig, names: Sequence[str]) -> list[Condition
         return validation
 
     clean = source("none")
-    if street:
-        return [Condition(name, clean) if name == "none" else Condition(name, source(name), clean) for name in names]
-    return [Condition(name, clean, clean if name in _SPOILERS else None, _SPOILERS.get(name)) for name in names]
+
+    def condition(name: str) -> Condition:
+        if name == "none":
+            return Condition(name, clean)
+        if street and name in DEGRADATIONS:
+            return Condition(name, source(name), clean)
+        return Condition(name, clean, clean, _SPOILERS[name])
+
+    return [condition(name) for name in names]
 
 
 def _add_noise(frames: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     return to_uint8(frames + rng.standard_normal(frames.shape, np.float32) * np.float32(NOISE_SIGMA))
 
 
-def _cover(frames: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    """Boxes of one colour at other places on every frame."""
-    covered = frames.copy()
-    height, width = frames.shape[1:3]
-    side = round(OCCLUDER_SHARE * height)
-    for frame in covered:
-        for _ in range(OCCLUDERS):
-            left, top = int(rng.integers(max(1, width - side))), int(rng.integers(max(1, height - side)))
-            color = [int(level) for level in rng.integers(0, 256, 3)]
-            cv2.rectangle(frame, (left, top), (left + side - 1, top + side - 1), color, -1)
-    return np.asarray(covered, np.uint8)
+def _lose_blocks(frames: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+    return lose_blocks(frames, LOST_BLOCKS, rng)
 
 
-_SPOILERS: dict[str, Callable[[UInt8Array, np.random.Generator], UInt8Array]] = {"noise": _add_noise, "occluders": _cover}
+_SPOILERS: dict[str, Callable[[UInt8Array, np.random.Generator], UInt8Array]] = {"noise": _add_noise, "blocks": _lose_blocks}
 
 
 def _some(names: Sequence[str]) -> str:

@@ -191,6 +191,8 @@ class Measures:
         return _number(one.accuracy())
 
     def _count_unknown(self, ids: UInt8Array) -> None:
+        if not cv2.LUT(ids, (~self.mapping.known).astype(np.uint8)).any():
+            return
         counts = np.bincount(ids.ravel(), minlength=256)
         for value in np.flatnonzero((counts > 0) & ~self.mapping.known):
             self.unknown_values[int(value)] += int(counts[value])

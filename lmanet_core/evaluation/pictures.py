@@ -20,7 +20,7 @@ from lmanet_core.media.video_sink import VideoFile
 
 UInt8Array = npt.NDArray[np.uint8]
 
-_PANEL_WIDTH = 480
+_PANEL_WIDTH = 360
 _PICTURE_WIDTH = 400
 _CHANGED = (255, 0, 160)  # a colour that no palette of ours has
 _CAPTION_HEIGHT = 22
@@ -44,6 +44,8 @@ class SideBySideVideo:
     """
 
     def __init__(self, path: Path, labels: LabelSet, fps: float) -> None:
+        self.path = path
+        self.fps = fps
         self._video = VideoFile(path, fps)
         self._labels = labels
 
@@ -58,7 +60,7 @@ class SideBySideVideo:
         panels |= {f"memory {name}": self._labels.overlay(image, maps[name]) for name in ("off", "on") if name in maps}
         if len(maps) == 2:
             panels["difference"] = mark(image, maps["on"] != maps["off"])
-        self._video.write(np.concatenate([_caption(panel, name) for name, panel in panels.items()], 1))
+        self._video.write(np.concatenate([caption(panel, name) for name, panel in panels.items()], 1))
 
     def close(self) -> None:
         """Finish the file; raises OutputError where it cannot be."""
@@ -70,7 +72,7 @@ class _Moment:
     badness: float
     number: int
     row: dict[str, object] = field(compare=False)
-    files: dict[str, bytes] = field(compare=False)
+    panels: dict[str, UInt8Array] = field(compare=False)
 
 
 class Moments:
@@ -106,34 +108,52 @@ class Moments:
         """
         self._kept = [moment for moment in self._kept if abs(moment.number - number) >= self._apart]
         heapq.heapify(self._kept)
-        files = {caption: _to_jpeg(panel) for caption, panel in panels.items()}
-        heapq.heappush(self._kept, _Moment(badness, number, row, files))
+        small = {text: _shrink(panel) for text, panel in panels.items()}
+        heapq.heappush(self._kept, _Moment(badness, number, row, small))
         if len(self._kept) > self._count:
             heapq.heappop(self._kept)
 
     def save(self, folder: Path, prefix: str) -> list[dict[str, object]]:
         """Write `<prefix>_<n>_<panel>.jpg`; returns the moments, worst first, with the files of their panels."""
-        saved = []
-        for rank, moment in enumerate(sorted(self._kept, key=lambda kept: (-kept.badness, kept.number))):
-            panels = []
-            for index, (caption, data) in enumerate(moment.files.items()):
-                file = folder / f"{prefix}_{rank}_{index}.jpg"
-                with output_errors(file):
-                    folder.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(data)
-                panels.append({"caption": caption, "file": f"{folder.name}/{file.name}"})
-            saved.append({"badness": moment.badness, "frame": moment.row, "panels": panels})
-        return saved
+        ordered = sorted(self._kept, key=lambda kept: (-kept.badness, kept.number))
+        return [
+            {
+                "badness": moment.badness,
+                "frame": moment.row,
+                "panels": save_panels(folder, f"{prefix}_{rank}", moment.panels),
+            }
+            for rank, moment in enumerate(ordered)
+        ]
 
 
-def _to_jpeg(picture: UInt8Array) -> bytes:
+def save_panels(folder: Path, prefix: str, panels: Mapping[str, UInt8Array]) -> list[dict[str, str]]:
+    """Write `<prefix>_<n>.jpg`, small enough for a page, for each caption → (H, W, 3) RGB.
+
+    Returns:
+        Caption and path beside the page, as the page wants them.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    saved = []
+    for index, (text, panel) in enumerate(panels.items()):
+        file = folder / f"{prefix}_{index}.jpg"
+        data = cv2.imencode(".jpg", _shrink(panel)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
+        with output_errors(file):
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        saved.append({"caption": text, "file": f"{folder.name}/{file.name}"})
+    return saved
+
+
+def _shrink(picture: UInt8Array) -> UInt8Array:
     height, width = picture.shape[:2]
     scale = min(1.0, _PICTURE_WIDTH / width)
-    small = resize_image(picture, Size(max(1, round(height * scale)), max(1, round(width * scale))))
-    return bytes(cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1])
+    return resize_image(picture, Size(max(1, round(height * scale)), max(1, round(width * scale))))
 
 
-def _caption(panel: UInt8Array, text: str) -> UInt8Array:
+def caption(panel: UInt8Array, text: str) -> UInt8Array:
+    """A picture (H, W, 3) with a line of text above it."""
     strip = np.full((_CAPTION_HEIGHT, panel.shape[1], 3), 24, np.uint8)
     cv2.putText(strip, text, (8, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA)
     return np.concatenate((strip, panel), 0)

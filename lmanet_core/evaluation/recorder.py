@@ -15,10 +15,11 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
+from lmanet_core.evaluation.attention import Explanation
 from lmanet_core.evaluation.mapping import LabelMapping
 from lmanet_core.evaluation.measures import FrameScores, Measures
 from lmanet_core.evaluation.motion import PairMatcher, to_grid
-from lmanet_core.evaluation.pictures import Moments, SideBySideVideo, mark
+from lmanet_core.evaluation.pictures import Moments, SideBySideVideo, mark, save_panels
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, resize_image
 from lmanet_core.labels import LabelSet
@@ -80,7 +81,9 @@ class Recorder:
         self.variants = tuple(variants)
         self.streams = {camera: Stream({name: Measures(labels, mapping) for name in variants}) for camera in cameras}
         self.summary = StreamSummary()
+        self.frame_ms: dict[str, list[float]] = {name: [] for name in variants}
         self.dropped = 0
+        self.explanations: list[Explanation] = []  # of one frame, set by whoever watched the memory
         self.worst = Moments()
         self.flickering = Moments()
         self._labels = labels
@@ -128,9 +131,13 @@ class Recorder:
         stream = self.streams[camera]
         matches = stream.pairs.next(frame.image)
         scores = {variant: stream.measures[variant].add(results[variant], truth, matches) for variant in self.variants}
+        for variant in self.variants:
+            self.frame_ms[variant] += [ms for stage, ms in results[variant].timings_ms.items() if stage == "total"]
         main = results[self.variants[0]]
         for summary in (stream.summary, self.summary):
             summary.add(main, memory_on=self.variants[0] == "on")
+            if latency_ms is not None:
+                summary.timings_ms.setdefault("stamp_to_publish", []).append(latency_ms)
         stream.longest_memory = max(stream.longest_memory, main.memory_frames)
         if stream.first_stamp_ns is None:
             stream.first_stamp_ns = frame.stamp_ns
@@ -166,6 +173,27 @@ class Recorder:
             for sink in (stream.bag, stream.video):
                 if sink is not None:
                     sink.close()
+
+    def save_pictures(self) -> dict[str, Any]:
+        """Write the pictures of the moments kept; returns what the page needs to know of pictures and videos."""
+        videos = {
+            camera: {"file": stream.video.path.name, "fps": stream.video.fps}
+            for camera, stream in self.streams.items()
+            if stream.video is not None
+        }
+        folder = self.out / "pictures"
+        return {
+            "worst": self.worst.save(folder, "worst"),
+            "flickering": self.flickering.save(folder, "flickering"),
+            "attention": [
+                {
+                    "title": explanation.title,
+                    "panels": save_panels(folder, f"attention_{n}", explanation.panels),
+                }
+                for n, explanation in enumerate(self.explanations)
+            ],
+            "videos": videos,
+        }
 
     def _place(self, camera: str, frame: Frame) -> dict[str, Any]:
         place = {"number": self._number, "camera": camera, "name": frame.name, "stamp_ns": frame.stamp_ns}
@@ -227,9 +255,10 @@ class Recorder:
             panels = {"camera": image}
             if truth is not None:
                 panels["truth"] = self._mapping.classes.colorize(self._mapping.map_truth(truth))
-            panels |= {
-                f"memory {name}": self._labels.overlay(image, results[name].labels) for name in ("off", "on") if name in results
-            }
+            for name in ("off", "on"):
+                if name in results:  # in the colours of the truth, to be compared with it
+                    seen = self._mapping.map_prediction(results[name].labels)
+                    panels[f"memory {name}"] = self._mapping.classes.overlay(image, seen, 0.65)
             self.worst.keep(badness or 0.0, number, row, panels)
         if matches is not None and stream.before is not None and self.flickering.wants(scores.flicker, number):
             image = main.geometry.image_to_output(frame.image) if image is None else image

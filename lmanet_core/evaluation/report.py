@@ -30,7 +30,7 @@ QUALITY = ("accuracy", "miou", "boundary_miou", f"mvc_{MVC_FRAMES}", "tc", "flic
 COUNTS = ("frames", "labelled_frames", "dropped", "skipped", "resets", "labels_unmatched")
 SPEED = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "frames_per_second", "peak_memory_mb")
 #: Parts of a summary that differ from run to run; the hash leaves them out.
-NOT_REPEATABLE = ("verdict", "speed", "timings_ms", "machine", "paths", "hash", "pictures", "live_timing")
+NOT_REPEATABLE = ("verdict", "speed", "timings_ms", "frame_ms", "machine", "paths", "hash", "pictures", "live_timing")
 
 
 def figure_names(classes: Sequence[str], variants: Sequence[str]) -> list[str]:
@@ -67,6 +67,7 @@ def build_summary(
     summaries = {variant: total.summary() for variant, total in totals.items()}
     main = recorder.variants[0]
     speed = _speed(recorder.summary, elapsed_s)
+    median_ms = {name: float(np.median(values[1:] or values)) for name, values in recorder.frame_ms.items() if values}
     figures = {
         **_figures(summaries, recorder.variants),
         "dropped": recorder.dropped,
@@ -92,6 +93,7 @@ def build_summary(
         },
         "unknown_label_values": {str(value): n for value, n in sorted(totals[main].unknown_values.items())},
         "timings_ms": recorder.summary.percentiles(),
+        "frame_ms": median_ms,
         "flow": f"OpenCV DIS, preset medium, both directions, at most {MAX_PIXELS} pixels, agreement {FLOW_AGREEMENT_PX:g} px, "
         f"static within {STATIC_GREY_LEVELS} grey levels",
         "run": {**run, "versions": _versions()},
@@ -172,7 +174,8 @@ def _camera(recorder: Recorder, outcome: Outcome, camera: CameraInput, main: str
 
 
 def _speed(summary: StreamSummary, elapsed_s: float) -> dict[str, float | None]:
-    total = summary.percentiles().get("total", {})
+    stages = summary.percentiles()
+    total = stages.get("stamp_to_publish", stages.get("total", {}))
     return {
         **{f"latency_{share}_ms": total.get(share) for share in ("p50", "p95", "p99")},
         "frames_per_second": summary.frames / elapsed_s if elapsed_s > 0 else None,

@@ -8,6 +8,7 @@ order, so that results do not depend on it.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmanet_core.errors import ConfigError, InputError
+from lmanet_core.evaluation.attention import AttentionWatch
 from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.truth import Truth, open_truth, with_truth
 from lmanet_core.frame import Frame, FrameResult
@@ -42,6 +44,7 @@ class CameraInput:
         topic: image topic of a bag.
         labels: see `open_truth`; None where there are none.
         fps: of a folder of images.
+        results: BAG or BAG:TOPIC with label maps that a node published; see `recorded`.
     """
 
     name: str
@@ -49,6 +52,7 @@ class CameraInput:
     topic: str | None = None
     labels: str | None = None
     fps: float | None = None
+    results: str | None = None
 
 
 @dataclass
@@ -131,17 +135,29 @@ def evaluate(
         for camera in cameras:
             pending: Future[None] | None = None
             segmenters = make_segmenters()
+            watch = AttentionWatch(segmenters["on"]) if "on" in segmenters and not recorder.explanations else None
             with open_camera(camera, tolerance_s, outcome) as pairs:
-                for count, (frame, truth) in enumerate(pairs):
-                    if max_frames is not None and count >= max_frames:
-                        break
-                    results = step_all(segmenters, frame)
+                for frame, truth in itertools.islice(pairs, max_frames):
+                    results = step_watched(segmenters, frame, watch)
                     if pending is not None:
                         pending.result()
                     pending = pool.submit(recorder.add, camera.name, frame, truth, results)
                     on_frame()
                 if pending is not None:
                     pending.result()
+            recorder.explanations += watch.explanations if watch is not None else []
+
+
+def step_watched(
+    segmenters: Mapping[str, VideoSegmenter], frame: Frame, watch: AttentionWatch | None
+) -> dict[str, FrameResult]:
+    """`step_all`, and a look at the main one's memory."""
+    if watch is None or watch.is_done:
+        return step_all(segmenters, frame)
+    watch.before_step(frame)
+    results = step_all(segmenters, frame)
+    watch.after_step(frame, next(iter(results.values())))
+    return results
 
 
 def step_all(segmenters: Mapping[str, VideoSegmenter], frame: Frame) -> dict[str, FrameResult]:
@@ -175,6 +191,8 @@ def _count(outcome: Outcome, camera: CameraInput, source: FrameSource, truth: Tr
 def require_labels(outcome: Outcome, tolerance_s: float) -> None:
     """Raise InputError where labels were given and not one of them belongs to a frame."""
     for camera, counts in outcome.labels.items():
+        if counts["damaged"] and not counts["matched"] + counts["unmatched"]:
+            raise InputError(f"{camera}: none of {counts['damaged']} labels can be read; the warnings say why")
         if not counts["matched"]:
             raise InputError(
                 f"{camera}: none of {sum(counts.values())} labels belongs to a frame: names differ, or stamps lie more than "

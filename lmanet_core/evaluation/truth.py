@@ -6,6 +6,7 @@ a tolerance. Labels are read as the frames go by and decoded when they match, so
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections import deque
@@ -37,10 +38,12 @@ class StampedLabels:
     Attributes:
         stamp_ns: its time, nanoseconds.
         read: gives (H, W) uint8 ids, or raises InputError.
+        receive_ns: when it was recorded; None for files.
     """
 
     stamp_ns: int
     read: Callable[[], UInt8Array]
+    receive_ns: int | None = None
 
 
 class Truth(Protocol):
@@ -128,7 +131,8 @@ class TopicLabels:
                 except DAMAGE as error:
                     self._on_damage(f"message {number}: {error}")
                     continue
-                yield StampedLabels(header_stamp_ns(message) or raw.receive_ns, self._reader(raw, number))
+                stamp_ns = header_stamp_ns(message) or raw.receive_ns
+                yield StampedLabels(stamp_ns, self._reader(raw, number), raw.receive_ns)
         finally:
             self._bag.close()
 
@@ -145,11 +149,15 @@ class StampedTruth:
     """Labels with stamps, matched to frames by time; see `Truth`.
 
     Follows clocks that jump and bags that loop, as long as labels and frames do so in the same order.
+
+    Attributes:
+        last: the labels found last, None before.
     """
 
     def __init__(self, labels: Iterable[StampedLabels], tolerance_s: float) -> None:
         self.matched = 0
         self.unmatched = 0
+        self.last: StampedLabels | None = None
         self._labels = labels
         self._unreadable = 0
         self._coming = iter(labels)
@@ -188,6 +196,7 @@ class StampedTruth:
                 _LOGGER.warning("labels at %.3f s: %s", found.stamp_ns / 1e9, error)
             return None
         self.matched += 1
+        self.last = found
         return labels
 
     def finish(self) -> None:
@@ -196,10 +205,7 @@ class StampedTruth:
         self._window.clear()
 
     def _fill(self) -> None:
-        for labels in self._coming:
-            self._window.append(labels)
-            if len(self._window) >= 2 * _LOOKAHEAD:
-                return
+        self._window.extend(itertools.islice(self._coming, 2 * _LOOKAHEAD - len(self._window)))
 
     def _drop(self, count: int) -> None:
         for _ in range(count):

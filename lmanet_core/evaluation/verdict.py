@@ -87,7 +87,7 @@ def check_names(thresholds: Sequence[Threshold], figures: Sequence[str]) -> None
     """Raise ConfigError where a threshold is on a figure that no report has."""
     for threshold in thresholds:
         if threshold.figure not in figures:
-            near = get_close_matches(threshold.figure, figures, 1)
+            near = get_close_matches(threshold.figure.lower(), figures, 1)
             hint = f"did you mean {near[0]}?" if near else f"figures are {', '.join(figures)}"
             raise ConfigError(f"threshold on an unknown figure {threshold.figure!r}; {hint}")
 

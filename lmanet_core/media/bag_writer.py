@@ -83,8 +83,14 @@ class BagWriter:
         """Whether something was written on this topic."""
         return topic in self._connections
 
-    def put(self, topic: str, message: Any, stamp_ns: int, qos: Qos = STREAM_QOS) -> None:
+    def put(self, topic: str, message: Any, stamp_ns: int, qos: Qos = STREAM_QOS, recorded_ns: int | None = None) -> None:
         """Write a message at a time.
+
+        Args:
+            topic, message: what to write.
+            stamp_ns: its time.
+            qos: that the topic offers.
+            recorded_ns: when it was recorded, where that is not the same.
 
         Raises:
             OutputError: the bag is closed, or it cannot be written; the bag is then closed.
@@ -99,7 +105,7 @@ class BagWriter:
                     self._connections[topic] = self._writer.add_connection(
                         topic, msgtype, typestore=self._store, offered_qos_profiles=[qos]
                     )
-                self._writer.write(self._connections[topic], max(0, stamp_ns), data)
+                self._writer.write(self._connections[topic], max(0, stamp_ns if recorded_ns is None else recorded_ns), data)
         except OutputError as error:
             writer, self._writer = self._writer, None
             _abort(writer)

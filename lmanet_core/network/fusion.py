@@ -81,10 +81,11 @@ class ConcatFusion(nn.Module):
 
 
 class ResidualFusion(nn.Module):
-    """V_Q + f(V_Q, V_M), with f = 0 at the start of training: the decoder then sees exactly what it was trained on.
+    """V_Q + g·(V_M - V_Q) + f, with g = f = 0 at the start of training: the decoder then sees what it was trained on.
 
-    Not in the paper. The value is the encoder's features (value_channels 0 in `MemoryConfig`); f has neither BatchNorm nor
-    dropout.
+    g and f look at both inputs. g blends what was read in, position by position and channel by channel, which is all that
+    averaging over time takes; f corrects freely. Not in the paper. The value is the encoder's features (value_channels 0 in
+    `MemoryConfig`); there is neither BatchNorm nor dropout.
     """
 
     def __init__(self, value_channels: int, feature_channels: int) -> None:
@@ -96,14 +97,17 @@ class ResidualFusion(nn.Module):
             )
         hidden = max(1, min(feature_channels // 2, 256))  # PSPNet's 2048 channels forbid wide convolutions
         self.compare = nn.Conv2d(2 * feature_channels, hidden, 3, padding=1)
+        self.blend = nn.Conv2d(hidden, feature_channels, 1)
         self.correct = nn.Conv2d(hidden, feature_channels, 3, padding=1)
-        nn.init.zeros_(self.correct.weight)
-        nn.init.zeros_(self.correct.bias)  # type: ignore[arg-type]  # it has one
+        for last in (self.blend, self.correct):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]  # it has one
 
     def forward(self, query_value: torch.Tensor, memory_value: torch.Tensor) -> torch.Tensor:
         """(B, Dv, H, W) twice → (B, Dv, H, W)."""
-        correction: torch.Tensor = self.correct(F.relu_(self.compare(torch.cat((query_value, memory_value), 1))))
-        return query_value + correction
+        compared = F.relu_(self.compare(torch.cat((query_value, memory_value), 1)))
+        fused: torch.Tensor = query_value + self.blend(compared) * (memory_value - query_value) + self.correct(compared)
+        return fused
 
 
 class _Normalize(nn.Module):

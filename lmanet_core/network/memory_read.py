@@ -95,6 +95,31 @@ class MemoryModule(nn.Module):
         kept: KeyValue = self.memory_head(features)
         return kept
 
+    @torch.no_grad()
+    def whiten_keys(self, features: torch.Tensor) -> None:
+        """Let keys be the features' principal components, each of variance 1, for training to start from.
+
+        A position then reads what looks like it from the first step on; with random keys it reads the window's average, which
+        is worth nothing, and much training goes by until that changes.
+
+        Args:
+            features: (N, C, h, w) of ordinary frames.
+
+        Raises:
+            ValueError: fewer feature channels than key channels.
+        """
+        channels, kept = features.shape[1], self.config.key_channels
+        if channels < kept:
+            raise ValueError(f"{channels} feature channels cannot give {kept} uncorrelated key channels")
+        samples = features.double().movedim(1, -1).reshape(-1, channels)
+        mean = samples.mean(0)
+        variances, axes = torch.linalg.eigh((samples - mean).T @ (samples - mean) / len(samples))
+        strongest = axes[:, -kept:] / variances[-kept:].clamp(min=1e-6 * float(variances[-1])).sqrt()  # (C, Dk)
+        for head in (self.memory_head, self.query_head):
+            head.key.weight.zero_()
+            head.key.weight[:, :, 1, 1] = strongest.T
+            head.key.bias.copy_(-mean @ strongest)  # type: ignore[union-attr]  # it has one
+
     def read(self, features: torch.Tensor, memory: MemoryFrames, impl: str = "auto") -> torch.Tensor:
         """Features (B, C, h, w) joined with what the memory holds for them → (B, C, h, w) for the decoder."""
         query: KeyValue = self.query_head(features)

@@ -1,5 +1,19 @@
 """The local-attention operator: one function, several implementations that agree."""
 
-from lmanet_core.ops.api import Border, SoftmaxScope, attention_weights, available_implementations, local_attention
+from lmanet_core.ops.api import (
+    Border,
+    SoftmaxScope,
+    attention_weights,
+    auto_implementation,
+    available_implementations,
+    local_attention,
+)
 
-__all__ = ["Border", "SoftmaxScope", "attention_weights", "available_implementations", "local_attention"]
+__all__ = [
+    "Border",
+    "SoftmaxScope",
+    "attention_weights",
+    "auto_implementation",
+    "available_implementations",
+    "local_attention",
+]

@@ -10,12 +10,15 @@ validated arguments and never sees options it need not know (a softmax per frame
 
 from __future__ import annotations
 
+import warnings
+from functools import lru_cache
 from typing import Literal, Protocol, cast
 
 import torch
 
 from lmanet_core.ops.blocked import blocked_local_attention
 from lmanet_core.ops.reference import reference_local_attention, reference_weights
+from lmanet_core.ops.triton_attention import triton_local_attention, why_not_triton
 
 SoftmaxScope = Literal["joint", "per_frame"]
 Border = Literal["zero", "masked"]
@@ -32,12 +35,40 @@ class _Implementation(Protocol):
 _implementations: dict[str, _Implementation] = {
     "reference": reference_local_attention,
     "blocked": blocked_local_attention,
+    "triton": triton_local_attention,
 }
+_PLAIN = ("reference", "blocked")  # plain PyTorch: any device, any dtype
 
 
-def available_implementations() -> tuple[str, ...]:
-    """Names that `impl` takes besides "auto"."""
-    return tuple(_implementations)
+def available_implementations(device: torch.device | str | None = None) -> tuple[str, ...]:
+    """Names that `impl` takes besides "auto"; with a device, those that run on it in single and half precision."""
+    if device is None:
+        return tuple(_implementations)
+    device = torch.device(device)
+    return (*_PLAIN, "triton") if _why_blocked(device, torch.float16, 1) is None else _PLAIN
+
+
+def auto_implementation(device: torch.device, dtype: torch.dtype, key_channels: int) -> str:
+    """What impl="auto" takes for inputs like these: "triton" where it runs, else "blocked".
+
+    A CUDA device that has to do without Triton is a `RuntimeWarning`, once for each reason.
+    """
+    reason = _why_blocked(device, dtype, key_channels)
+    if reason is None:
+        return "triton"
+    if device.type == "cuda":
+        _warn_once(reason)
+    return "blocked"
+
+
+def _why_blocked(device: torch.device, dtype: torch.dtype, key_channels: int) -> str | None:
+    """Also a CPU in Triton's interpreter stays with the blocked path: that is for tests, by name."""
+    return why_not_triton(device, dtype, key_channels) if device.type == "cuda" else "not a CUDA device"
+
+
+@lru_cache(maxsize=64)
+def _warn_once(reason: str) -> None:
+    warnings.warn(f"local attention takes the slower blocked path: {reason}", RuntimeWarning, stacklevel=4)
 
 
 def local_attention(
@@ -64,7 +95,8 @@ def local_attention(
         border: "zero": positions outside the image take part with logit 0 and value 0 (published weights);
             "masked": they do not take part.
         scale: factor on the logits; None means 1 for a window and 1/√Dk for global attention, as published.
-        impl: "auto", or a name of `available_implementations()`, which is then used or fails, never replaced.
+        impl: "auto" (see `auto_implementation`), or a name of `available_implementations()`, which is then used or fails,
+            never replaced.
 
     Returns:
         (B, Dv, H, W), dtype of the inputs.
@@ -76,7 +108,7 @@ def local_attention(
     _validate_values(query, keys, values)
     if scale is None:
         scale = 1.0 if window is not None else float(query.shape[1]) ** -0.5
-    name = "blocked" if impl == "auto" else impl
+    name = auto_implementation(query.device, query.dtype, query.shape[1]) if impl == "auto" else impl
     if name not in _implementations:
         raise ValueError(f"impl must be auto, {', '.join(_implementations)}; got {impl!r}")
     implementation = _implementations[name]

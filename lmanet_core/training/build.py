@@ -23,6 +23,7 @@ from lmanet_core.training.losses import ERFNET_CITYSCAPES_WEIGHTS, weights_from_
 
 _VALIDATION_SEED = 1_000_000  # of the first town to validate on, far from those to train on
 _PROBLEMS_SHOWN = 8
+_WHITENED = 32  # frames that keys are made from
 _COUNTED = 300  # label maps that class weights are counted from, at most
 
 
@@ -121,6 +122,8 @@ def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelCo
             "reset_classifier: true starts the last layer anew and keeps the rest"
         )
     trained = None if model is None else model.config.memory
+    if trained is not None and config.whiten_keys:
+        raise ConfigError(f"{config.weights} has keys that were trained; leave whiten_keys out")
     built = ModelConfig(
         architecture=architecture,
         num_classes=model.config.num_classes if model is not None and same_classes else len(labels.names),
@@ -140,6 +143,21 @@ def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelCo
     if model is not None:
         _take_weights(network, model, built, keep_classifier=not config.reset_classifier)
     return network, built
+
+
+def whiten_keys(network: LMANet, source: ClipSource, config: TrainConfig) -> None:
+    """Start the keys of a new memory from the features of some training frames, see `MemoryModule.whiten_keys`."""
+    assert network.memory is not None
+    rng = np.random.default_rng((config.seed, 3))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (network.backbone.mean, network.backbone.std))
+    features = []
+    network.eval()
+    with torch.no_grad():
+        for index in np.sort(rng.permutation(len(source))[:_WHITENED]):
+            frame = source.clip(int(index), 1, 1, rng).frames[-1]
+            pixels = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1))).unsqueeze(0)
+            features.append(network.encode((pixels.float() / 255.0 - mean) / std))
+    network.memory.whiten_keys(torch.cat(features))
 
 
 def frozen_modules(network: LMANet, config: TrainConfig) -> list[nn.Module]:

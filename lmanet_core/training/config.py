@@ -70,6 +70,7 @@ class TrainConfig:
     scale_min: float = _option(1.0, "things in the window grow by at least this")
     scale_max: float = _option(1.0, "things in the window grow by at most this")
     color: float = _option(0.0, "change brightness, contrast and saturation by up to this share")
+    lost_blocks: float = _option(0.0, "probability that a clip loses blocks of its picture, others in each frame")
     motion: float = _option(1.0, "stills: strength of the made-up camera motion")
     spoil_past: float = _option(0.5, "stills: probability that past frames get noise, blur, exposure, occluders")
     spoil_last: float = _option(0.0, "stills: probability that the last frame does")
@@ -79,6 +80,7 @@ class TrainConfig:
     fusion: str | None = _option(None, "gated, reduced-gated, concat, residual; null: as the weights or the paper")
     key_channels: int | None = _option(None, "Dk; null: as the weights or the paper")
     value_channels: int | None = _option(None, "Dv, 0 for the features themselves; null: as the weights or the paper")
+    whiten_keys: bool = _option(False, "start with keys that are the features' principal components")
     dropout: float | None = _option(None, "highest rate of any layer's dropout; null: as published")
     # loss
     class_weights: Literal["auto", "none", "erfnet", "data"] = _option(
@@ -96,6 +98,7 @@ class TrainConfig:
     batch_size: int = _option(4, "clips in a batch, over all devices")
     accumulate: int = _option(1, "batches to an optimiser step")
     learning_rate: float = _option(2e-4, "of Adam")
+    key_learning_rate: float = _option(1.0, "of the keys' convolutions, as a share of learning_rate")
     weight_decay: float = _option(1e-4, "of Adam")
     schedule: Literal["plateau", "cosine"] = _option("plateau", "plateau: x0.8 after 10 epochs without a lower loss; cosine")
     patience: int = _option(10, "plateau: epochs")
@@ -122,7 +125,7 @@ class TrainConfig:
         _at_least(self, 1, "seeds", "val_seeds", "clips", "val_clips", "stride", "epochs", "batch_size", "accumulate")
         _at_least(self, 1, "max_stride", "epoch_clips", "max_steps", "devices", "nodes", "checkpoint_every", "log_every")
         _at_least(self, 0, "workers", "warmup_steps", "patience", "seed", "motion", "shift")
-        _at_least(self, 0, "consistency", "distillation", "weight_decay", "min_learning_rate")
+        _at_least(self, 0, "consistency", "distillation", "weight_decay", "min_learning_rate", "key_learning_rate")
         _within(self, "unlabelled", "cold_start", "spoil_past", "spoil_last")
         for name in ("learning_rate", "clip_gradient"):
             value = getattr(self, name)
@@ -143,6 +146,8 @@ class TrainConfig:
             raise ConfigError(f"data: {self.data} needs root, the folder of the set")
         if self.consistency and self.stage == "backbone":
             raise ConfigError("consistency needs clips: stage memory or joint, not backbone")
+        if self.whiten_keys and self.stage == "backbone":
+            raise ConfigError("whiten_keys is for keys: stage memory or joint, not backbone")
         if self.unlabelled and self.teacher is None:
             raise ConfigError("unlabelled frames need a teacher: give its weights")
         if self.stage != "backbone" and self.weights is None:
@@ -163,7 +168,7 @@ class TrainConfig:
     def augmentation(self) -> AugmentConfig:
         """What happens to training clips."""
         crop = None if self.crop is None else parse_size(self.crop)
-        return AugmentConfig(self.flip, self.shift, crop, self.scale_min, self.scale_max, self.color)
+        return AugmentConfig(self.flip, self.shift, crop, self.scale_min, self.scale_max, self.color, self.lost_blocks)
 
     def memory(self, trained: MemoryConfig | None, architecture: str) -> MemoryConfig:
         """How the network shall remember: as told, else as the weights, else as the paper.

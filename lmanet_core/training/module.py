@@ -188,8 +188,9 @@ class TrainingModule(L.LightningModule):
         """Seed dropout; set the learning rate of a schedule that is a function of the step."""
         torch.manual_seed(self._seed_of_batch())
         if self.config.schedule == "cosine":
+            rate = self._cosine(self.progress.batches // self.config.accumulate)
             for group in self.trainer.optimizers[0].param_groups:
-                group["lr"] = self._cosine(self.progress.batches // self.config.accumulate)
+                group["lr"] = rate * group["share"]
 
     def training_step(self, batch: ClipItem, batch_idx: int) -> torch.Tensor:
         """The loss of a batch; raises NonFiniteLossError where it is none."""
@@ -247,8 +248,15 @@ class TrainingModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over what is not frozen."""
         config = self.config
-        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        trained = {name: parameter for name, parameter in self.network.named_parameters() if parameter.requires_grad}
+        keys = [parameter for name, parameter in trained.items() if name.startswith("memory.") and ".key." in name]
+        apart = keys if config.key_learning_rate != 1.0 else []
+        others = [parameter for parameter in trained.values() if all(parameter is not key for key in apart)]
+        groups = [(others, 1.0), *([(apart, config.key_learning_rate)] if apart else [])]
+        optimizer = torch.optim.Adam(
+            [{"params": params, "share": share, "lr": config.learning_rate * share} for params, share in groups],
+            weight_decay=config.weight_decay,
+        )
         if config.schedule == "plateau":
             self._plateau = ReduceLROnPlateau(
                 optimizer, factor=config.factor, patience=config.patience, min_lr=config.min_learning_rate

@@ -40,6 +40,7 @@ from lmanet_core.training.build import (
     make_network,
     make_sources,
     require_complete,
+    whiten_keys,
 )
 from lmanet_core.training.callbacks import BEST, LAST, LOG, RESUME, AtomicCheckpointIO, RunFiles, rewind_log
 from lmanet_core.training.config import TrainConfig
@@ -165,6 +166,8 @@ def train(config: TrainConfig) -> TrainResult:
         _prepare_out(out, config, saved)
         for source in (training, validation):
             _prepare(source, frames, config)
+    if config.whiten_keys and saved is None:
+        whiten_keys(network, training, config)
     length = _Length.of(config, len(training))
     frozen = frozen_modules(network, config)
     if config.devices * config.nodes > 1:

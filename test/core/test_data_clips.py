@@ -9,7 +9,7 @@ import torch
 
 from lmanet_core.data import AugmentConfig, Clip, ClipDataset, ClipSource, StreetSource
 from lmanet_core.data import street as street_module
-from lmanet_core.data.augment import augment, shifted
+from lmanet_core.data.augment import MAX_BLOCKS, augment, shifted
 from lmanet_core.data.flow import backward_flow
 from lmanet_core.data.sampler import BatchStream
 from lmanet_core.errors import ConfigError
@@ -196,3 +196,18 @@ def test_street_clips_are_in_the_order_of_the_drives():
     places = [source.name(index).split() for index in range(20)]
     order = [(int(seed), int(frame)) for _, seed, _, frame, _ in places]
     assert order == sorted(order) and {seed for seed, _ in order} == {0, 1, 2} and len(set(order)) == 20
+
+
+def test_lost_blocks_are_elsewhere_in_each_frame_and_leave_the_labels():
+    frames = np.full((3, 90, 160, 3), 50, np.uint8)
+    labels = np.arange(90 * 160, dtype=np.uint8).reshape(90, 160)
+    config = AugmentConfig(flip=False, shift=0, lost_blocks=1.0)
+    spoiled, kept = augment(frames, labels, config, np.random.default_rng(0))
+    lost = (spoiled != 50).any(-1)
+    shares = lost.mean((1, 2))
+    assert (shares > 0).all() and (shares <= MAX_BLOCKS * 16 * 16 / (90 * 160)).all()
+    assert (lost[0] != lost[1]).any() and (lost[1] != lost[2]).any()
+    np.testing.assert_array_equal(kept, labels)
+    assert (frames == 50).all()
+    with pytest.raises(ConfigError, match="lost_blocks is a probability"):
+        AugmentConfig(lost_blocks=2.0)

@@ -126,7 +126,7 @@ def test_street_conditions_show_the_same_places():
     assert clean.clean is None and mixed.clean.name(0) == clean.source.name(0) != mixed.source.name(0)
 
 
-def test_stills_get_noise_and_occluders(tmp_path, make_scene):
+def test_stills_get_noise_and_lost_blocks(tmp_path, make_scene):
     for name in ("images", "labels"):
         (tmp_path / name).mkdir()
     import cv2
@@ -136,14 +136,14 @@ def test_stills_get_noise_and_occluders(tmp_path, make_scene):
     (tmp_path / "labels.yaml").write_text("names: [road]\ncolors: [[128, 64, 128]]\n")
     (tmp_path / "run.yaml").write_text(f"data: stills\nroot: {tmp_path}\nval_root: {tmp_path}\nsize: 96x48\n")
     config = evaluation_config(str(tmp_path / "run.yaml"))
-    clean, noise, boxes = make_conditions(config, ["none", "noise", "occluders"])
+    clean, noise, boxes = make_conditions(config, ["none", "noise", "blocks"])
     frames = clean.source.clip(0, 2, 1, np.random.default_rng(0)).frames
     noisy = noise.spoil(frames, np.random.default_rng(0)).astype(int) - frames
     inner = noisy[(frames > 100) & (frames < 150)]
     assert clean.spoil is None and abs(inner.std() - 25) < 2 and abs(inner.mean()) < 2
     covered = boxes.spoil(frames, np.random.default_rng(0)) != frames
     assert 0.02 < covered.any(-1).mean() < 4 * (9 / 48) ** 2 * 0.5 + 0.02 and (covered[0] != covered[1]).any()
-    with pytest.raises(ConfigError, match="one of none, noise, occluders; got 'fog'"):
+    with pytest.raises(ConfigError, match="one of none, noise, blocks; got 'fog'"):
         make_conditions(config, ["fog"])
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import tempfile
+
 import cv2
 import numpy as np
 import pytest
@@ -100,9 +103,7 @@ def test_consistency_and_flicker_equal_an_independent_count():
 
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     pairs_before, pairs_after, changed, static = [], [], 0, 0
-    for (image, following), (labels, next_labels) in zip(
-        zip(images, images[1:], strict=False), zip(maps, maps[1:], strict=False), strict=True
-    ):
+    for (image, following), (labels, next_labels) in zip(itertools.pairwise(images), itertools.pairwise(maps), strict=True):
         now, then = (np.ascontiguousarray(each[..., 0]) for each in (image, following))
         forth, back = dis.calc(now, then, None), dis.calc(then, now, None)
         for y, x in np.ndindex(now.shape):
@@ -194,6 +195,23 @@ def test_unknown_label_values_are_void_and_counted():
     measures.add(result(np.zeros((2, 2))), np.array([[0, 0], [9, 255]], np.uint8))
     assert dict(measures.unknown_values) == {9: 1}
     assert measures.summary()["accuracy"] == 1.0
+
+
+def test_truth_and_prediction_meet_in_the_classes_of_the_mapping():
+    own = LabelSet(("grass", "street", "other"), ((1, 0, 0), (2, 0, 0), (3, 0, 0)))
+    measures = Measures(own, mapping_of("classes: [road, green]\ntruth: {7: road, 3: green}\nignore: [5]\n"
+                                        "prediction: {grass: green, street: road, other: null}", own))  # fmt: skip
+    measures.add(result([[1, 0, 2, 0]]), np.array([[7, 3, 7, 5]], np.uint8))
+    assert measures.summary()["accuracy"] == pytest.approx(2 / 3)  # "other" is a miss, the last pixel void
+    assert measures.summary()["confusion"] == [[1, 0, 1], [0, 1, 0]]
+    assert not measures.unknown_values
+
+
+def mapping_of(text, labels):
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(text)
+        file.flush()
+        return load_mapping(file.name, labels)
 
 
 def test_a_grid_keeps_the_aspect_and_small_images_their_size():

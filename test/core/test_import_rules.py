@@ -21,7 +21,9 @@ MAY_RESIZE = {
 }
 
 #: What the calculating part may build on besides PyTorch: nothing that opens files or devices.
-PLAIN_LIBRARY = {"__future__", "abc", "collections", "dataclasses", "functools", "itertools", "math", "typing"}
+PLAIN_LIBRARY = {
+    "__future__", "abc", "collections", "dataclasses", "functools", "itertools", "math", "types", "typing", "warnings",
+}  # fmt: skip
 
 
 def imports(source: str, module: str = "lmanet_core.some") -> set[str]:

@@ -16,6 +16,8 @@ from lmanet_core.memory import MemoryBuffer
 from lmanet_core.network import Backbone, ERFNet, LMANet, MemoryConfig, PSPNet101
 from lmanet_core.network.fusion import FUSIONS, ConcatFusion, GatedFusion, ReducedGatedFusion
 from lmanet_core.network.lmanet import stack_memory
+from lmanet_core.network.memory_read import MemoryModule
+from lmanet_core.ops import local_attention
 
 CLASSES = 5
 
@@ -460,3 +462,27 @@ def test_tied_weights_are_saved_and_loaded(tmp_path, monkeypatch):
     loaded = load_model(tmp_path / "tied.safetensors").network.backbone.model
     assert torch.equal(loaded.decoder.weight, network.backbone.model.decoder.weight)
     assert loaded.again is loaded.decoder
+
+
+def test_whitened_keys_are_uncorrelated_and_read_what_looks_alike():
+    torch.manual_seed(0)
+    module = MemoryModule(24, MemoryConfig(key_channels=16, value_channels=0, fusion="residual", window=5, memory_frames=1))
+    features = torch.einsum("dc,nchw->ndhw", torch.randn(24, 24), torch.randn(2, 24, 9, 12)) + 3.0
+    before = torch.roll(features[:1], (1, 2), (2, 3))
+    inside = (..., slice(1, -1), slice(2, -2))  # where what moved is still in the map
+
+    def error():
+        kept = module.remember(before)
+        query = module.query_head(features[:1])
+        read = local_attention(query.key, kept.key[:, None], kept.value[:, None], 5)
+        return float((read - features[:1])[inside].square().mean() / features[:1].var())
+
+    with torch.no_grad():
+        at_random = error()
+        module.whiten_keys(features)
+        keys = module.remember(features).key.movedim(1, 0).flatten(1)
+        torch.testing.assert_close(keys.mean(1), torch.zeros(16), atol=1e-3, rtol=0)
+        torch.testing.assert_close(keys.cov(correction=0), torch.eye(16), atol=1e-3, rtol=0)
+        assert error() < 0.1 < at_random
+    with pytest.raises(ValueError, match="24 feature channels cannot give 32"):
+        MemoryModule(24, MemoryConfig(32, 0, "residual")).whiten_keys(features)

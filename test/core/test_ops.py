@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from lmanet_core.ops import api, attention_weights, available_implementations, blocked, local_attention
 
-IMPLEMENTATIONS = available_implementations()
+IMPLEMENTATIONS = available_implementations("cpu")
 
 #: (B, T, Dk, Dv, H, W); tiles are 8×8, or 8×16 for wide values.
 SHAPES = {

@@ -235,3 +235,10 @@ def test_memory_options_for_weights_without_memory_are_refused():
     with pytest.raises(ConfigError, match="these weights have no memory"):
         prepare(model, "cpu", "fp32", TRAINED)
     assert prepare(model, "cpu", "fp32").config.memory is None
+
+
+def test_attention_that_auto_takes_is_named(model):
+    assert prepare(model, "cpu", "fp32").attention() == "blocked"
+    assert prepare(model, "cpu", "fp32").attention("reference") == "reference"
+    without = Model(LMANet(ERFNet(20)), ModelConfig("erfnet", 20, CITYSCAPES))
+    assert prepare(without, "cpu", "fp32").attention() == "none"

@@ -558,6 +558,11 @@ def test_setting_out_of_range_is_refused(options, message):
         SegmenterConfig(**options)
 
 
+def test_attention_that_this_device_has_not_is_refused_at_once(make_segmenter):
+    with pytest.raises(ConfigError, match="attention: triton does not run on cpu here; try auto"):
+        make_segmenter(attention="triton")
+
+
 @pytest.mark.parametrize("options", [{"resize": "letterbox"}, {"resize": "crop"}, {"output_size": "network"}])
 def test_upsampled_logits_want_the_whole_image_at_another_size(options):
     with pytest.raises(ConfigError, match="upsample: logits wants resize: stretch and an output_size other than network"):

@@ -164,6 +164,17 @@ def test_training_with_residual_fusion_starts_from_the_single_frame_network(sett
     assert torch.equal(read, features)  # what the decoder sees
 
 
+def test_keys_can_start_as_principal_components(settings, video_weights):
+    result = train(replace(settings, whiten_keys=True, learning_rate=1e-9, epochs=1))
+    head = tensors(result.last)["memory.memory_head.key.weight"]
+    assert head[:, :, 1, 1].abs().max() > 1e-2 and head[:, :, 0].abs().max() < 1e-6
+    with pytest.raises(ConfigError, match="has keys that were trained"):
+        train(replace(settings, weights=str(video_weights), memory_frames=None, window=None, key_channels=None, fusion=None,
+                      whiten_keys=True, overwrite=True))  # fmt: skip
+    with pytest.raises(ConfigError, match="whiten_keys is for keys"):
+        replace(settings, stage="backbone", whiten_keys=True)
+
+
 def test_a_clip_in_training_equals_the_network_on_that_clip(settings):
     config = replace(settings, fusion="gated")
     module = make_module(config).eval()

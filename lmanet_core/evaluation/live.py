@@ -1,0 +1,211 @@
+"""As if live: the recording arrives by its stamps, and the node's queue decides which frames are segmented.
+
+The newest image wins: one slot for each camera, one worker, an image that comes while another waits replaces it. Time is
+simulated; only how long a frame takes is real, or given. A labelled frame, segmented or dropped, is also compared with what a
+listener had at its time: the newest result published by then (streaming accuracy, Li et al., ECCV 2020).
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lmanet_core.data.files import resize_labels
+from lmanet_core.evaluation.mapping import LabelMapping
+from lmanet_core.evaluation.recorder import Recorder
+from lmanet_core.evaluation.run import CameraInput, Outcome, SegmenterFactory, open_camera, step_all
+from lmanet_core.frame import Frame
+from lmanet_core.geometry import Size
+from lmanet_core.metrics import ConfusionMatrix
+from lmanet_core.segmenter import VideoSegmenter
+
+UInt8Array = npt.NDArray[np.uint8]
+T = TypeVar("T")
+
+_LONGEST_PAUSE_S = 10.0  # a longer one, or a step back, is a clock that jumped: the next image comes a period later
+
+
+class NewestWins(Generic[T]):
+    """The node's mailbox without its threads: a slot for each camera, the one served longest ago goes first.
+
+    Args:
+        cameras: their names.
+    """
+
+    def __init__(self, cameras: Sequence[str]) -> None:
+        self._slots: dict[str, T | None] = dict.fromkeys(cameras)
+        self._turns = list(cameras)
+
+    def put(self, camera: str, item: T) -> T | None:
+        """Leave the newest item of a camera; returns the one it replaces."""
+        replaced, self._slots[camera] = self._slots[camera], item
+        return replaced
+
+    def take(self) -> tuple[str, T] | None:
+        """The item of the camera whose turn it is; None where nothing waits."""
+        for camera in self._turns:
+            item = self._slots[camera]
+            if item is not None:
+                self._slots[camera] = None
+                self._turns.remove(camera)
+                self._turns.append(camera)
+                return camera, item
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    frame: Frame
+    truth: UInt8Array | None
+    time_s: float
+
+
+class LiveRun:
+    """One recording played to one worker.
+
+    Args:
+        segmenters: of each camera, by variant, the main one first.
+        recorder: takes results and drops.
+        mapping: for the streaming accuracy.
+        inference_s: how long a frame takes; None: as long as the main variant takes here.
+    """
+
+    def __init__(
+        self,
+        segmenters: Mapping[str, Mapping[str, VideoSegmenter]],
+        recorder: Recorder,
+        mapping: LabelMapping,
+        inference_s: float | None,
+    ) -> None:
+        self.streaming = ConfusionMatrix(len(mapping.classes.names))
+        self._segmenters = segmenters
+        self._recorder = recorder
+        self._mapping = mapping
+        self._inference_s = inference_s
+        self._queue: NewestWins[_Arrival] = NewestWins(list(segmenters))
+        self._waiting = 0
+        self._free_s = -math.inf
+        self._published: dict[str, deque[tuple[float, UInt8Array]]] = {camera: deque() for camera in segmenters}
+
+    def arrive(self, camera: str, frame: Frame, truth: UInt8Array | None, time_s: float) -> None:
+        """The next image, in the order of time.
+
+        Args:
+            camera: whose it is.
+            frame, truth: as they come.
+            time_s: of arrival, seconds.
+        """
+        self._work(time_s)
+        if truth is not None:
+            self._score(camera, truth, time_s)
+        replaced = self._queue.put(camera, _Arrival(frame, truth, time_s))
+        if replaced is None:
+            self._waiting += 1
+        else:
+            self._recorder.drop(camera, replaced.frame)
+        self._work(time_s)
+
+    def finish(self) -> None:
+        """No image is left; the worker finishes what waits."""
+        self._work(math.inf)
+
+    def _work(self, until_s: float) -> None:
+        """Start whatever can start by then."""
+        while self._waiting and self._free_s <= until_s:
+            taken = self._queue.take()
+            assert taken is not None
+            camera, arrival = taken
+            self._waiting -= 1
+            results = step_all(self._segmenters[camera], arrival.frame)
+            main = next(iter(results.values()))
+            took_s = main.timings_ms["total"] / 1e3 if self._inference_s is None else self._inference_s
+            self._free_s = max(self._free_s, arrival.time_s) + took_s
+            self._published[camera].append((self._free_s, main.labels))
+            latency_ms = (self._free_s - arrival.time_s) * 1e3
+            self._recorder.add(camera, arrival.frame, arrival.truth, results, latency_ms)
+
+    def _score(self, camera: str, truth: UInt8Array, time_s: float) -> None:
+        published = self._published[camera]
+        while len(published) > 1 and published[1][0] <= time_s:
+            published.popleft()
+        if published and published[0][0] <= time_s:
+            labels = resize_labels(published[0][1], Size(*truth.shape))
+            self.streaming.update(self._mapping.map_prediction(labels), self._mapping.map_truth(truth))
+
+
+def evaluate_live(
+    cameras: Sequence[CameraInput],
+    make_segmenters: SegmenterFactory,
+    recorder: Recorder,
+    outcome: Outcome,
+    mapping: LabelMapping,
+    *,
+    tolerance_s: float,
+    inference_s: float | None,
+    max_frames: int | None = None,
+    on_frame: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """As `run.evaluate`, but as if live; cameras of one recording share one worker.
+
+    Args:
+        cameras, make_segmenters, recorder, outcome, tolerance_s, max_frames, on_frame: see `run.evaluate`.
+        mapping: of the recorder.
+        inference_s: seconds a frame takes; None: measured.
+
+    Returns:
+        Figures for the report: `streaming_accuracy`, `streaming_miou`; None without labels.
+    """
+    streaming = ConfusionMatrix(len(mapping.classes.names))
+    for _, group in itertools.groupby(cameras, key=lambda camera: camera.recording):
+        of_recording = list(group)
+        live = LiveRun({camera.name: make_segmenters() for camera in of_recording}, recorder, mapping, inference_s)
+        with ExitStack() as stack:
+            frames = [stack.enter_context(open_camera(camera, tolerance_s, outcome)) for camera in of_recording]
+            limited = [itertools.islice(pairs, max_frames) for pairs in frames]
+            merged = heapq.merge(*(_name(number, pairs) for number, pairs in enumerate(limited)), key=lambda item: item[0])
+            clock = ArrivalClock()
+            for stamp_ns, number, frame, truth in merged:
+                if inference_s is None and clock.is_new:
+                    step_all(make_segmenters(), frame)  # the first one ever takes longer, as it does before a robot starts
+                live.arrive(of_recording[number].name, frame, truth, clock.arrival_s(stamp_ns))
+                on_frame()
+            live.finish()
+        streaming.counts += live.streaming.counts
+    values = {"streaming_accuracy": streaming.accuracy(), "streaming_miou": streaming.mean_iou()}
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+class ArrivalClock:
+    """Seconds of arrival from stamps: never falling, also where a bag loops or a clock jumps."""
+
+    def __init__(self) -> None:
+        self.is_new = True
+        self._now_s = 0.0
+        self._period_s = 0.0
+        self._before_ns = 0
+
+    def arrival_s(self, stamp_ns: int) -> float:
+        """When the next image comes, seconds after the first."""
+        if not self.is_new:
+            step_s = (stamp_ns - self._before_ns) / 1e9
+            if 0.0 <= step_s <= _LONGEST_PAUSE_S:
+                self._period_s = step_s or self._period_s
+                self._now_s += step_s
+            else:
+                self._now_s += self._period_s
+        self.is_new = False
+        self._before_ns = stamp_ns
+        return self._now_s
+
+
+def _name(number: int, pairs: Iterator[tuple[Frame, UInt8Array | None]]) -> Iterator[tuple[int, int, Frame, UInt8Array | None]]:
+    return ((frame.stamp_ns, number, frame, truth) for frame, truth in pairs)
