@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
+from lmanet_core.assets import default_weights
 from lmanet_core.checkpoint import Model, load_model
 from lmanet_core.continuity import Discontinuity
 from lmanet_core.errors import ConfigError, LmanetError, WeightsError
@@ -349,11 +349,10 @@ def _find_weights(given: str) -> Path:
     if given:
         return Path(given).expanduser()
     try:
-        return Path(import_module("lmanet_core.assets").default_weights())
-    except (ImportError, AttributeError, WeightsError) as error:
-        why = str(error) if isinstance(error, WeightsError) else "this version ships none"
+        return default_weights()
+    except WeightsError as error:
         raise WeightsError(
-            f"no weights given, and {why}: set the parameter weights to a file "
+            f"no weights given, and {error}: set the parameter weights to a file "
             "(launch: weights:=/path/to/lmanet_erf_best.pth; running: ros2 param set /segment_node weights /path, "
             "then ros2 lifecycle set /segment_node configure)"
         ) from error

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from lmanet_core.errors import WeightsError
+from lmanet_ros import lifecycle_node
 
 pytestmark = pytest.mark.ros
 
@@ -34,24 +33,16 @@ def test_lifecycle_walk(robot, drive):
     assert node.state() == "finalized"
 
 
-def ship(monkeypatch, default_weights):
-    """As if this version shipped weights by this function; None: as if it knew nothing of that."""
-    assets = None if default_weights is None else SimpleNamespace(default_weights=default_weights)
-    monkeypatch.setitem(sys.modules, "lmanet_core.assets", assets)
-
-
 def left_out():
     raise WeightsError("this build left the shipped weights out")
 
 
-@pytest.mark.parametrize("shipped", [None, left_out])
-def test_without_weights_it_says_what_to_do_and_can_be_told_later(robot, video_weights, drive, monkeypatch, shipped):
-    ship(monkeypatch, shipped)
+def test_without_weights_it_says_what_to_do_and_can_be_told_later(robot, video_weights, drive, monkeypatch):
+    monkeypatch.setattr(lifecycle_node, "default_weights", left_out)
     node = robot({"weights": ""}, start=False)
     node.node.start()
     node.wait(lambda: node.said("set the parameter weights to a file", "error"), "the advice")
-    why = "this build left the shipped weights out" if shipped else "this version ships none"
-    assert node.said(f"no weights given, and {why}", "error")
+    assert node.said("no weights given, and this build left the shipped weights out", "error")
     assert node.state() == "unconfigured"
     assert node.set_parameters(weights=str(video_weights))[0].successful
     assert node.transition("configure")
@@ -61,7 +52,7 @@ def test_without_weights_it_says_what_to_do_and_can_be_told_later(robot, video_w
 
 
 def test_shipped_weights_are_taken_where_none_are_given(robot, video_weights, drive, monkeypatch):
-    ship(monkeypatch, lambda: video_weights)
+    monkeypatch.setattr(lifecycle_node, "default_weights", lambda: video_weights)
     node = robot({"weights": ""})
     node.wait(lambda: node.said(str(video_weights), "info"), "their name")
     node.step(drive(1)[0], SECOND)
