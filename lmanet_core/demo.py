@@ -122,7 +122,7 @@ def _add_row(table: Table, title: str, off: float | None, on: float | None, scal
 
 def _most_different(report: Path) -> int:
     """The frame in which memory off and on differ most, once the memory is full."""
-    rows = read_frames(report / "frames.jsonl")
+    rows = read_frames(report)
     return int(max((row for row in rows if row["index"] >= _WARM_UP), key=lambda row: row["differs"])["index"])
 
 

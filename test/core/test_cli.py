@@ -18,12 +18,14 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 from rosbags.rosbag2 import Reader as Reader2
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import lmanet_core
 from lmanet_core import __version__
+from lmanet_core.checkpoint import load_model
 from lmanet_core.cli import main
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
@@ -570,6 +572,15 @@ def test_weights_info_shows_what_a_file_holds(lmanet, video_weights):
 
 def test_weights_info_of_weights_without_memory_says_so(lmanet, single_frame_weights):
     assert "none: frames are segmented one by one" in lmanet("weights", "info", single_frame_weights).out
+
+
+def test_half_weights_are_half_as_large_and_load_in_full_precision(lmanet, video_weights, tmp_path):
+    half = tmp_path / "half.safetensors"
+    assert lmanet("weights", "convert", video_weights, "--out", half, "--half").code == 0
+    assert half.stat().st_size < 0.55 * Path(video_weights).stat().st_size
+    exact, rounded = (load_model(path).network.state_dict() for path in (video_weights, half))
+    for name, tensor in exact.items():
+        torch.testing.assert_close(rounded[name], tensor, rtol=1e-3, atol=1e-6)
 
 
 def test_converted_weights_give_the_same_labels(lmanet, segment, folder, video_weights, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from lmanet_core.checkpoint import load_model
+from lmanet_core.cli import main
 from lmanet_core.data import Clip, ClipSource
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.evaluation.clip_sets import ClipScorer, Condition, make_conditions
@@ -174,3 +175,13 @@ def test_tables_and_files_hold_the_scores(video_weights, single_frame_weights, t
         console.print(table)
     text = console.export_text()
     assert f"{100 * rows[1]['miou'][0]:.1f}" in text and "bicycle" in text
+
+
+def test_the_command_evaluates_a_set_and_refuses_recordings_beside_it(video_weights, tmp_path, capsys):
+    options = ("--data", "street", "--size", "64x32", "--max-clips", "1", "--weights", str(video_weights), "--device", "cpu")
+    assert main(["evaluate", *options, "--out", str(tmp_path / "scores")]) == 0
+    assert "bicycle" in capsys.readouterr().out and (tmp_path / "scores/scores.csv").is_file()
+    assert main(["evaluate", "drive.mcap", *options]) == 2
+    assert "leave drive.mcap out, or --data" in " ".join(capsys.readouterr().err.split())
+    assert main(["evaluate", "--weights", str(video_weights)]) == 2
+    assert "wants recordings and --out" in " ".join(capsys.readouterr().err.split())

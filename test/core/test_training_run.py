@@ -175,6 +175,24 @@ def test_keys_can_start_as_principal_components(settings, video_weights):
         replace(settings, stage="backbone", whiten_keys=True)
 
 
+def test_keys_learn_at_a_rate_of_their_own(settings):
+    keys = ("memory.memory_head.key", "memory.query_head.key")
+    gated = replace(settings, fusion="gated", key_learning_rate=0.0, epochs=1)
+    before = make_module(gated).network.state_dict()
+    still = tensors(train(gated).last)
+    assert all(not changed(before, still, key) for key in keys) and changed(before, still, "memory.fusion")
+    slow = make_module(replace(settings, key_learning_rate=0.1, schedule="cosine"))
+    rates = [(group["lr"], len(group["params"])) for group in slow.configure_optimizers().param_groups]
+    assert rates[1] == (pytest.approx(0.1 * rates[0][0]), 4)
+
+
+def test_dropout_is_limited(settings):
+    rates = {module.p for module in make_module(replace(settings, dropout=0.1)).network.modules() if hasattr(module, "p")}
+    assert rates == {0.0, 0.03, 0.1}
+    with pytest.raises(ConfigError, match="dropout must be 0 or more and below 1, got 1"):
+        replace(settings, dropout=1.0)
+
+
 def test_a_clip_in_training_equals_the_network_on_that_clip(settings):
     config = replace(settings, fusion="gated")
     module = make_module(config).eval()
