@@ -1,5 +1,6 @@
-"""`lmanet demo`: the main job on a machine that has nothing else. It drives a generated street into a bag, segments it with the
-memory off and on, and shows both side by side.
+"""`lmanet demo`: the main job on a machine that has nothing else.
+
+Drives a generated street into a bag, segments it with the memory off and on, and shows both side by side.
 
     OUT/drive.mcap      camera, camera_info, true labels
     OUT/report/         report.html, result bag, side-by-side video, summary.json (see `lmanet evaluate`)
