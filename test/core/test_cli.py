@@ -492,10 +492,10 @@ def test_wrong_option(segment, folder, tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), '"command" to be one of {segment,.*weights'),
+        ((), '"command" to be one of {segment,train,evaluate'),
         (("segmnt",), "invalid choice: 'segmnt'"),
         (("segment",), "required: .*input"),
-        (("segment", "x.mp4", "--out", "y"), "required: .*weights"),
+        (("segment", "x.mp4"), "required: .*out"),
         (("weights",), "one of {info,convert}"),
         (("weights", "info"), "required: .*file"),
     ],
