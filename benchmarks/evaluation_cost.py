@@ -70,7 +70,7 @@ def with_cpu_time(used: list[float], run: Callable[[], None]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder with bags")
-    parser.add_argument("--frames", type=int, default=60)
+    parser.add_argument("--frames", type=int, default=101)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--network-size", default="auto", help="WxH; auto is the images' own 480x360")
     parser.add_argument("--json", type=Path, help="write the result here")

@@ -13,7 +13,7 @@ from lmanet_core.metrics import FlowMatcher, Matches
 
 UInt8Array = npt.NDArray[np.uint8]
 
-MAX_PIXELS = 192 * 144  # of the grid; the flow of larger images costs more than it tells
+MAX_PIXELS = 160 * 120  # of the grid; the flow of larger images costs more than it tells
 
 
 class PairMatcher:

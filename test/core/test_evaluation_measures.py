@@ -215,7 +215,7 @@ def mapping_of(text, labels):
 
 
 def test_a_grid_keeps_the_aspect_and_small_images_their_size():
-    assert grid_size(Size(360, 480)) == (144, 192)
+    assert grid_size(Size(360, 480)) == (120, 160)
     assert grid_size(Size(90, 120)) == (90, 120)
 
 
