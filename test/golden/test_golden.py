@@ -255,7 +255,7 @@ def test_the_collections_own_checker_accepts_all_25_public_cases(options):
     done = subprocess.run(
         [sys.executable, CHECKER, "--dir", "public", "--adapter", "golden_adapter", *options],
         cwd=ROOT / "test",
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
         capture_output=True,
         text=True,
         timeout=600,
