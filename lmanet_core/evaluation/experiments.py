@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -30,6 +31,8 @@ from lmanet_core.checkpoint import load_model
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.evaluation.sets_command import evaluate_sets
 from lmanet_core.training.config import TrainConfig
+
+_log = logging.getLogger(__name__)
 
 #: What varies in each experiment that trains: setting → (column heading, changed settings) of each variant.
 VARIANTS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
@@ -266,6 +269,7 @@ def _plot(path: Path, result: ExperimentResult) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
+        _log.warning("no %s, for matplotlib is not installed: pip install 'lmanet_ros[train]'", path.name)
         return
     numeric = [place for place in range(1, len(result.columns)) if isinstance(result.rows[0][place], float)][:2]
     if not numeric:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,13 +147,13 @@ def test_stills_get_noise_and_lost_blocks(tmp_path, make_scene):
     assert 0.02 < covered.any(-1).mean() < 4 * (9 / 48) ** 2 * 0.5 + 0.02 and (covered[0] != covered[1]).any()
     with pytest.raises(ConfigError, match="one of none, noise, blocks; got 'fog'"):
         make_conditions(config, ["fog"])
+    with pytest.raises(InputError, match="nothing to evaluate on; give val_root"):
+        make_conditions(replace(config, val_root=None), ["none"])
 
 
-def test_a_set_without_validation_is_refused(tmp_path):
-    (tmp_path / "run.yaml").write_text("data: stills\nroot: .\nsize: 96x48\n")
-    (tmp_path / "images").mkdir()
+def test_a_configuration_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "typo.yaml").write_text("siez: 3\n")
     with pytest.raises(ConfigError, match="unknown setting 'siez'; did you mean size"):
-        (tmp_path / "typo.yaml").write_text("siez: 3\n")
         evaluation_config(str(tmp_path / "typo.yaml"))
     with pytest.raises(ConfigError, match="cannot read config"):
         evaluation_config(str(tmp_path / "nowhere.yaml"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 
 import pytest
 import yaml
@@ -118,6 +119,12 @@ def test_what_cannot_be_done_is_refused(tmp_path, changes, message):
     train = TrainConfig(**{**SETTINGS, "stage": "backbone", "weights": "w.pth"})
     with pytest.raises(ConfigError, match=message):
         ExperimentConfig(**{"name": "window", "train": train, "out": tmp_path, **changes})
+
+
+def test_a_plot_that_cannot_be_drawn_is_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    experiments.write_result(tmp_path, "one", ExperimentResult("one", ("", "mIoU"), (("a", 1.0),)))
+    assert "no one.png, for matplotlib is not installed" in caplog.text and (tmp_path / "one.csv").is_file()
 
 
 def test_a_table_without_numbers_has_no_plot(tmp_path):
