@@ -31,7 +31,7 @@ from lmanet_core.doctor import examine
 from lmanet_core.errors import OutputError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES
-from lmanet_core.network import LMANet, MemoryConfig
+from lmanet_core.network import LMANet, MemoryConfig, MemoryFrames, MemoryModule
 from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.ops import local_attention
 from lmanet_core.ops.triton_attention import local_attention_backward_op, local_attention_op
@@ -75,7 +75,31 @@ class OperatorSize:
 
 SIZES = (OperatorSize("ERFNet S=4", 4, 16, 64, 64, 128), OperatorSize("PSPNet S=3", 3, 128, 2048, 129, 257))
 WINDOWS: tuple[int | None, ...] = (11, 21, 41, None)
-FRAME_SIZES = (Size(512, 1024), Size(1024, 2048))
+
+
+@dataclass(frozen=True)
+class FrameCase:
+    """A streamed frame: name, backbone, its memory as in the paper, size."""
+
+    name: str
+    architecture: str
+    memory: MemoryConfig
+    size: Size
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of a network with random weights."""
+        return ModelConfig(self.architecture, 20, CITYSCAPES, self.memory, self.size)
+
+
+_PSPNET_MEMORY = MemoryConfig(key_channels=128, value_channels=0, fusion="reduced-gated", memory_frames=3)
+FRAMES = (
+    FrameCase("ERFNet", "erfnet", MemoryConfig(), Size(512, 1024)),
+    FrameCase("ERFNet", "erfnet", MemoryConfig(), Size(1024, 2048)),
+    FrameCase("PSPNet-101", "pspnet101", _PSPNET_MEMORY, Size(1025, 2049)),
+)
+#: The last is not the paper's size, at which a frame takes a CPU minutes.
+CPU_FRAMES = (*FRAMES[:2], FrameCase("PSPNet-101", "pspnet101", _PSPNET_MEMORY, Size(257, 513)))
 
 
 @dataclass
@@ -107,14 +131,13 @@ def run_benchmark(quick: bool, arguments: Sequence[str]) -> dict[str, Any]:
     cpu_operator = [
         operator_row_cpu(size, window, quick) for size in SIZES for window in windows if size.gflop(window) <= _CPU_LIMIT_GFLOP
     ]
-    gpu_frame = [frame_row(size, graph, "cuda" if cuda else None, 100) for size in FRAME_SIZES for graph in (True, False)]
-    cpu_sizes = FRAME_SIZES[:1] if quick else FRAME_SIZES
-    cpu_frame = [frame_row(size, False, "cpu", 5 if quick else 21) for size in cpu_sizes]
+    gpu_frame = [frame_row(case, graph, "cuda" if cuda else None, 100) for case in FRAMES for graph in (True, False)]
+    cpu_frame = [frame_row(case, False, "cpu", 7 if quick else 21) for case in (CPU_FRAMES[:1] if quick else CPU_FRAMES)]
     tables = {
         "memory read on the GPU, float16": gpu_operator,
         "memory read on the CPU, float32": cpu_operator,
-        "streamed frame on the GPU, ERFNet, float16": gpu_frame,
-        "streamed frame on the CPU, ERFNet": cpu_frame,
+        "streamed frame on the GPU, float16": gpu_frame,
+        "streamed frame on the CPU": cpu_frame,
     }
     return {
         "run": describe_run(arguments),
@@ -221,38 +244,66 @@ def extra_megabytes(read: Callable[[], torch.Tensor]) -> float:
 # ---- the streamed frame
 
 
-def frame_row(size: Size, graph: bool, device: str | None, rounds: int) -> Row:
-    """ERFNet with the paper's memory, on against off in one run; device None says that there is no GPU."""
+def frame_row(case: FrameCase, graph: bool, device: str | None, rounds: int) -> Row:
+    """Memory on against off in one run; device None says that there is no GPU.
+
+    On a GPU also with the memory read by the published scheme, on a CPU against the network as one would write it down.
+    """
     way = "" if device == "cpu" else ", in a CUDA graph" if graph else ", without a graph"
-    row = Row(f"{size}{way}")
-    columns = ("memory off p50", "memory off p95", "memory on p50", "memory on p95", "on / off", "frames/s", "device MB")
+    row = Row(f"{case.name}, {case.size}{way}")
+    columns = ("memory off p50", "memory off p95", "memory on p50", "memory on p95", "on / off", "frames/s")
+    published = ("published scheme p50", "published scheme / off")
     if device is None:
-        row.cells = dict.fromkeys(columns, NOT_MEASURED)
+        row.cells = dict.fromkeys((*columns, "device MB", *published), NOT_MEASURED)
         return row
     torch.manual_seed(0)
-    config = ModelConfig("erfnet", 20, CITYSCAPES, MemoryConfig(), size)
-    network = build_network(config).eval()
+    network = build_network(case.config).eval()
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    off_ms, on_ms = _stream(prepare(Model(network, config), device), size, graph, rounds)
-    ratio = statistics.median(one / other for one, other in zip(on_ms, off_ms, strict=True))
+    off_ms, on_ms = _stream(prepare(Model(network, case.config), device), case, graph, rounds)
     (off50, off95), (on50, on95) = (np.percentile(times, (50, 95)) for times in (off_ms, on_ms))
-    figures = (off50, off95, on50, on95, ratio, 1e3 / on50)
-    row.cells = {name: float(figure) for name, figure in zip(columns, figures, strict=False)}
+    figures = (off50, off95, on50, on95, _paired(on_ms, off_ms), 1e3 / on50)
+    row.cells = {name: float(figure) for name, figure in zip(columns, figures, strict=True)}
     if device == "cuda":
         row.cells["device MB"] = torch.cuda.max_memory_reserved() / 1e6
+        row.cells |= _published_frame(network, case, graph, rounds, published)
     else:
-        eager = time_eager(network, size, max(1, rounds // 5))
+        eager = time_eager(network, case, max(3, rounds // 5))
         row.cells |= {"eager float32, shift-and-multiply": eager, "times faster": eager / float(on50)}
     return row
 
 
-def time_eager(network: LMANet, size: Size, rounds: int) -> float:
+def _published_frame(network: LMANet, case: FrameCase, graph: bool, rounds: int, columns: Sequence[str]) -> dict[str, Any]:
+    """The same frame, but that the memory is read as first published."""
+    try:
+        runtime = prepare(Model(network, case.config), "cuda")
+        assert runtime.network.memory is not None
+        runtime.network.memory.read = _PublishedRead(runtime.network.memory)  # type: ignore[method-assign]
+        off_ms, on_ms = _stream(runtime, case, graph, rounds)
+    except Exception as error:
+        return dict.fromkeys(columns, _in_words(error))
+    return dict(zip(columns, (float(np.median(on_ms)), _paired(on_ms, off_ms)), strict=True))
+
+
+@dataclass(frozen=True)
+class _PublishedRead:
+    """`MemoryModule.read` by the published scheme."""
+
+    module: MemoryModule
+
+    def __call__(self, features: torch.Tensor, memory: MemoryFrames, impl: str = "auto") -> torch.Tensor:
+        query = self.module.ask(features)
+        read = BASELINES["published scheme"](query.key, memory.keys, memory.values, self.module.config.window)()
+        fused: torch.Tensor = self.module.fusion(query.value, read)
+        return fused
+
+
+def time_eager(network: LMANet, case: FrameCase, rounds: int) -> float:
     """The same network as one would write it down: float32, NCHW, nothing folded, a stacked memory, the definition's read."""
-    image = torch.rand(1, 3, *size)
+    image = torch.rand(1, 3, *case.size)
     with torch.inference_mode():
-        past = [network.remember(network.encode(image))] * MemoryConfig().memory_frames
+        past = [network.remember(network.encode(image))] * case.memory.memory_frames
 
         def step() -> torch.Tensor:
             features = network.encode(image)
@@ -263,16 +314,20 @@ def time_eager(network: LMANet, size: Size, rounds: int) -> float:
         return time_cpu(step, rounds)
 
 
-def _stream(runtime: Runtime, size: Size, graph: bool, rounds: int) -> tuple[list[float], list[float]]:
+def _paired(ones: Sequence[float], others: Sequence[float]) -> float:
+    return statistics.median(one / other for one, other in zip(ones, others, strict=True))
+
+
+def _stream(runtime: Runtime, case: FrameCase, graph: bool, rounds: int) -> tuple[list[float], list[float]]:
     """Wall time of each frame, ms, with memory off and on in turn."""
-    images = np.random.default_rng(0).integers(0, 256, (4, *size, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, *case.size, 3), np.uint8)
     one_scene = ContinuityConfig(gap_s=1e6, scene_cut_similarity=0.0)  # compared as ever, but noise is not a cut
     off, on = (
         VideoSegmenter(runtime, SegmenterConfig(memory=memory, continuity=one_scene, cuda_graph=graph))
         for memory in (False, True)
     )
     times: tuple[list[float], list[float]] = ([], [])
-    warm_up = MemoryConfig().memory_frames + 1
+    warm_up = case.memory.memory_frames + 1
     for number in range(warm_up + rounds):
         for segmenter, measured in zip((off, on), times, strict=True):
             start = time.perf_counter()
@@ -329,11 +384,16 @@ def _or_words(measure: Callable[[], float]) -> float | str:
     """What was measured, or in a few words why not: a comparison that fails is no reason to lose the others."""
     try:
         return measure()
-    except ImportError as error:
-        return f"not installed: {error.name or error}"
     except Exception as error:
+        return _in_words(error)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"not installed: {error.name or error}"
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:60] if str(error).strip() else ''}"
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:60] if str(error).strip() else ''}"
 
 
 def _name(window: int | None) -> str:

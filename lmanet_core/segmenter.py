@@ -305,7 +305,7 @@ class VideoSegmenter:
                 "these weights attend to all positions; only attention within a window can be shown (--window 21)"
             )
         plan = self._plan_for(Size(height, width))
-        query = module.query_head(self.runtime.network.encode(self._to_input(plan.to_network(rgb)))).key
+        query = module.ask(self.runtime.network.encode(self._to_input(plan.to_network(rgb)))).key
         return [self._attend_at(query, memory, module.config, plan, x, y) for x, y in positions]
 
     def _attend_at(

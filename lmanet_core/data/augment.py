@@ -14,7 +14,7 @@ from lmanet_core.labels import UNLABELLED
 
 UInt8Array = npt.NDArray[np.uint8]
 
-MAX_BLOCKS = 6  # lost in each frame
+MAX_BLOCKS = 12  # lost in each frame
 BLOCK_SHARE = 64 / 360  # side of a block, of the image's height
 
 
@@ -61,17 +61,17 @@ def augment(
     if config.color:
         frames = recolor(frames, *(float(change) for change in rng.uniform(-config.color, config.color, 3)))
     if config.lost_blocks and rng.random() < config.lost_blocks:
-        frames = lose_blocks(frames, int(rng.integers(1, MAX_BLOCKS + 1)), rng)
+        frames = lose_blocks(frames, rng, int(rng.integers(1, MAX_BLOCKS + 1)))
     return frames, labels
 
 
-def lose_blocks(frames: UInt8Array, count: int, rng: np.random.Generator) -> UInt8Array:
+def lose_blocks(frames: UInt8Array, rng: np.random.Generator, count: int) -> UInt8Array:
     """Squares of one colour (black, grey or any) instead of picture, as lost packets leave them, others in each frame.
 
     Args:
         frames: (T, H, W, 3).
-        count: in each frame; their side is `BLOCK_SHARE` of the height.
         rng: draws places and colours.
+        count: in each frame; their side is `BLOCK_SHARE` of the height.
     """
     spoiled = frames.copy()
     height, width = frames.shape[1:3]

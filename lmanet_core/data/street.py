@@ -17,7 +17,7 @@ from lmanet_core.data.clips import Clip, ClipSource
 from lmanet_core.errors import ConfigError, OutputError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES
-from lmanet_core.street import Degradation, Street, StreetConfig
+from lmanet_core.street import DEGRADATIONS, Degradation, Street, StreetConfig
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -36,8 +36,8 @@ class StreetSource(ClipSource):
         count: number of clips.
         seeds: how many towns.
         first_seed: seed of the first town; the sets of training and validation must not overlap.
-        degradations: one of these for each clip.
-        max_level: of the degradation; its level is drawn from 1 to this.
+        degradations: one of these for each clip: "rain" at a level drawn from 1 to `max_level`, "rain3" at level 3.
+        max_level: of the degradation.
         fps: frames a second.
         cache: folder that keeps rendered frames (H · W · 4 bytes each); None renders them every time.
 
@@ -49,7 +49,7 @@ class StreetSource(ClipSource):
     count: int
     seeds: int = 64
     first_seed: int = 0
-    degradations: Sequence[Degradation] = ("none",)
+    degradations: Sequence[str] = ("none",)
     max_level: int = 3
     fps: float = 10.0
     cache: Path | None = None
@@ -60,8 +60,10 @@ class StreetSource(ClipSource):
             raise ConfigError("a street set has at least 1 clip, 1 seed and 1 degradation")
         if self.max_level < 1:
             raise ConfigError(f"street level must be 1 or more, got {self.max_level}")
-        for degradation in self.degradations:
-            StreetConfig(*self.size[::-1], fps=self.fps, degradation=degradation, level=self.max_level)  # refuses what is wrong
+        for text in self.degradations:
+            kind, level = parse_degradation(text)
+            given = self.max_level if level is None else level
+            StreetConfig(*self.size[::-1], fps=self.fps, degradation=kind, level=given)  # refuses what is wrong
 
     def __len__(self) -> int:
         return self.count
@@ -89,8 +91,8 @@ class StreetSource(ClipSource):
 
     def _place(self, index: int) -> tuple[StreetConfig, int]:
         rng = np.random.default_rng((self.first_seed, index))
-        degradation = self.degradations[int(rng.integers(len(self.degradations)))]
-        level = int(rng.integers(1, self.max_level + 1))
+        degradation, fixed = parse_degradation(self.degradations[int(rng.integers(len(self.degradations)))])
+        drawn = int(rng.integers(1, self.max_level + 1))
         town, passed = divmod(index * self.seeds, self.count)
         within = (passed + self.seeds * float(rng.random())) / self.count  # of the drive; each clip has a stretch of its own
         last = int(min(within, 1.0) * (_DRIVE_FRAMES - 1))
@@ -99,7 +101,7 @@ class StreetSource(ClipSource):
             fps=self.fps,
             seed=self.first_seed + town,
             degradation=degradation,
-            level=0 if degradation == "none" else level,
+            level=0 if degradation == "none" else drawn if fixed is None else fixed,
         )
         return config, last
 
@@ -121,6 +123,19 @@ class StreetSource(ClipSource):
         except OSError as error:
             raise OutputError(f"cannot keep rendered frames in {folder}: {error}") from error
         return frame
+
+
+def parse_degradation(text: str) -> tuple[Degradation, int | None]:
+    """ "rain3" → ("rain", 3); "rain" → ("rain", None).
+
+    Raises:
+        ConfigError: no degradation of the street.
+    """
+    kind = text.rstrip("0123456789")
+    if kind not in DEGRADATIONS or (kind == "none" and kind != text):
+        known = ", ".join(DEGRADATIONS)
+        raise ConfigError(f"a street degradation is one of {known}, with or without a level behind it (rain3), got {text!r}")
+    return kind, int(text[len(kind) :]) if text != kind else None
 
 
 @lru_cache(maxsize=_OPEN_STREETS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,19 @@ import torch
 
 from lmanet_core.data import ClipSource
 from lmanet_core.data.augment import lose_blocks, to_uint8
+from lmanet_core.data.street import parse_degradation
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import GeometryPlan, Size, fit_network_size, plan_geometry
 from lmanet_core.metrics import ConfusionMatrix, Flicker, FlowMatcher, TemporalConsistency
 from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.runtime import Runtime
-from lmanet_core.street import DEGRADATIONS
 from lmanet_core.training.build import make_sources
 from lmanet_core.training.config import TrainConfig
 
 UInt8Array = npt.NDArray[np.uint8]
 
 NOISE_SIGMA = 25.0  # grey levels
-LOST_BLOCKS = 4  # in each frame
+LOST_BLOCKS = {"blocks": 4, "blocks2": 8, "blocks3": 12}  # in each frame; 6, 12 and 18 % of the picture
 
 
 @dataclass(frozen=True)
@@ -201,10 +202,8 @@ class ClipScorer:
         return np.asarray(labels.to(torch.uint8).cpu().numpy(), np.uint8)
 
     def _to_input(self, image: UInt8Array) -> torch.Tensor:
-        backbone = self.runtime.network.backbone
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
-        pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).float()
-        normalised = (pixels / 255.0 - mean) / std
+        pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)
+        normalised = self.runtime.network.backbone.normalize(pixels)
         return normalised.to(self.runtime.device, self.runtime.input_dtype, memory_format=torch.channels_last)
 
 
@@ -213,17 +212,19 @@ def make_conditions(config: TrainConfig, names: Sequence[str]) -> list[Condition
 
     Args:
         config: which set; that of a training run does.
-        names: "none" (clean) and "blocks" (lost ones) of any set; of the street its degradations, of other sets "noise".
+        names: "none" (clean) and "blocks" (4 lost ones; "blocks2" 8, "blocks3" 12) of any set; of the street its degradations,
+            with or without a level ("rain3", heavy), of other sets "noise".
 
     Raises:
         ConfigError: a condition that this set does not have.
         InputError: nothing to validate on.
     """
     street = config.data == "street"
-    known: tuple[str, ...] = (*DEGRADATIONS, "blocks") if street else ("none", *_SPOILERS)
     for name in names:
-        if name not in known:
-            raise ConfigError(f"a condition of this set is one of {', '.join(known)}; got {name!r}")
+        if street and name not in _BLOCKS:
+            parse_degradation(name)
+        elif not street and name not in ("none", *_SPOILERS):
+            raise ConfigError(f"a condition of this set is one of none, {', '.join(_SPOILERS)}; got {name!r}")
 
     def source(degradation: str) -> ClipSource:
         validation = make_sources(replace(config, val_degradations=degradation) if street else config)[1]
@@ -236,7 +237,7 @@ def make_conditions(config: TrainConfig, names: Sequence[str]) -> list[Condition
     def condition(name: str) -> Condition:
         if name == "none":
             return Condition(name, clean)
-        if street and name in DEGRADATIONS:
+        if street and name not in _BLOCKS:
             return Condition(name, source(name), clean)
         return Condition(name, clean, clean, _SPOILERS[name])
 
@@ -247,11 +248,10 @@ def _add_noise(frames: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     return to_uint8(frames + rng.standard_normal(frames.shape, np.float32) * np.float32(NOISE_SIGMA))
 
 
-def _lose_blocks(frames: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    return lose_blocks(frames, LOST_BLOCKS, rng)
-
-
-_SPOILERS: dict[str, Callable[[UInt8Array, np.random.Generator], UInt8Array]] = {"noise": _add_noise, "blocks": _lose_blocks}
+_BLOCKS: dict[str, Callable[[UInt8Array, np.random.Generator], UInt8Array]] = {
+    name: partial(lose_blocks, count=count) for name, count in LOST_BLOCKS.items()
+}
+_SPOILERS = {"noise": _add_noise, **_BLOCKS}
 
 
 def _some(names: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.report import (
     COUNTS,
     QUALITY,
+    SHARES,
     SPEED,
     build_summary,
     figure_names,
@@ -246,7 +247,7 @@ def _print_figures(summary: Mapping[str, Any]) -> None:
         if len(variants) > 1:
             cells.append(_cell(figures[f"gain.{figure}"], "+.4f"))
         table.add_row(figure, *cells)
-    for figure in ("streaming_accuracy", "streaming_miou", "reproduced"):
+    for figure in SHARES:
         if figures.get(figure) is not None:
             table.add_row(figure, _cell(figures[figure]))
     for figure in (*COUNTS, *SPEED):

@@ -85,9 +85,9 @@ class ExperimentConfig:
             raise ConfigError(f"an experiment is one of {', '.join(EXPERIMENTS)}; got {self.name!r}")
         if self.train.weights is None:
             raise ConfigError("an experiment starts from trained weights; give --weights, or train the backbone first")
-        wrong = [stage for stage in self.stages if stage not in ("memory", "joint")]
+        wrong = [stage for stage in self.stages if stage not in ("memory", "joint", "all")]
         if wrong or not self.stages:
-            raise ConfigError(f"stages are memory, joint or both, got {', '.join(self.stages) or 'none'}")
+            raise ConfigError(f"stages are memory, joint, all, or several of them, got {', '.join(self.stages) or 'none'}")
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,8 @@ def _train_variant(config: ExperimentConfig, folder: Path, changes: Mapping[str,
     for stage in config.stages:
         out = folder / stage
         settings = replace(config.train, **{**changes, "stage": stage, "weights": weights, "out": str(out)})
+        if stage != config.stages[0]:
+            settings = replace(settings, whiten_keys=False)  # they were trained by now
         finished = out / "finished.json"
         if not _same_run(finished, settings):
             say(f"training stage {stage}")

@@ -25,7 +25,7 @@ def experiment_parser() -> ArgumentParser:
     parser.add_argument("--data", type=str, required=True, help="YAML of a training run: data set and training of the variants")
     parser.add_argument("--out", type=str, required=True, help="folder for tables and trained variants; goes on where it was")
     parser.add_argument("--weights", type=str | None, default=None, help="network to start from; else as in the YAML")
-    parser.add_argument("--stages", type=str, default="memory,joint", help="trained for each variant: memory, joint or both")
+    parser.add_argument("--stages", type=str, default="memory,joint", help="trained for each variant, of memory, joint, all")
     parser.add_argument("--conditions", type=str, default="none", help="evaluated on, such as none,mixed")
     parser.add_argument("--max-clips", type=int | None, default=None, help="evaluate on so many clips")
     parser.add_argument("--max-steps", type=int | None, default=None, help="train each stage for so many steps")
@@ -41,11 +41,12 @@ def experiment_parser() -> ArgumentParser:
 def run_experiment_command(options: Namespace) -> int:
     """Run the experiment and print its table; returns the exit code."""
     overrides = {name: options[name] for name in _OVERRIDES if options[name] is not None}
+    stages = tuple(options.stages.split(","))
     config = ExperimentConfig(
         name=options.name,
-        train=TrainConfig.from_yaml(options.data, stage="backbone", progress=False, **overrides),
+        train=TrainConfig.from_yaml(options.data, stage=stages[0], progress=False, **overrides),
         out=Path(options.out),
-        stages=tuple(options.stages.split(",")),
+        stages=stages,
         conditions=tuple(options.conditions.split(",")),
         max_clips=options.max_clips,
         device=options.device,

@@ -6,7 +6,8 @@ A mapping is a YAML file, or one of those that ship (`list_mappings`):
     colors: [[128, 128, 128], …] # of a list of names; left out: colours are made up
     truth: {0: sky, 7: road}     # id in a label image → class; left out: ids are numbers in `classes`
     ignore: [11]                 # ids that mean void; 255 always does
-    prediction: {terrain: tree}  # class of the weights → class, null: always a miss; same names need no line
+    prediction: {terrain: tree}  # class of the weights → class; same names need no line
+                                 # null: they have no such class, always a miss; void: they count it as void, not judged
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ UInt8Array = npt.NDArray[np.uint8]
 
 _SHIPPED = Path(__file__).parent / "mappings"
 _KNOWN_SETS = {"cityscapes": CITYSCAPES, "camvid11": CAMVID11}
+_VOID = "void"
 _KEYS = ("classes", "colors", "truth", "ignore", "prediction")
 
 
@@ -42,6 +44,7 @@ class LabelMapping:
         truth_table: (256,) uint8, id in a label image → class, 255 void.
         known: (256,) bool, ids that a label image may hold, void ones among them.
         prediction_table: (256,) uint8, id of the weights → class; 255 where there is none, which is a miss.
+        void_predictions: ids of the weights that the classes count as void; where they are predicted, nothing is judged.
         name: for reports.
     """
 
@@ -49,6 +52,7 @@ class LabelMapping:
     truth_table: UInt8Array
     known: npt.NDArray[np.bool_]
     prediction_table: UInt8Array
+    void_predictions: tuple[int, ...] = ()
     name: str = "the weights' own ids"
 
     @classmethod
@@ -66,6 +70,10 @@ class LabelMapping:
     def map_prediction(self, labels: UInt8Array) -> UInt8Array:
         """(H, W) ids of the weights → (H, W) classes, 255 where there is none."""
         return np.asarray(cv2.LUT(labels, self.prediction_table), np.uint8)
+
+    def is_void(self, labels: UInt8Array) -> npt.NDArray[np.bool_]:
+        """(H, W) ids of the weights → (H, W) where the classes count what is predicted as void."""
+        return np.isin(labels, self.void_predictions)
 
 
 def list_mappings() -> tuple[str, ...]:
@@ -121,8 +129,15 @@ def _build(data: Mapping[str, Any], labels: LabelSet, name: str) -> LabelMapping
         raise ConfigError(f"id {both[0]} is a class ({classes.names[truth[both[0]]]}) and void at once")
     known = np.zeros(256, bool)
     known[[*truth, *ignore, UNLABELLED]] = True
-    prediction = _read_prediction(data.get("prediction") or {}, labels, classes, number_of)
-    return LabelMapping(classes, _table(truth), known, _table(prediction), name)
+    targets = data.get("prediction") or {}
+    void = tuple(index for index, name in enumerate(labels.names) if _is_void(targets.get(name), classes))
+    judged = {name: None if _is_void(target, classes) else target for name, target in targets.items()}
+    prediction = _read_prediction(judged, labels, classes, number_of)
+    return LabelMapping(classes, _table(truth), known, _table(prediction), void, name)
+
+
+def _is_void(target: Any, classes: LabelSet) -> bool:
+    return target == _VOID and _VOID not in classes.names
 
 
 def _read_prediction(
@@ -135,7 +150,7 @@ def _read_prediction(
         if name not in targets and name not in classes.names:
             raise ConfigError(
                 f"class {name!r} of the weights leads nowhere: name it under prediction, as one of "
-                f"{', '.join(classes.names)}, or null where it is always a miss"
+                f"{', '.join(classes.names)}, null where it is always a miss, or void where it is not judged"
             )
         number = targets[name] if name in targets else number_of(name)
         if number is not None:

@@ -28,7 +28,7 @@ from lmanet_core.evaluation.mapping import LabelMapping
 from lmanet_core.evaluation.motion import to_grid
 from lmanet_core.frame import FrameResult
 from lmanet_core.geometry import Size
-from lmanet_core.labels import LabelSet
+from lmanet_core.labels import UNLABELLED, LabelSet
 from lmanet_core.metrics import ConfusionMatrix, Flicker, Matches, TemporalConsistency, VideoConsistency
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -71,6 +71,7 @@ class Measures:
         self.frames = 0
         self.labelled = 0
         self.boundary_px = 0
+        self.unjudged = 0
         self.matrix = ConfusionMatrix(classes)
         self.boundary = ConfusionMatrix(classes)
         self.since_reset = [ConfusionMatrix(classes) for _ in SINCE_RESET]
@@ -115,6 +116,7 @@ class Measures:
         return {
             "frames": self.frames,
             "labelled_frames": self.labelled,
+            "unjudged": self._unjudged_share(),
             "accuracy": _number(self.matrix.accuracy()),
             "miou": _number(self.matrix.mean_iou()),
             "classes_present": self.matrix.classes_present(),
@@ -138,10 +140,15 @@ class Measures:
             "confusion": self.matrix.counts.tolist(),
         }
 
+    def _unjudged_share(self) -> float | None:
+        known = self.unjudged + int(self.matrix.counts.sum())
+        return self.unjudged / known if known and self.mapping.void_predictions else None
+
     def absorb(self, other: Measures) -> None:
         """Add the counts of another stream with the same classes; nothing is compared across the two."""
         self.frames += other.frames
         self.labelled += other.labelled
+        self.unjudged += other.unjudged
         self.boundary_px = max(self.boundary_px, other.boundary_px)
         for ours, theirs in zip(self._matrices(), other._matrices(), strict=True):
             ours.counts += theirs.counts
@@ -176,15 +183,19 @@ class Measures:
         if abs(stretch - 1.0) > _ASPECT_TOLERANCE:
             raise InputError(f"label images and label maps must show the same picture, got {size} and {labels_size}")
         self._count_unknown(ids)
-        truth = self.mapping.map_truth(ids)
-        prediction = self.mapping.map_prediction(resize_labels(labels, size))
+        truth, seen = self.mapping.map_truth(ids), resize_labels(labels, size)
+        prediction = self.mapping.map_prediction(seen)
+        self.boundary_px = max(1, round(BOUNDARY_SHARE * math.hypot(*size)))
+        near = near_boundary(truth, self.boundary_px)
+        if self.mapping.void_predictions:
+            unjudged = self.mapping.is_void(seen) & (truth != UNLABELLED)
+            self.unjudged += int(unjudged.sum())
+            truth = np.where(unjudged, np.uint8(UNLABELLED), truth)
         one = ConfusionMatrix(self.matrix.num_classes)
         one.update(prediction, truth)
         self.matrix.counts += one.counts
         group = max(index for index, least in enumerate(SINCE_RESET) if least <= self._since_reset)
         self.since_reset[group].counts += one.counts
-        self.boundary_px = max(1, round(BOUNDARY_SHARE * math.hypot(*size)))
-        near = near_boundary(truth, self.boundary_px)
         self.boundary.update(prediction[near], truth[near])
         self._video.update(prediction, truth)
         self.labelled += 1

@@ -126,6 +126,11 @@ def list_notes(summary: Mapping[str, Any]) -> list[str]:
         )
     elif figures["labelled_frames"] < figures["frames"]:
         notes.append(f"{figures['labelled_frames']} of {figures['frames']} frames have labels.")
+    if figures["unjudged"]:
+        notes.append(
+            f"On {100 * figures['unjudged']:.2f} % of the labelled pixels the prediction is a class that the mapping counts as "
+            "void; they are not judged."
+        )
     if figures["labels_unmatched"]:
         notes.append(f"{figures['labels_unmatched']} labels belong to no frame.")
     if figures["skipped"]:

@@ -28,6 +28,7 @@ from lmanet_core.stream import StreamSummary
 #: What a threshold may be on besides `iou.<class>`, the same of the other variant (`off.miou`), and `gain.<figure>`.
 QUALITY = ("accuracy", "miou", "boundary_miou", f"mvc_{MVC_FRAMES}", "tc", "flicker", "agreement")
 COUNTS = ("frames", "labelled_frames", "dropped", "skipped", "resets", "labels_unmatched")
+SHARES = ("unjudged", "streaming_accuracy", "streaming_miou", "reproduced")  # where there are such
 SPEED = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "frames_per_second", "peak_memory_mb")
 #: Parts of a summary that differ from run to run; the hash leaves them out.
 NOT_REPEATABLE = ("verdict", "speed", "timings_ms", "frame_ms", "machine", "paths", "hash", "pictures", "live_timing")
@@ -38,7 +39,7 @@ def figure_names(classes: Sequence[str], variants: Sequence[str]) -> list[str]:
     own = [*QUALITY, *(f"iou.{name}" for name in classes)]
     others = [f"{variant}.{name}" for variant in variants[1:] for name in own]
     gains = [f"gain.{name}" for name in own] if len(variants) > 1 else []
-    return [*own, *others, *gains, *COUNTS, *SPEED, "streaming_accuracy", "streaming_miou", "reproduced"]
+    return [*own, *others, *gains, *SHARES, *COUNTS, *SPEED]
 
 
 def build_summary(
@@ -147,8 +148,7 @@ def _figures(summaries: Mapping[str, Mapping[str, Any]], variants: Sequence[str]
     for other in others:
         figures |= {f"{other}.{name}": value for name, value in flat[other].items()}
         figures |= {f"gain.{name}": _difference(value, flat[other][name]) for name, value in flat[main].items()}
-    figures["frames"] = summaries[main]["frames"]
-    figures["labelled_frames"] = summaries[main]["labelled_frames"]
+    figures |= {name: summaries[main][name] for name in ("frames", "labelled_frames", "unjudged")}
     return figures
 
 

@@ -76,7 +76,8 @@ def evaluation_config(data: str, **overrides: Any) -> TrainConfig:
     """The set that `--data` names: "street", or the YAML file of a training run, whose validation set it is."""
     if data == "street":
         return TrainConfig(**{**STREET, **overrides})
-    return TrainConfig.from_yaml(data, stage="backbone", **overrides)  # a stage that needs no weights
+    # A stage that needs no weights, and without what only other stages have.
+    return TrainConfig.from_yaml(data, **{"stage": "backbone", "consistency": 0.0, "whiten_keys": False, **overrides})
 
 
 def evaluate_sets(

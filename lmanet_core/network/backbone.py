@@ -45,6 +45,11 @@ class Backbone(nn.Module, ABC):
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     sensitive: tuple[str, ...] = ()
 
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """RGB (…, 3, H, W) of 0–255, uint8 or float → float32 as the weights expect it."""
+        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (self.mean, self.std))
+        return (images.float() / 255.0 - mean) / std
+
     @abstractmethod
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Normalised image (B, 3, H, W) → features (B, feature_channels, h, w)."""

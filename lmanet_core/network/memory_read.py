@@ -5,6 +5,7 @@ It holds weights and nothing else. The frames it remembers belong to whoever cal
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,12 @@ from torch import nn
 from lmanet_core.errors import ConfigError
 from lmanet_core.network.fusion import FUSIONS
 from lmanet_core.ops import Border, SoftmaxScope, local_attention
+
+#: Key channels that hold the place.
+PLACE_CHANNELS = 4
+_MAX_NEARNESS = 100.0
+# Of each channel that whitened keys have beside the place: the read is then nearest to the truth on streets with lost blocks.
+_VARIANCE_WITH_NEARNESS = 0.25
 
 
 class KeyValue(NamedTuple):
@@ -35,13 +42,16 @@ class MemoryConfig:
     """How a network remembers and reads. Defaults are those of the published ERFNet weights.
 
     Attributes:
-        key_channels: Dk.
+        key_channels: Dk, those that hold the place (`nearness`) among them.
         value_channels: Dv; 0 means that the encoder's features are the value, with no convolution of their own (PSPNet).
         fusion: a name of `FUSIONS`.
         window: side R of the window in feature positions, odd; None reads everywhere.
         memory_frames: S, past frames kept; may differ between training and use.
         softmax: "joint" over all frames or "per_frame".
         border: "zero" or "masked" (see `local_attention`).
+        nearness: 0 as published, where a position reads what looks like it, be it far or near in its window. Above 0 this much
+            times cos Δx + cos Δy joins the logit, Δ the way to the other position, half a turn just outside the window: what
+            cannot be recognised (lost, occluded) then reads what was there before. Takes 4 key channels. Not in the paper.
 
     Raises:
         ConfigError: a value outside its range.
@@ -54,10 +64,15 @@ class MemoryConfig:
     memory_frames: int = 4
     softmax: SoftmaxScope = "joint"
     border: Border = "zero"
+    nearness: float = 0.0
 
     def __post_init__(self) -> None:
         if self.key_channels < 1 or self.value_channels < 0:
             raise ConfigError(f"wanted key channels ≥ 1 and value channels ≥ 0, got {self.key_channels}, {self.value_channels}")
+        if not 0.0 <= self.nearness <= _MAX_NEARNESS:
+            raise ConfigError(f"nearness must be 0 to {_MAX_NEARNESS:g}, got {self.nearness}")
+        if self.nearness and self.key_channels <= PLACE_CHANNELS:
+            raise ConfigError(f"nearness takes {PLACE_CHANNELS} key channels; wanted more in all, got {self.key_channels}")
         if self.fusion not in FUSIONS:
             raise ConfigError(f"fusion must be one of {', '.join(FUSIONS)}; got {self.fusion!r}")
         if self.window is not None and (self.window < 1 or self.window % 2 == 0):
@@ -68,6 +83,11 @@ class MemoryConfig:
             raise ConfigError(f"softmax must be joint or per_frame, got {self.softmax!r}")
         if self.border not in ("zero", "masked"):
             raise ConfigError(f"border must be zero or masked, got {self.border!r}")
+
+    @property
+    def content_channels(self) -> int:
+        """Key channels that are computed from the features."""
+        return self.key_channels - (PLACE_CHANNELS if self.nearness else 0)
 
 
 class MemoryModule(nn.Module):
@@ -92,12 +112,33 @@ class MemoryModule(nn.Module):
 
     def remember(self, features: torch.Tensor) -> KeyValue:
         """What to keep of a frame with these features (B, C, h, w), not fused with anything."""
-        kept: KeyValue = self.memory_head(features)
-        return kept
+        return self._place(self.memory_head(features))
+
+    def ask(self, features: torch.Tensor) -> KeyValue:
+        """What a frame with these features (B, C, h, w) asks the memory with: its key, and its own value."""
+        return self._place(self.query_head(features))
+
+    def _place(self, head: KeyValue) -> KeyValue:
+        """Add to keys where they are, so that the product of two says how near each other they are, too.
+
+        The place is two points on circles: cos a·cos b + sin a·sin b = cos(a − b), largest at the same position and least at
+        the edge of the window, in numbers between −1 and 1, which half precision holds.
+        """
+        config = self.config
+        if not config.nearness:
+            return head
+        batch, _, height, width = head.key.shape
+        window = 2 * max(height, width) - 1 if config.window is None else config.window
+        turn = 2.0 * math.pi / (window + 1)
+        y, x = (torch.arange(side, device=head.key.device, dtype=torch.float32) * turn for side in (height, width))
+        rows, columns = (torch.stack((angles.cos(), angles.sin())) for angles in (y, x))
+        both = (rows[:, :, None].expand(-1, -1, width), columns[:, None, :].expand(-1, height, -1))
+        place = (math.sqrt(config.nearness) * torch.cat(both)).to(head.key.dtype)
+        return KeyValue(torch.cat((head.key, place.expand(batch, -1, -1, -1)), 1), head.value)
 
     @torch.no_grad()
     def whiten_keys(self, features: torch.Tensor) -> None:
-        """Let keys be the features' principal components, each of variance 1, for training to start from.
+        """Let keys be the features' principal components, each of the same variance, for training to start from.
 
         A position then reads what looks like it from the first step on; with random keys it reads the window's average, which
         is worth nothing, and much training goes by until that changes.
@@ -108,13 +149,15 @@ class MemoryModule(nn.Module):
         Raises:
             ValueError: fewer feature channels than key channels.
         """
-        channels, kept = features.shape[1], self.config.key_channels
+        channels, kept = features.shape[1], self.config.content_channels
         if channels < kept:
             raise ValueError(f"{channels} feature channels cannot give {kept} uncorrelated key channels")
         samples = features.double().movedim(1, -1).reshape(-1, channels)
         mean = samples.mean(0)
         variances, axes = torch.linalg.eigh((samples - mean).T @ (samples - mean) / len(samples))
         strongest = axes[:, -kept:] / variances[-kept:].clamp(min=1e-6 * float(variances[-1])).sqrt()  # (C, Dk)
+        if self.config.nearness:
+            strongest *= math.sqrt(_VARIANCE_WITH_NEARNESS)
         for head in (self.memory_head, self.query_head):
             head.key.weight.zero_()
             head.key.weight[:, :, 1, 1] = strongest.T
@@ -122,7 +165,7 @@ class MemoryModule(nn.Module):
 
     def read(self, features: torch.Tensor, memory: MemoryFrames, impl: str = "auto") -> torch.Tensor:
         """Features (B, C, h, w) joined with what the memory holds for them → (B, C, h, w) for the decoder."""
-        query: KeyValue = self.query_head(features)
+        query = self.ask(features)
         config = self.config
         read = local_attention(
             query.key, memory.keys, memory.values, config.window, softmax=config.softmax, border=config.border, impl=impl
@@ -134,7 +177,7 @@ class MemoryModule(nn.Module):
 class _KeyValueHead(nn.Module):
     def __init__(self, feature_channels: int, config: MemoryConfig) -> None:
         super().__init__()
-        self.key = nn.Conv2d(feature_channels, config.key_channels, 3, padding=1)
+        self.key = nn.Conv2d(feature_channels, config.content_channels, 3, padding=1)
         self.value: nn.Module = nn.Identity()
         if config.value_channels:
             self.value = nn.Conv2d(feature_channels, config.value_channels, 3, padding=1)

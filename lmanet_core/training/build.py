@@ -15,6 +15,7 @@ from lmanet_core.checkpoint import Model, ModelConfig, build_network, load_model
 from lmanet_core.data import CityscapesSource, ClipSource, StillsSource, StreetSource
 from lmanet_core.data.motion import MotionConfig
 from lmanet_core.errors import ConfigError, InputError, WeightsError
+from lmanet_core.evaluation.mapping import load_mapping
 from lmanet_core.geometry import Size, fit_network_size, parse_size
 from lmanet_core.labels import CITYSCAPES, LabelSet
 from lmanet_core.network import Backbone, LMANet
@@ -66,7 +67,7 @@ def _streets(config: TrainConfig, size: Size) -> tuple[ClipSource, ClipSource]:
     def source(count: int, seeds: int, first: int, degradations: str) -> StreetSource:
         kinds = tuple(kind.strip() for kind in degradations.split(","))
         cache = None if config.cache is None else Path(config.cache)
-        return StreetSource(size, count, seeds, first, kinds, cache=cache)  # type: ignore[arg-type]  # it checks the names
+        return StreetSource(size, count, seeds, first, kinds, cache=cache)
 
     return (
         source(config.clips, config.seeds, 0, config.degradations),
@@ -116,10 +117,11 @@ def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelCo
     model = None if config.weights is None else load_model(config.weights)
     architecture = config.architecture if model is None else model.config.architecture
     same_classes = model is not None and model.config.labels.names == labels.names
-    if model is not None and not same_classes and not config.reset_classifier:
+    origin = None if model is None else _origin_of_classes(config, model, labels)
+    if model is not None and not same_classes and not config.reset_classifier and origin is None:
         raise WeightsError(
             f"{config.weights} has {_classes(model.config.labels)}, the data {_classes(labels)}; "
-            "reset_classifier: true starts the last layer anew and keeps the rest"
+            "reset_classifier: true starts the last layer anew and keeps the rest, class_mapping says what leads to what"
         )
     trained = None if model is None else model.config.memory
     if trained is not None and config.whiten_keys:
@@ -141,7 +143,9 @@ def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelCo
     if config.dropout is not None:
         _limit_dropout(network, config.dropout)
     if model is not None:
-        _take_weights(network, model, built, keep_classifier=not config.reset_classifier)
+        _take_weights(network, model, built, keep_classifier=not config.reset_classifier and origin is None)
+        if origin is not None:
+            _map_classifier(network, model, built, origin)
     return network, built
 
 
@@ -149,14 +153,13 @@ def whiten_keys(network: LMANet, source: ClipSource, config: TrainConfig) -> Non
     """Start the keys of a new memory from the features of some training frames, see `MemoryModule.whiten_keys`."""
     assert network.memory is not None
     rng = np.random.default_rng((config.seed, 3))
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (network.backbone.mean, network.backbone.std))
     features = []
     network.eval()
     with torch.no_grad():
         for index in np.sort(rng.permutation(len(source))[:_WHITENED]):
             frame = source.clip(int(index), 1, 1, rng).frames[-1]
             pixels = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1))).unsqueeze(0)
-            features.append(network.encode((pixels.float() / 255.0 - mean) / std))
+            features.append(network.encode(network.backbone.normalize(pixels)))
     network.memory.whiten_keys(torch.cat(features))
 
 
@@ -166,7 +169,7 @@ def frozen_modules(network: LMANet, config: TrainConfig) -> list[nn.Module]:
     Raises:
         ConfigError: a backbone of somebody else that does not say what its encoder is.
     """
-    if config.stage == "backbone":
+    if config.stage in ("backbone", "all"):
         return []
     if config.stage == "memory":
         return [network.backbone]
@@ -210,11 +213,37 @@ def _take_weights(network: LMANet, model: Model, built: ModelConfig, keep_classi
     network.load_state_dict(state, strict=False)
 
 
-def _classifier_keys(built: ModelConfig) -> set[str]:
-    """Tensors whose shape depends on the number of classes."""
+def _classifier_keys(built: ModelConfig) -> dict[str, int]:
+    """Tensors whose shape depends on the number of classes, and the dimension that does."""
     with torch.device("meta"):
         one, other = (build_network(replace(built, num_classes=built.num_classes + more)).state_dict() for more in (0, 1))
-    return {key for key, tensor in one.items() if tensor.shape != other[key].shape}
+    differing = {key: np.flatnonzero(np.not_equal(tensor.shape, other[key].shape)) for key, tensor in one.items()}
+    return {key: int(dimensions[0]) for key, dimensions in differing.items() if len(dimensions)}
+
+
+def _origin_of_classes(config: TrainConfig, model: Model, labels: LabelSet) -> list[list[int]] | None:
+    """For each class of the data the ids of the weights that lead to it; None without a mapping."""
+    if config.class_mapping is None:
+        return None
+    if config.reset_classifier:
+        raise ConfigError("reset_classifier starts the last layer anew, class_mapping from the weights; leave one of them out")
+    mapping = load_mapping(config.class_mapping, model.config.labels)
+    if mapping.classes.names != labels.names:
+        raise ConfigError(
+            f"class_mapping must lead to the classes of the data, {_classes(labels)}; {mapping.name} leads to "
+            f"{_classes(mapping.classes)}"
+        )
+    return [np.flatnonzero(mapping.prediction_table == number).tolist() for number in range(len(labels.names))]
+
+
+def _map_classifier(network: LMANet, model: Model, built: ModelConfig, origin: list[list[int]]) -> None:
+    """A class starts as the mean of those that lead to it, and anew where there is none."""
+    known, state = model.network.state_dict(), network.state_dict()
+    for key, dimension in _classifier_keys(built).items():
+        for number, ids in enumerate(origin):
+            if ids:
+                row = known[key].index_select(dimension, torch.tensor(ids)).mean(dimension)
+                state[key].select(dimension, number).copy_(row)
 
 
 def _origin(config: TrainConfig, model: Model | None) -> dict[str, str]:

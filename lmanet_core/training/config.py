@@ -37,12 +37,15 @@ class TrainConfig:
     """
 
     out: str = _option("", "folder of the run: weights, resume file, logs", may_change=True)
-    stage: Literal["backbone", "memory", "joint"] = _option(
-        "memory", "backbone: single frames; memory: encoder and decoder frozen; joint: encoder frozen"
+    stage: Literal["backbone", "memory", "joint", "all"] = _option(
+        "memory", "backbone: single frames; memory: encoder and decoder frozen; joint: encoder frozen; all: nothing frozen"
     )
     weights: str | None = _option(None, "start from these (ours or published); null: from nothing")
     architecture: str = _option("erfnet", "backbone, where no weights say which")
     reset_classifier: bool = _option(False, "start the last layer anew: other classes than the weights have")
+    class_mapping: str | None = _option(
+        None, "start the classes of the last layer as those of the weights that lead to them: a mapping, as of lmanet evaluate"
+    )
     # data
     data: Literal["cityscapes", "stills", "street"] = _option("stills", "kind of data set")
     root: str | None = _option(None, "folder of the data set")
@@ -57,7 +60,7 @@ class TrainConfig:
     val_seeds: int = _option(8, "street: other towns to validate on")
     clips: int = _option(2000, "street: clips to train on")
     val_clips: int = _option(64, "street: clips to validate on")
-    degradations: str = _option("none", "street: what images suffer, comma-separated, one drawn for each clip")
+    degradations: str = _option("none", "street: what images suffer, such as none,rain,fog3 (level 3); one drawn for each clip")
     val_degradations: str = _option("none", "street: the same for validation")
     cache: str | None = _option(None, "street: keep rendered frames in this folder", may_change=True)
     size: str = _option("1024x512", "WxH that frames and label maps are brought to")
@@ -78,6 +81,7 @@ class TrainConfig:
     memory_frames: int | None = _option(None, "S; null: as the weights or the paper")
     window: int | Literal["global"] | None = _option(None, "R; null: as the weights or the paper")
     fusion: str | None = _option(None, "gated, reduced-gated, concat, residual; null: as the weights or the paper")
+    nearness: float | None = _option(None, "how much more a position reads what was near it; null: as the weights or 0")
     key_channels: int | None = _option(None, "Dk; null: as the weights or the paper")
     value_channels: int | None = _option(None, "Dv, 0 for the features themselves; null: as the weights or the paper")
     whiten_keys: bool = _option(False, "start with keys that are the features' principal components")
@@ -145,9 +149,9 @@ class TrainConfig:
         if self.data != "street" and self.root is None:
             raise ConfigError(f"data: {self.data} needs root, the folder of the set")
         if self.consistency and self.stage == "backbone":
-            raise ConfigError("consistency needs clips: stage memory or joint, not backbone")
+            raise ConfigError("consistency needs clips: stage memory, joint or all, not backbone")
         if self.whiten_keys and self.stage == "backbone":
-            raise ConfigError("whiten_keys is for keys: stage memory or joint, not backbone")
+            raise ConfigError("whiten_keys is for keys: stage memory, joint or all, not backbone")
         if self.unlabelled and self.teacher is None:
             raise ConfigError("unlabelled frames need a teacher: give its weights")
         if self.stage != "backbone" and self.weights is None:
@@ -189,8 +193,9 @@ class TrainConfig:
             memory_frames=default.memory_frames if self.memory_frames is None else self.memory_frames,
             softmax=default.softmax,
             border=default.border,
+            nearness=default.nearness if self.nearness is None else self.nearness,
         )
-        for name in ("fusion", "key_channels", "value_channels"):
+        for name in ("fusion", "key_channels", "value_channels", "nearness"):
             if trained is not None and getattr(config, name) != getattr(trained, name):
                 raise ConfigError(f"{name} is {getattr(trained, name)} in the weights and cannot be {getattr(config, name)}")
         return config

@@ -64,8 +64,6 @@ class TrainingModule(L.LightningModule):
     """
 
     class_weights: torch.Tensor
-    mean: torch.Tensor
-    std: torch.Tensor
     counts: torch.Tensor  # (classes, classes + 1) of the validation that is going on
 
     def __init__(
@@ -91,9 +89,7 @@ class TrainingModule(L.LightningModule):
         self._plateau_state: dict[str, Any] | None = None
         self._batch: ClipItem | None = None
         classes = len(class_weights)
-        mean, std = (torch.tensor(values).view(1, 1, 3, 1, 1) for values in (network.backbone.mean, network.backbone.std))
-        for name, tensor in (("class_weights", class_weights), ("mean", mean), ("std", std)):
-            self.register_buffer(name, tensor, persistent=False)
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.register_buffer("counts", torch.zeros(classes, classes + 1, dtype=torch.int64), persistent=False)
         for module in frozen:
             module.requires_grad_(False)
@@ -119,12 +115,13 @@ class TrainingModule(L.LightningModule):
             with_before: needs memory_frames of 1 or more.
         """
         used = clip[:, clip.shape[1] - 1 - memory_frames :]
-        pixels = ((used.float() / 255.0 - self.mean) / self.std).to(_autocast_dtype(used.device.type))
-        batch, frames = pixels.shape[:2]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.stage == "backbone"):
-            features = self.network.encode(pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        features = features.to(pixels.dtype)  # one dtype for keys and values, whatever autocast made of the last layer
-        features = features.unflatten(0, (batch, frames))
+        pixels = self.network.backbone.normalize(used).to(_autocast_dtype(used.device.type))
+        batch = len(pixels)
+        if self.config.stage == "all" and memory_frames:
+            # Past frames are taken as the encoder makes them: gradients through them would take several times as long.
+            features = torch.cat((self._encode(pixels[:, :-1], False), self._encode(pixels[:, -1:], True)), 1)
+        else:
+            features = self._encode(pixels, self.config.stage in ("backbone", "all"))
         if memory_frames == 0:
             return [self.network.decode(features[:, -1])]
         kept = self.network.remember(features[:, :-1].flatten(0, 1))
@@ -135,6 +132,13 @@ class TrainingModule(L.LightningModule):
                 older = MemoryFrames(*(maps[:, :-1] for maps in memory)) if memory_frames > 1 else None
                 logits.append(self.network.decode(features[:, -2], older))
         return logits
+
+    def _encode(self, pixels: torch.Tensor, trained: bool) -> torch.Tensor:
+        """(B, T, 3, H, W) → features (B, T, C, h, w)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+            features: torch.Tensor = self.network.encode(pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        features = features.to(pixels.dtype)  # one dtype for keys and values, whatever autocast made of the last layer
+        return features.reshape(*pixels.shape[:2], *features.shape[1:])
 
     def loss(self, batch: ClipItem) -> torch.Tensor:
         """The loss of this process's share of a batch; its mean over processes is the loss of the whole batch."""
@@ -160,16 +164,13 @@ class TrainingModule(L.LightningModule):
         rng = np.random.default_rng((config.seed, self.progress.batches, 1))
         if full == 0 or rng.random() >= config.cold_start:
             return full
-        least = 0 if config.stage == "joint" else 1  # with an empty memory, nothing of the memory could learn
+        least = 0 if config.stage != "memory" else 1  # with an empty memory, nothing of the memory could learn
         return int(rng.integers(least, max(full, least + 1)))
 
     @torch.no_grad()
     def _teach(self, frame: torch.Tensor) -> torch.Tensor:
         teacher = self._teacher[0].to(self.device)
-        mean, std = (
-            frame.new_tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (teacher.backbone.mean, teacher.backbone.std)
-        )
-        return teacher.decode(teacher.encode((frame.float() / 255.0 - mean) / std))[:, : len(self.class_weights)]
+        return teacher.decode(teacher.encode(teacher.backbone.normalize(frame)))[:, : len(self.class_weights)]
 
     def _mean(self, total: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """total / weight, both over all processes; 0 where nothing counts."""

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from lmanet_core import baselines, benchmark
-from lmanet_core.benchmark import NOT_MEASURED, OperatorSize
+from lmanet_core.benchmark import NOT_MEASURED, FrameCase, OperatorSize
 from lmanet_core.cli import main
 from lmanet_core.errors import OutputError
 from lmanet_core.geometry import Size
+from lmanet_core.network import MemoryConfig, MemoryFrames, MemoryModule
 from lmanet_core.ops import local_attention
 
 TINY = OperatorSize("tiny", 2, 8, 16, 5, 9)
@@ -20,7 +21,9 @@ TINY = OperatorSize("tiny", 2, 8, 16, 5, 9)
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(benchmark, "SIZES", (TINY,))
-    monkeypatch.setattr(benchmark, "FRAME_SIZES", (Size(32, 64),))
+    case = FrameCase("tiny", "erfnet", MemoryConfig(), Size(32, 64))
+    monkeypatch.setattr(benchmark, "FRAMES", (case,))
+    monkeypatch.setattr(benchmark, "CPU_FRAMES", (case,))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
@@ -85,3 +88,13 @@ def test_comparison_that_fails_says_why_in_its_cell():
 
     assert benchmark._or_words(fail) == "ValueError: no windows of this size"
     assert benchmark._or_words(lambda: __import__("no_such_module")) == "not installed: no_such_module"
+
+
+def test_the_published_scheme_in_a_frame_joins_what_it_read_as_the_network_does(monkeypatch):
+    monkeypatch.setitem(baselines.BASELINES, "published scheme", baselines.shift_and_multiply)  # the kernels need a GPU
+    module = MemoryModule(16, MemoryConfig(key_channels=8, value_channels=16, window=5)).eval()
+    features, past = torch.randn(1, 16, 6, 9), torch.randn(3, 16, 6, 9)
+    kept = module.remember(past)
+    memory = MemoryFrames(kept.key[None], kept.value[None])
+    with torch.inference_mode():
+        torch.testing.assert_close(benchmark._PublishedRead(module)(features, memory), module.read(features, memory))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -185,10 +187,28 @@ def test_cached_street_frames_are_rendered_once(tmp_path, monkeypatch):
     assert np.array_equal(rendered.frames, again.frames) and np.array_equal(rendered.labels, again.labels)
 
 
-@pytest.mark.parametrize("wrong", [{"count": 0}, {"degradations": ("snow",)}, {"max_level": 9}, {"max_level": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"count": 0},
+        {"degradations": ("snow",)},
+        {"degradations": ("fog", "rain9")},
+        {"degradations": ("none1",)},
+        {"max_level": 9},
+        {"max_level": 0},
+    ],
+)
 def test_wrong_street_set_is_refused(wrong):
     with pytest.raises(ConfigError):
         StreetSource(Size(32, 64), **{"count": 1, **wrong})
+
+
+def test_a_street_degradation_may_name_its_level():
+    fixed, drawn = (StreetSource(Size(32, 64), 12, 2, degradations=(kind,)) for kind in ("fog3", "fog"))
+    for index in range(12):
+        assert fixed._place(index)[0] == replace(drawn._place(index)[0], level=3)
+        assert fixed._place(index)[1] == drawn._place(index)[1]
+    assert {drawn._place(index)[0].level for index in range(12)} == {1, 2, 3}
 
 
 def test_street_clips_are_in_the_order_of_the_drives():

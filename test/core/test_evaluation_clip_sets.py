@@ -121,10 +121,12 @@ def test_weights_of_other_classes_are_refused(source, runtime):
 
 
 def test_street_conditions_show_the_same_places():
-    conditions = make_conditions(evaluation_config("street", **STREET), ["none", "mixed", "noise"])
+    conditions = make_conditions(evaluation_config("street", **STREET), ["none", "mixed", "noise", "noise3", "blocks2"])
     places = [[c.source.name(index).rsplit(" (", 1)[0] for index in range(4)] for c in conditions]
-    assert places[0] == places[1] == places[2] and len(set(places[0])) == 4
-    clean, mixed, _ = conditions
+    assert all(place == places[0] for place in places) and len(set(places[0])) == 4
+    clean, mixed, *_ = conditions
+    with pytest.raises(ConfigError, match=r"with or without a level behind it \(rain3\), got 'none2'"):
+        make_conditions(evaluation_config("street", **STREET), ["none2"])
     assert clean.clean is None and mixed.clean.name(0) == clean.source.name(0) != mixed.source.name(0)
 
 
@@ -139,13 +141,15 @@ def test_stills_get_noise_and_lost_blocks(tmp_path, make_scene):
     (tmp_path / "run.yaml").write_text(f"data: stills\nroot: {tmp_path}\nval_root: {tmp_path}\nsize: 96x48\n")
     config = evaluation_config(str(tmp_path / "run.yaml"))
     clean, noise, boxes = make_conditions(config, ["none", "noise", "blocks"])
+    more = make_conditions(config, ["blocks3"])[0]
     frames = clean.source.clip(0, 2, 1, np.random.default_rng(0)).frames
     noisy = noise.spoil(frames, np.random.default_rng(0)).astype(int) - frames
     inner = noisy[(frames > 100) & (frames < 150)]
     assert clean.spoil is None and abs(inner.std() - 25) < 2 and abs(inner.mean()) < 2
     covered = boxes.spoil(frames, np.random.default_rng(0)) != frames
     assert 0.02 < covered.any(-1).mean() < 4 * (9 / 48) ** 2 * 0.5 + 0.02 and (covered[0] != covered[1]).any()
-    with pytest.raises(ConfigError, match="one of none, noise, blocks; got 'fog'"):
+    assert (more.spoil(frames, np.random.default_rng(0)) != frames).any(-1).sum() > 1.5 * covered.any(-1).sum()
+    with pytest.raises(ConfigError, match="one of none, noise, blocks, blocks2, blocks3; got 'fog'"):
         make_conditions(config, ["fog"])
     with pytest.raises(InputError, match="nothing to evaluate on; give val_root"):
         make_conditions(replace(config, val_root=None), ["none"])

@@ -207,6 +207,39 @@ def test_truth_and_prediction_meet_in_the_classes_of_the_mapping():
     assert not measures.unknown_values
 
 
+def test_what_is_predicted_as_void_is_not_judged_and_its_share_is_told():
+    own = LabelSet(("grass", "street", "train"), ((1, 0, 0), (2, 0, 0), (3, 0, 0)))
+    mapping = mapping_of("classes: [road, green]\nignore: [5]\nprediction: {grass: green, street: road, train: void}", own)
+    measures, judged = Measures(own, mapping), Measures(own, mapping)
+    truth = np.zeros((8, 8), np.uint8)
+    truth[:, 4:], truth[7] = 1, 5
+    labels = np.where(truth == 0, 1, 0)
+    labels[0, :4], labels[3, 5] = 0, 1  # four misses in the first row and one beside them
+    expected = result(labels)
+    measures.add(expected, truth)
+    assert measures.summary()["unjudged"] == 0.0
+    spoiled = labels.copy()
+    spoiled[5, 2:6] = spoiled[7] = 2  # across the border; the last row is void anyway
+    judged.add(result(spoiled), truth)
+    summary = judged.summary()
+    assert summary["unjudged"] == pytest.approx(4 / 56)
+    assert summary["accuracy"] == pytest.approx(1 - 5 / 52)
+    assert summary["confusion"] == [[22, 4, 0], [1, 25, 0]]
+    # Predictions move no border of the truth: all that is missing are the pixels left out.
+    assert measures.boundary.counts.sum() - judged.boundary.counts.sum() == 2
+    total = Measures(own, mapping)
+    total.absorb(judged)
+    total.absorb(measures)
+    assert total.summary()["unjudged"] == pytest.approx(4 / 112)
+    assert Measures(own).summary()["unjudged"] is None  # nothing leads to void
+
+
+def test_a_class_may_be_named_void():
+    own = LabelSet(("a", "b"), ((1, 0, 0), (2, 0, 0)))
+    mapping = mapping_of("classes: [a, void]\nprediction: {b: void}", own)
+    assert mapping.prediction_table[:2].tolist() == [0, 1] and mapping.void_predictions == ()
+
+
 def mapping_of(text, labels):
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(text)
@@ -232,7 +265,7 @@ def test_shipped_camvid_mapping_leads_from_cityscapes_to_camvid():
     lead = {name: int(mapping.prediction_table[index]) for index, name in enumerate(CITYSCAPES.names)}
     assert lead["sidewalk"] == CAMVID11.names.index("pavement")
     assert lead["road"] == CAMVID11.names.index("road")
-    assert lead["train"] == 255
+    assert lead["train"] == 255 and mapping.void_predictions == (CITYSCAPES.names.index("train"),)
     assert mapping.map_truth(np.array([[3, 11, 255]], np.uint8)).tolist() == [[3, 255, 255]]
     assert mapping.known[11] and not mapping.known[12]
 

@@ -486,3 +486,69 @@ def test_whitened_keys_are_uncorrelated_and_read_what_looks_alike():
         assert error() < 0.1 < at_random
     with pytest.raises(ValueError, match="24 feature channels cannot give 32"):
         MemoryModule(24, MemoryConfig(32, 0, "residual")).whiten_keys(features)
+
+
+def test_a_backbone_normalises_images_as_its_weights_expect():
+    backbone = ERFNet(5)
+    backbone.mean, backbone.std = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(1, 2, 1, 1, 1).expand(1, 2, 3, 4, 4)
+    normal = backbone.normalize(images)
+    assert normal.dtype == torch.float32
+    assert normal[0, :, :, 0, 0].tolist() == [[-1.0, -1.0, 0.0], [1.0, 3.0, 1.0]]
+    assert torch.equal(backbone.normalize(images.float()), normal)
+
+
+# ---- nearness
+
+
+def test_with_nearness_logits_gain_the_cosines_of_the_way():
+    torch.manual_seed(0)
+    config = MemoryConfig(key_channels=12, value_channels=16, window=5, nearness=3.0)
+    module = MemoryModule(16, config).eval()
+    assert module.memory_head.key.out_channels == config.content_channels == 8
+    features = torch.randn(2, 16, 6, 9)
+    with torch.inference_mode():
+        asked, kept = module.ask(features), module.remember(features)
+        plain = module.query_head(features).key, module.memory_head(features).key
+    assert asked.key.shape == kept.key.shape == (2, 12, 6, 9)
+    logits = torch.einsum("bcyx,bcvu->byxvu", asked.key, kept.key) - torch.einsum("bcyx,bcvu->byxvu", *plain)
+    y, x = torch.arange(6.0), torch.arange(9.0)
+    turn = 2 * math.pi / 6  # half a turn at 3, the first position outside
+    rows, columns = ((at[:, None] - at[None]).mul(turn).cos() for at in (y, x))
+    expected = 3.0 * (rows[:, None, :, None] + columns[None, :, None, :])
+    torch.testing.assert_close(logits, expected.expand_as(logits), rtol=0, atol=1e-5)
+
+
+def test_what_cannot_be_recognised_reads_what_was_in_its_place():
+    def read_in_a_corner(nearness):
+        config = MemoryConfig(key_channels=8, value_channels=0, fusion="residual", window=5, nearness=nearness)
+        module = MemoryModule(4, config)
+        for head in (module.query_head, module.memory_head):
+            torch.nn.init.zeros_(head.key.weight)  # nothing looks like anything
+            torch.nn.init.zeros_(head.key.bias)
+        past = torch.arange(4 * 9 * 9.0).view(1, 4, 9, 9)
+        kept = module.remember(past)
+        read = local_attention(module.ask(past).key, kept.key[:, None], kept.value[:, None], config.window)
+        return read[0, :, 0, 0] - past[0, :, 0, 0]  # in a corner, whose window's mean lies elsewhere
+
+    far, near = (read_in_a_corner(nearness).abs().max() for nearness in (0.0, 20.0))
+    assert near < 1.0 < far
+
+
+def test_whitened_keys_leave_room_for_the_place():
+    torch.manual_seed(0)
+    module = MemoryModule(16, MemoryConfig(key_channels=12, value_channels=16, window=5, nearness=3.0))
+    features = torch.randn(4, 16, 8, 8) * torch.linspace(1, 4, 16).view(1, 16, 1, 1)
+    module.whiten_keys(features)
+    content = module.remember(features).key[:, :8].movedim(1, -1).reshape(-1, 8)
+    torch.testing.assert_close(content.T.cov(correction=0), 0.25 * torch.eye(8), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"nearness": -1.0}, "nearness must be 0 to 100, got -1"),
+    ({"nearness": float("nan")}, "nearness must be 0 to 100, got nan"),
+    ({"nearness": 1.0, "key_channels": 4}, "nearness takes 4 key channels; wanted more in all, got 4"),
+])  # fmt: skip
+def test_nearness_out_of_range_is_refused(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        MemoryConfig(**wrong)

@@ -22,6 +22,7 @@ from torch import nn
 from lmanet_core.checkpoint import ModelConfig, build_network, load_model, save_model
 from lmanet_core.cli import main
 from lmanet_core.errors import ConfigError, InputError, OutputError, WeightsError
+from lmanet_core.evaluation.sets_command import evaluation_config
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES, LabelSet
 from lmanet_core.network import MemoryConfig, MemoryFrames
@@ -153,6 +154,21 @@ def test_joint_stage_has_only_the_encoder_in_eval_mode(settings):
     backbone = module.network.backbone
     assert not any(m.training for m in backbone.encoder.modules())
     assert all(m.training for m in backbone.decoder.modules())
+
+
+def test_stage_all_changes_the_encoder_by_the_labelled_frame_alone(settings, single_frame_weights):
+    before, after = tensors(single_frame_weights), tensors(train(replace(settings, stage="all", epochs=1)).last)
+    encoder = changed(before, after, "backbone.encoder.")
+    assert "backbone.encoder.initial_block.conv.weight" in encoder
+    assert changed(before, after, "backbone.decoder.")
+
+    module = make_module(replace(settings, stage="all")).train()
+    past = torch.randint(0, 256, (1, 2, 3, 32, 64), dtype=torch.uint8)
+    encoded = []
+    real = module.network.encode
+    module.network.encode = lambda pixels: encoded.append(real(pixels)) or encoded[-1]
+    module.predict(torch.cat((past, past[:, :1]), 1), 2)
+    assert [(len(maps), maps.requires_grad) for maps in encoded] == [(2, False), (1, True)]
 
 
 def test_training_with_residual_fusion_starts_from_the_single_frame_network(settings):
@@ -521,6 +537,30 @@ def test_more_classes_in_the_weights_than_in_the_data_is_refused_unless_the_clas
     assert not differing  # all but the classifier was taken
 
 
+def test_classes_start_as_those_that_lead_to_them(settings, tmp_path):
+    names = ("person", "ground", "unheard of")
+    labels = LabelSet(names, ((0, 0, 0), (9, 9, 9), (5, 5, 5)))
+    leading = dict.fromkeys(CITYSCAPES.names) | {"road": "ground", "sidewalk": "ground", "person": "person"}
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(yaml.safe_dump({"classes": list(names), "prediction": leading}))
+    config = replace(settings, stage="backbone", class_mapping=str(mapping))
+    given, (start, built) = tensors(settings.weights), make_network(config, labels)
+    state = start.state_dict()
+    for name in ("weight", "bias"):
+        old, new = (t[f"backbone.decoder.output_conv.{name}"].movedim(-1 if name == "bias" else 1, 0) for t in (given, state))
+        road, sidewalk, person = (old[CITYSCAPES.names.index(n)] for n in ("road", "sidewalk", "person"))
+        torch.testing.assert_close(new[0], person)
+        torch.testing.assert_close(new[1], (road + sidewalk) / 2)
+    anew, _ = make_network(replace(config, class_mapping=None, reset_classifier=True), labels)
+    key = "backbone.decoder.output_conv.weight"
+    torch.testing.assert_close(state[key][:, 2], anew.state_dict()[key][:, 2])
+    assert built.labels.names == names
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        make_network(replace(config, reset_classifier=True), labels)
+    with pytest.raises(ConfigError, match="must lead to the classes of the data"):
+        make_network(config, LabelSet(("a", "b"), ((0, 0, 0), (9, 9, 9))))
+
+
 def test_missing_labels_stop_a_run_before_it_starts(settings, stills):
     hidden = stills / "labels/5.hidden"
     (stills / "labels/5.png").rename(hidden)
@@ -616,3 +656,4 @@ def test_every_config_that_we_ship_is_taken(path, tmp_path):
         LabelSet.from_dict(content)
         return
     TrainConfig(**content)
+    assert evaluation_config(str(path)).stage == "backbone"  # whose set to evaluate on, whatever it is that it trains
