@@ -126,7 +126,7 @@ class StreetSource(ClipSource):
 
 
 def parse_degradation(text: str) -> tuple[Degradation, int | None]:
-    """ "rain3" → ("rain", 3); "rain" → ("rain", None).
+    """Kind and level: "rain3" → ("rain", 3); "rain" → ("rain", None).
 
     Raises:
         ConfigError: no degradation of the street.
