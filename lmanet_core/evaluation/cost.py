@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from lmanet_core.checkpoint import Model, build_network, load_model
+from lmanet_core.continuity import ContinuityConfig
 from lmanet_core.geometry import parse_size
 from lmanet_core.network import MemoryConfig
 from lmanet_core.runtime import prepare
@@ -33,10 +34,12 @@ def measure(weights: str, size: str, window: str, memory_frames: int, device: st
         device, precision: see `prepare`.
 
     Returns:
-        "frame_ms": one value a frame; "peak_mb": peak of the device's memory on CUDA, of the process elsewhere.
+        "frame_ms": one value a frame; "read_frames": how many the last one read; "peak_mb": peak of the device's memory on CUDA, of the process elsewhere.
     """
     model = _with_memory(load_model(weights), window, memory_frames)
-    segmenter = VideoSegmenter(prepare(model, device, precision), SegmenterConfig(memory=window != "none", network_size=size))
+    one_scene = ContinuityConfig(scene_cut_similarity=0.0)  # compared as ever, but noise is not a cut
+    settings = SegmenterConfig(memory=window != "none", network_size=size, continuity=one_scene)
+    segmenter = VideoSegmenter(prepare(model, device, precision), settings)
     height, width = parse_size(size)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, height, width, 3), dtype=np.uint8)
@@ -46,7 +49,7 @@ def measure(weights: str, size: str, window: str, memory_frames: int, device: st
         frame_ms.append(result.timings_ms["total"])
     on_cuda = segmenter.runtime.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"frame_ms": frame_ms[WARM_UP:], "peak_mb": peak / 1e6}
+    return {"frame_ms": frame_ms[WARM_UP:], "read_frames": result.memory_frames, "peak_mb": peak / 1e6}
 
 
 def _with_memory(model: Model, window: str, memory_frames: int) -> Model:

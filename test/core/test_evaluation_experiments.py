@@ -11,6 +11,7 @@ import yaml
 from lmanet_core.cli import main
 from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation import experiments
+from lmanet_core.evaluation.cost import measure
 from lmanet_core.evaluation.experiments import EXPERIMENTS, ExperimentConfig, ExperimentResult, run_experiment
 from lmanet_core.training.config import TrainConfig
 
@@ -103,6 +104,11 @@ def test_cost_is_measured_beside_the_single_frame(experiment, monkeypatch):
     rows = experiment("cost")
     assert [row[0] for row in rows[1:]] == ["single frame", "global", "R = 3"]
     assert all(float(row[1]) > 0 and float(row[3]) > 50 for row in rows[1:]) and float(rows[1][2]) == 0
+
+
+def test_cost_is_that_of_a_full_memory(single_frame_weights):
+    for window, frames in (("3", 2), ("global", 4), ("none", 0)):
+        assert measure(str(single_frame_weights), "64x32", window, frames, "cpu", "fp32")["read_frames"] == frames
 
 
 def test_every_experiment_of_the_paper_has_a_name():
