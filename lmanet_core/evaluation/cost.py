@@ -34,7 +34,8 @@ def measure(weights: str, size: str, window: str, memory_frames: int, device: st
         device, precision: see `prepare`.
 
     Returns:
-        "frame_ms": one value a frame; "read_frames": how many the last one read; "peak_mb": peak of the device's memory on CUDA, of the process elsewhere.
+        "frame_ms": one value a frame; "read_frames": how many the last one read; "peak_mb": peak of the device's memory on
+        CUDA, of the process elsewhere.
     """
     model = _with_memory(load_model(weights), window, memory_frames)
     one_scene = ContinuityConfig(scene_cut_similarity=0.0)  # compared as ever, but noise is not a cut
