@@ -37,6 +37,7 @@ from lmanet_core.ops import local_attention
 from lmanet_core.ops.triton_attention import local_attention_backward_op, local_attention_op
 from lmanet_core.runtime import Runtime, prepare
 from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.training.config import PAPER_MEMORY
 
 NOT_MEASURED = "not measured yet"
 Maps = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -79,12 +80,16 @@ WINDOWS: tuple[int | None, ...] = (11, 21, 41, None)
 
 @dataclass(frozen=True)
 class FrameCase:
-    """A streamed frame: name, backbone, its memory as in the paper, size."""
+    """A streamed frame: name, backbone, size; its memory is as in the paper."""
 
     name: str
     architecture: str
-    memory: MemoryConfig
     size: Size
+
+    @property
+    def memory(self) -> MemoryConfig:
+        """How the network remembers."""
+        return PAPER_MEMORY[self.architecture]
 
     @property
     def config(self) -> ModelConfig:
@@ -92,14 +97,13 @@ class FrameCase:
         return ModelConfig(self.architecture, 20, CITYSCAPES, self.memory, self.size)
 
 
-_PSPNET_MEMORY = MemoryConfig(key_channels=128, value_channels=0, fusion="reduced-gated", memory_frames=3)
 FRAMES = (
-    FrameCase("ERFNet", "erfnet", MemoryConfig(), Size(512, 1024)),
-    FrameCase("ERFNet", "erfnet", MemoryConfig(), Size(1024, 2048)),
-    FrameCase("PSPNet-101", "pspnet101", _PSPNET_MEMORY, Size(1025, 2049)),
+    FrameCase("ERFNet", "erfnet", Size(512, 1024)),
+    FrameCase("ERFNet", "erfnet", Size(1024, 2048)),
+    FrameCase("PSPNet-101", "pspnet101", Size(1025, 2049)),
 )
 #: The last is not the paper's size, at which a frame takes a CPU minutes.
-CPU_FRAMES = (*FRAMES[:2], FrameCase("PSPNet-101", "pspnet101", _PSPNET_MEMORY, Size(257, 513)))
+CPU_FRAMES = (*FRAMES[:2], FrameCase("PSPNet-101", "pspnet101", Size(257, 513)))
 
 
 @dataclass

@@ -180,7 +180,7 @@ class TrainConfig:
         Raises:
             ConfigError: widths or a fusion that the weights do not have.
         """
-        paper = _PAPER.get(architecture, MemoryConfig())
+        paper = PAPER_MEMORY.get(architecture, MemoryConfig())
         default = trained or paper
         fusion = self.fusion or default.fusion
         keeps_width = fusion in ("residual", "reduced-gated")
@@ -235,7 +235,8 @@ class TrainConfig:
 
 
 #: As in the paper: Dk, Dv, fusion, R, S.
-_PAPER = {"erfnet": MemoryConfig(), "pspnet101": MemoryConfig(128, 0, "reduced-gated", 21, 3)}
+#: The paper's memory by architecture.
+PAPER_MEMORY = {"erfnet": MemoryConfig(), "pspnet101": MemoryConfig(128, 0, "reduced-gated", 21, 3)}
 
 
 def option_types() -> dict[str, tuple[Any, Any, str]]:

@@ -21,7 +21,7 @@ TINY = OperatorSize("tiny", 2, 8, 16, 5, 9)
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(benchmark, "SIZES", (TINY,))
-    case = FrameCase("tiny", "erfnet", MemoryConfig(), Size(32, 64))
+    case = FrameCase("tiny", "erfnet", Size(32, 64))
     monkeypatch.setattr(benchmark, "FRAMES", (case,))
     monkeypatch.setattr(benchmark, "CPU_FRAMES", (case,))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
