@@ -15,10 +15,12 @@ import logging
 
 import torch
 
+from lmanet_core.decision import decide
 from lmanet_core.frame import UInt8Array
 from lmanet_core.geometry import GeometryPlan
 from lmanet_core.labels import UNLABELLED
 from lmanet_core.memory import MemoryBuffer
+from lmanet_core.network.backbone import image_batch
 from lmanet_core.runtime import Runtime
 
 _LETTERBOX_GREY = 114
@@ -135,7 +137,7 @@ class DeviceStep:
         runtime = self._runtime
         network = runtime.network
         scale, offset = self._normalize
-        pixels = self._geometry.to_network(self._image).permute(2, 0, 1).unsqueeze(0)  # (1, 3, h, w)
+        pixels = image_batch(self._geometry.to_network(self._image))
         features = network.encode((pixels * scale + offset).to(runtime.input_dtype))
         memory = self._memory
         past = memory.slots(frames) if memory is not None and frames else None
@@ -148,11 +150,10 @@ class DeviceStep:
                     ring.index_copy_(1, self._slot, maps.movedim(1, -1).unsqueeze(1))
         if self._upsample_logits:
             logits = self.plan.logits_to_output(logits)
-        labels = logits.max(1).indices[0].to(torch.uint8)
-        self._planes[0].copy_(labels if self._upsample_logits else self._geometry.to_output(labels, UNLABELLED))
-        if confidence:
-            certain = confidence_of(logits)[0].to(torch.uint8)
-            self._planes[1].copy_(certain if self._upsample_logits else self._geometry.to_output(certain, 0))
+        labels, certain = decide(logits, confidence)
+        for plane, found, outside in zip(self._planes, (labels, certain), (UNLABELLED, 0), strict=True):
+            if found is not None:
+                plane.copy_(found if self._upsample_logits else self._geometry.to_output(found, outside))
 
     def _buffers(self, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One on the device, and one in the host's memory that the device copies from and to by itself."""
@@ -202,16 +203,6 @@ class _DeviceGeometry:
         """(h, w) uint8 → (H, W) at the output's size, the same pixels that the plan takes."""
         plane = plane[self._row_source][:, self._column_source]
         return plane if self._outside is None else plane.masked_fill(self._outside, outside)
-
-
-def confidence_of(logits: torch.Tensor) -> torch.Tensor:
-    """(1, C, h, w) → (1, h, w), softmax probability of the best class as 0–255.
-
-    One plane per class: the sum over classes then runs over whole planes, several times faster than over neighbouring bytes.
-    """
-    planes = logits.contiguous()
-    relative = planes - planes.amax(1, keepdim=True)
-    return (255.0 / relative.exp_().sum(1)).round_()
 
 
 def _has_bars(plan: GeometryPlan) -> bool:

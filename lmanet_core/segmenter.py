@@ -25,13 +25,15 @@ import torch
 
 from lmanet_core.checkpoint import load_model
 from lmanet_core.continuity import Continuity, ContinuityConfig, ContinuityMonitor, Discontinuity
-from lmanet_core.device_step import DeviceStep, confidence_of
+from lmanet_core.decision import decide
+from lmanet_core.device_step import DeviceStep
 from lmanet_core.errors import ConfigError, DeviceMemoryError
 from lmanet_core.frame import FeedResult, FrameResult, UInt8Array
 from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, fit_network_size, parse_size, plan_geometry
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.pixels import to_rgb
 from lmanet_core.memory import MemoryBuffer
+from lmanet_core.network.backbone import image_batch
 from lmanet_core.network.memory_read import MemoryConfig, MemoryFrames
 from lmanet_core.ops import attention_weights, available_implementations
 from lmanet_core.runtime import Runtime, prepare
@@ -413,7 +415,7 @@ class VideoSegmenter:
     def _to_input(self, image: UInt8Array) -> torch.Tensor:
         """(h, w, 3) uint8 → normalised (1, 3, h, w), channels-last, in the precision of the network's first layer."""
         writable = np.require(image, requirements="W")  # a copy of read-only frames, of which PyTorch warns
-        pixels = torch.from_numpy(writable).to(self.runtime.device).permute(2, 0, 1).unsqueeze(0)
+        pixels = image_batch(torch.from_numpy(writable).to(self.runtime.device))
         return pixels.float().mul_(self._scale).add_(self._offset).to(self.runtime.input_dtype)
 
     def _to_labels(self, logits: torch.Tensor, plan: GeometryPlan) -> tuple[UInt8Array, UInt8Array | None]:
@@ -421,11 +423,11 @@ class VideoSegmenter:
         upsampled = self.config.upsample == "logits"
         if upsampled:
             named = plan.logits_to_output(named)
-        labels = _to_numpy(named.max(1).indices)
-        confidence = _to_numpy(confidence_of(named)) if self.config.confidence else None
+        labels, certain = decide(named, self.config.confidence)
+        confidence = None if certain is None else _to_numpy(certain)
         if upsampled:
-            return labels, confidence
-        return plan.labels_to_output(labels), None if confidence is None else plan.confidence_to_output(confidence)
+            return _to_numpy(labels), confidence
+        return plan.labels_to_output(_to_numpy(labels)), None if confidence is None else plan.confidence_to_output(confidence)
 
 
 def _in_short(error: BaseException) -> str:
@@ -438,7 +440,7 @@ def _without_labels(result: FrameResult) -> FeedResult:
 
 
 def _to_numpy(plane: torch.Tensor) -> UInt8Array:
-    return np.asarray(plane[0].to(torch.uint8).cpu().numpy(), np.uint8)
+    return np.asarray(plane.cpu().numpy(), np.uint8)
 
 
 def _normalization(runtime: Runtime) -> tuple[tuple[float, ...], tuple[float, ...]]:

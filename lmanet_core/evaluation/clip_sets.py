@@ -20,9 +20,11 @@ import torch
 from lmanet_core.data import ClipSource
 from lmanet_core.data.augment import lose_blocks, to_uint8
 from lmanet_core.data.street import parse_degradation
+from lmanet_core.decision import decide
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import GeometryPlan, Size, fit_network_size, plan_geometry
 from lmanet_core.metrics import ConfusionMatrix, Flicker, FlowMatcher, TemporalConsistency
+from lmanet_core.network.backbone import image_batch
 from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.runtime import Runtime
 from lmanet_core.training.build import make_sources
@@ -198,12 +200,11 @@ class ClipScorer:
 
     def _decode(self, features: torch.Tensor, memory: Sequence[Any]) -> UInt8Array:
         logits = self.runtime.network.decode(features, stack_memory(list(memory)))
-        labels = logits[0, : len(self.runtime.config.labels.names)].argmax(0)
-        return np.asarray(labels.to(torch.uint8).cpu().numpy(), np.uint8)
+        labels, _ = decide(logits[:, : len(self.runtime.config.labels.names)], False)
+        return np.asarray(labels.cpu().numpy(), np.uint8)
 
     def _to_input(self, image: UInt8Array) -> torch.Tensor:
-        pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)
-        normalised = self.runtime.network.backbone.normalize(pixels)
+        normalised = self.runtime.network.backbone.normalize(image_batch(torch.from_numpy(image)))
         return normalised.to(self.runtime.device, self.runtime.input_dtype, memory_format=torch.channels_last)
 
 

@@ -61,3 +61,12 @@ class Backbone(nn.Module, ABC):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Segment single frames: (B, 3, H, W) → logits (B, classes, H, W)."""
         return self.decode(self.encode(image))
+
+
+def image_batch(image: torch.Tensor) -> torch.Tensor:
+    """One image (H, W, 3) → a view (1, 3, H, W) that PyTorch takes for channels-last.
+
+    The batch comes first: added after the channels have moved to the front, its stride of 3 makes PyTorch see the layout as
+    NCHW, and the first layers then copy their maps from one layout to the other.
+    """
+    return image.unsqueeze(0).permute(0, 3, 1, 2)

@@ -87,8 +87,16 @@ class _Downsampler(nn.Module):
         self.bn = nn.BatchNorm2d(channels_out, eps=_EPS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        halved = torch.cat((self.conv(x), F.max_pool2d(x, 2)), 1)
+        halved = torch.cat((self.conv(x), _max_pool(x)), 1)
         return F.relu_(self.bn(halved))
+
+
+def _max_pool(x: torch.Tensor) -> torch.Tensor:
+    """2×2 max pooling of even sides. On a CPU PyTorch's own takes ten times as long for three channels that come last."""
+    if x.requires_grad or not x.is_cpu:
+        return F.max_pool2d(x, 2)
+    rows = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
+    return torch.maximum(rows[..., 0::2], rows[..., 1::2])
 
 
 class _Upsampler(nn.Module):

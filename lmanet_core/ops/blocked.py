@@ -6,12 +6,16 @@ off the pairs that are in one patch but not in each other's window. Patches are 
 border: a zero key scores 0, a zero value reads 0.
 
 A few tiles are worked on at a time, within `_WORKSPACE_BYTES`: scores stay in cache, and nothing of size T·R²·H·W exists. The
-backward pass recomputes the scores and turns them into weights with the saved log-sum-exp, tile by tile.
+backward pass recomputes the scores and turns them into weights with the saved log-sum-exp, tile by tile. On a CPU each thread
+keeps its buffers from frame to frame: new ones would have to be cleared by the system, page by page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Protocol
@@ -20,7 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-_WORKSPACE_BYTES = 12 << 20  # a few megabytes beyond the L2 cache cost nothing, tens of megabytes do
+_WORKSPACE_BYTES = 10 << 20  # a few megabytes beyond the L2 cache cost nothing, tens of megabytes do
+_PADDED_BYTES = 32 << 20  # up to this size whole maps are padded, once; of larger ones, what a few tiles see
+_KEPT_BYTES = 32 << 20  # larger buffers go back to the system
 _OUTSIDE = -1e30  # not −inf: a row of tiles may hold queries beyond the map, and those must not become NaN
 
 
@@ -67,23 +73,43 @@ class _BlockedAttention(torch.autograd.Function):
 
 
 class _Scratch:
-    """Buffers that one block after the other works in: fresh megabytes for each would cost more than the arithmetic."""
+    """Buffers that one block after the other works in."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, torch.Tensor] = {}
+        self._buffers: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
-    def get(self, name: str, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    def get(self, name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """An uninitialised contiguous tensor of this shape, in the storage that had this name before."""
-        wanted = shape[0] * shape[1] * shape[2]
-        buffer = self._buffers.get(name)
+        wanted = math.prod(shape)
+        buffer = self._buffers.get((name, dtype))
         if buffer is None or buffer.numel() < wanted:
-            self._buffers[name] = buffer = torch.empty(wanted, dtype=dtype, device=device)
-        return buffer[:wanted].view(shape)
+            with torch.inference_mode(False):  # both kinds of callers may write to it
+                self._buffers[name, dtype] = buffer = torch.empty(wanted, dtype=dtype, device=device)
+        return buffer[:wanted].view(*shape)
 
-    def like(self, name: str, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """As `get`, with the shape and device of `rows`."""
-        n, m, d = rows.shape
-        return self.get(name, (n, m, d), dtype, rows.device)
+    def shrink(self) -> None:
+        """Give large buffers back."""
+        self._buffers = {key: one for key, one in self._buffers.items() if one.nbytes <= _KEPT_BYTES}
+
+
+class _ThreadScratch(threading.local):
+    def __init__(self) -> None:
+        self.scratch = _Scratch()
+
+
+_of_thread = _ThreadScratch()
+
+
+@contextmanager
+def _scratch_on(device: torch.device) -> Iterator[_Scratch]:
+    if device.type != "cpu":
+        yield _Scratch()  # that device's allocator keeps memory by itself
+        return
+    scratch = _of_thread.scratch
+    try:
+        yield scratch
+    finally:
+        scratch.shrink()
 
 
 class _Place(Protocol):
@@ -103,6 +129,8 @@ class _Place(Protocol):
 class _Block:
     """Some queries and all the keys and values that any of them may see; N counts batch entries and tiles.
 
+    Valid until the next block of the same scratch.
+
     Attributes:
         place: where they are.
         queries: (N, n, Dk), keys: (N, m, Dk), values: (N, m, Dv).
@@ -118,27 +146,64 @@ class _Block:
     outside: torch.Tensor | None = None
 
     def scores(self, scratch: _Scratch) -> torch.Tensor:
-        """(N, n, m) logits, −inf where a key is not in the query's window; valid until the next block's."""
+        """(N, n, m) logits, −inf where a key is not in the query's window."""
         batch, n, _ = self.queries.shape
         out = scratch.get("scores", (batch, n, self.keys.shape[1]), self.queries.dtype, self.queries.device)
-        scores = torch.bmm(self.queries, self.keys.transpose(1, 2), out=out)
-        for bias in (self.mask, self.outside):
-            if bias is not None:
-                scores.add_(bias)
-        return scores
+        keys = self.keys.transpose(1, 2)
+        if self.mask is None:
+            return torch.bmm(self.queries, keys, out=out)
+        scores = torch.baddbmm(self.mask, self.queries, keys, out=out)
+        return scores if self.outside is None else scores.add_(self.outside)
 
 
 def _blocks(
-    query_rows: torch.Tensor, key_rows: torch.Tensor, value_rows: torch.Tensor, window: int | None, border: str
+    query_rows: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    value_dtype: torch.dtype,
+    window: int | None,
+    border: str,
+    scratch: _Scratch,
 ) -> Iterator[_Block]:
+    """Query (B, H, W, Dk); keys (B, T, Dk, H, W) are scored in its dtype, values (B, T, Dv, H, W) read in `value_dtype`."""
+    key_source = _Source("keys", keys.movedim(2, -1), query_rows.dtype)
+    value_source = _Source("values", values.movedim(2, -1), value_dtype)
     if window is None:
-        yield from _global_blocks(query_rows, key_rows, value_rows)
+        yield from _global_blocks(query_rows, key_source, value_source)
     else:
-        yield from _window_blocks(query_rows, key_rows, value_rows, window, border)
+        yield from _window_blocks(query_rows, key_source, value_source, window, border, scratch)
 
 
-def _global_blocks(query_rows: torch.Tensor, key_rows: torch.Tensor, value_rows: torch.Tensor) -> Iterator[_Block]:
-    keys, values = key_rows.flatten(1, 3), value_rows.flatten(1, 3)  # (B, T*H*W, D)
+@dataclass(frozen=True)
+class _Source:
+    """Maps (B, T, H, W, D) that patches are cut from, to be of `dtype`; `outside` is what lies beyond them."""
+
+    name: str
+    maps: torch.Tensor
+    dtype: torch.dtype
+    outside: float = 0.0
+
+    @property
+    def width_bytes(self) -> int:
+        """Of one position of one frame."""
+        return int(self.maps.shape[-1]) * self.dtype.itemsize
+
+    def padded(self, rows: range, columns: range, scratch: _Scratch) -> torch.Tensor:
+        """(B, T, rows, columns, D): a part of the maps, which may reach beyond them."""
+        batch, frames, height, width, channels = self.maps.shape
+        shape = (batch, frames, len(rows), len(columns), channels)
+        part = scratch.get(f"padded {self.name}", shape, self.dtype, self.maps.device)
+        top, bottom = (min(max(row - rows.start, 0), len(rows)) for row in (0, height))
+        left, right = (min(max(column - columns.start, 0), len(columns)) for column in (0, width))
+        for margin in (part[:, :, :top], part[:, :, bottom:], part[:, :, :, :left], part[:, :, :, right:]):
+            margin.fill_(self.outside)
+        inner = self.maps[:, :, top + rows.start : bottom + rows.start, left + columns.start : right + columns.start]
+        part[:, :, top:bottom, left:right].copy_(inner)
+        return part
+
+
+def _global_blocks(query_rows: torch.Tensor, key_source: _Source, value_source: _Source) -> Iterator[_Block]:
+    keys, values = (source.maps.to(source.dtype).flatten(1, 3) for source in (key_source, value_source))  # (B, T*H*W, D)
     score_bytes = keys.shape[0] * keys.shape[1] * (2 * keys.element_size() + values.element_size())
     step = max(1, _WORKSPACE_BYTES // score_bytes)
     for start in range(0, query_rows.shape[1] * query_rows.shape[2], step):
@@ -163,22 +228,31 @@ class _Span:
 
 
 def _window_blocks(
-    query_rows: torch.Tensor, key_rows: torch.Tensor, value_rows: torch.Tensor, window: int, border: str
+    query_rows: torch.Tensor, key_source: _Source, value_source: _Source, window: int, border: str, scratch: _Scratch
 ) -> Iterator[_Block]:
-    tiling = _choose_tiling(query_rows, value_rows, window)
-    mask = _window_mask(tiling, key_rows.shape[1], query_rows.dtype, query_rows.device)
-    inside = torch.zeros_like(key_rows[..., :1]) if border == "masked" else None
+    tiling = _choose_tiling(query_rows, value_source.maps, window)
+    frames = key_source.maps.shape[1]
+    mask = _window_mask(tiling, frames, query_rows.dtype, query_rows.device)
+    sources = [key_source, value_source]
+    if border == "masked":
+        inside = torch.zeros_like(key_source.maps[..., :1])
+        sources.append(_Source("outside", inside, query_rows.dtype, _OUTSIDE))
+    whole = _Tiles(tiling, 0, range(tiling.tiles_across)).seen(tiling.tiles_down)
+    batch = len(query_rows)
+    position_bytes = batch * sum(source.width_bytes for source in sources)
+    pair_bytes = batch * (query_rows.dtype.itemsize + value_source.dtype.itemsize)
+    pad_once = len(whole[0]) * len(whole[1]) * frames * position_bytes <= _PADDED_BYTES
+    padded = [source.padded(*whole, scratch) for source in sources] if pad_once else []
     for top in range(0, tiling.height, tiling.rows):
-        for tiles in _chunks(tiling, mask, key_rows, value_rows):
+        for tiles in _chunks(tiling, mask, position_bytes, pair_bytes):
             place = _Tiles(tiling, top, tiles)
-            yield _Block(
-                place,
-                place.cut(query_rows),
-                place.cut_patches(key_rows),
-                place.cut_patches(value_rows),
-                mask,
-                None if inside is None else place.cut_patches(inside, _OUTSIDE).transpose(1, 2),
+            rows, columns = place.seen()
+            parts = [maps[:, :, rows.start + tiling.half :, columns.start + tiling.half :] for maps in padded]
+            parts = parts or [source.padded(rows, columns, scratch) for source in sources]
+            keys, values, *outside = (
+                place.cut_patches(part, source.name, scratch) for part, source in zip(parts, sources, strict=True)
             )
+            yield _Block(place, place.cut(query_rows), keys, values, mask, outside[0].transpose(1, 2) if outside else None)
 
 
 @dataclass(frozen=True)
@@ -202,6 +276,10 @@ class _Tiling:
     @property
     def tiles_across(self) -> int:
         return -(-self.width // self.columns)
+
+    @property
+    def tiles_down(self) -> int:
+        return -(-self.height // self.rows)
 
 
 @dataclass(frozen=True)
@@ -230,17 +308,22 @@ class _Tiles:
         target = maps[:, self.top : self.top + tiling.rows, self._columns]
         target.copy_(part[:, : target.shape[1], : target.shape[2]])
 
-    def cut_patches(self, maps: torch.Tensor, outside: float = 0.0) -> torch.Tensor:
-        """(B, T, H, W, D) → (B·tiles, T·patch rows·patch columns, D): what the queries can see, `outside` beyond the map."""
+    def seen(self, tiles_down: int = 1) -> tuple[range, range]:
+        """Rows and columns that the queries of these tiles, and of those below, may see; they reach beyond the map."""
         tiling = self.tiling
-        first, last = self.top - tiling.half, self.top + tiling.rows + tiling.half
-        left, right = self._columns.start - tiling.half, self._columns.stop + tiling.half
-        region = maps[:, :, max(first, 0) : min(last, tiling.height), max(left, 0) : min(right, tiling.width)]
-        margins = (max(-left, 0), max(right - tiling.width, 0), max(-first, 0), max(last - tiling.height, 0))
-        if any(margins):
-            region = F.pad(region, (0, 0, *margins), value=outside)
-        patches = region.unfold(3, tiling.patch_columns, tiling.columns)  # (B, T, rows, tiles, D, columns)
-        return patches.permute(0, 3, 1, 2, 5, 4).flatten(2, 4).flatten(0, 1)
+        first, left = self.top - tiling.half, self.tiles.start * tiling.columns - tiling.half
+        return (
+            range(first, first + tiles_down * tiling.rows + 2 * tiling.half),
+            range(left, left + len(self.tiles) * tiling.columns + 2 * tiling.half),
+        )
+
+    def cut_patches(self, part: torch.Tensor, name: str, scratch: _Scratch) -> torch.Tensor:
+        """(B, T, rows, columns, D) from the first seen row and column on → (B·tiles, T·patch rows·patch columns, D)."""
+        tiling = self.tiling
+        seen = part[:, :, : tiling.patch_rows, : len(self.seen()[1])]
+        patches = seen.unfold(3, tiling.patch_columns, tiling.columns)  # (B, T, rows, tiles, D, columns)
+        patches = patches.permute(0, 3, 1, 2, 5, 4)
+        return scratch.get(name, patches.shape, part.dtype, part.device).copy_(patches).flatten(2, 4).flatten(0, 1)
 
     def add_patches(self, patches: torch.Tensor, maps: torch.Tensor) -> None:
         tiling = self.tiling
@@ -259,17 +342,23 @@ class _Tiles:
 def _choose_tiling(query_rows: torch.Tensor, value_rows: torch.Tensor, window: int) -> _Tiling:
     """Small tiles score fewer pairs outside the window, large ones copy each patch less often; wide values favour large."""
     _, height, width, _ = query_rows.shape
-    rows, columns = (8, 8) if value_rows.shape[-1] <= 256 else (8, 16)
+    rows, columns = (4, 8) if value_rows.shape[-1] <= 256 else (8, 16)
     return _Tiling(height, width, min(rows, height), min(columns, width), window // 2)
 
 
-def _chunks(tiling: _Tiling, mask: torch.Tensor, key_rows: torch.Tensor, value_rows: torch.Tensor) -> Iterator[range]:
-    """Ranges of tiles of one stripe that fit the workspace together: patches, scores, weights."""
+def _chunks(tiling: _Tiling, mask: torch.Tensor, position_bytes: int, pair_bytes: int) -> Iterator[range]:
+    """Ranges of tiles of one stripe, about equally long, that fit the workspace: patches, scores, weights.
+
+    Args:
+        tiling: of the map.
+        mask: (1, queries, pairs).
+        position_bytes: of a position's keys and values, of the whole batch.
+        pair_bytes: of a pair's score and weight.
+    """
     _, queries, pairs = mask.shape
-    key_bytes, value_bytes = key_rows.element_size(), value_rows.element_size()
-    patch_bytes = pairs * (key_bytes * key_rows.shape[-1] + value_bytes * value_rows.shape[-1])
-    tile_bytes = key_rows.shape[0] * (patch_bytes + queries * pairs * (2 * key_bytes + value_bytes))
-    step = max(1, _WORKSPACE_BYTES // tile_bytes)
+    tile_bytes = pairs * (position_bytes + queries * pair_bytes)
+    chunks = -(-tiling.tiles_across // max(1, _WORKSPACE_BYTES // tile_bytes))
+    step = -(-tiling.tiles_across // chunks)
     for start in range(0, tiling.tiles_across, step):
         yield range(start, min(start + step, tiling.tiles_across))
 
@@ -300,19 +389,19 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Result (B, Dv, H, W) and, if asked for, the log-sum-exp (B, H, W, 1) of each query's logits."""
     batch, _, height, width = query.shape
-    query_rows, key_rows = _score_rows(query, scale), _score_rows(keys)
-    value_rows = values.movedim(2, -1)  # (B, T, H, W, Dv)
+    query_rows = _score_rows(query, scale)
     out = torch.empty(batch, height, width, values.shape[2], dtype=values.dtype, device=values.device)
     lse = torch.empty(batch, height, width, 1, dtype=query_rows.dtype, device=query.device) if keep_lse else None
-    scratch = _Scratch()
-    for block in _blocks(query_rows, key_rows, value_rows, window, border):
-        scores = block.scores(scratch)
-        if lse is not None:
-            block.place.paste(scores.logsumexp(-1, keepdim=True), lse)
-        weights = torch.softmax(scores, -1, out=scratch.like("weights", scores, scores.dtype))
-        if weights.dtype != value_rows.dtype:
-            weights = scratch.like("rounded", scores, value_rows.dtype).copy_(weights)
-        block.place.paste(torch.bmm(weights, block.values), out)
+    with _scratch_on(query.device) as scratch:
+        for block in _blocks(query_rows, keys, values, values.dtype, window, border, scratch):
+            scores = block.scores(scratch)
+            if lse is not None:
+                block.place.paste(scores.logsumexp(-1, keepdim=True), lse)
+            weights = torch.softmax(scores, -1, out=scores if scores.is_cpu else None)  # there it goes row by row
+            if weights.dtype != out.dtype:
+                weights = scratch.get("rounded", weights.shape, out.dtype, out.device).copy_(weights)
+            read = scratch.get("read", (*weights.shape[:2], out.shape[-1]), out.dtype, out.device)
+            block.place.paste(torch.bmm(weights, block.values, out=read), out)
     return out.permute(0, 3, 1, 2), lse
 
 
@@ -328,20 +417,19 @@ def _backward(
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of query, keys and values. The outside mass needs no term: its value is 0, so it only sits in lse."""
-    query_rows, key_rows, value_rows = _score_rows(query, scale), _score_rows(keys), _score_rows(values)
-    grad_rows = _score_rows(grad_out)  # (B, H, W, Dv)
+    query_rows, grad_rows = _score_rows(query, scale), _score_rows(grad_out)  # (B, H, W, Dk), (B, H, W, Dv)
     delta = (grad_rows * _score_rows(out)).sum(-1, keepdim=True)  # (B, H, W, 1)
     grad_query, grad_keys, grad_values = (
-        torch.zeros(rows.shape, dtype=rows.dtype, device=rows.device) for rows in (query_rows, key_rows, value_rows)
+        torch.zeros(maps.movedim(-3, -1).shape, dtype=query_rows.dtype, device=maps.device) for maps in (query, keys, values)
     )
-    scratch = _Scratch()
-    for block in _blocks(query_rows, key_rows, value_rows, window, border):
-        weights = block.scores(scratch).sub_(block.place.cut(lse)).exp_()
-        block_grad = block.place.cut(grad_rows)
-        grad_scores = torch.bmm(block_grad, block.values.transpose(1, 2)).sub_(block.place.cut(delta)).mul_(weights)
-        block.place.add_patches(torch.bmm(weights.transpose(1, 2), block_grad), grad_values)
-        block.place.add_patches(torch.bmm(grad_scores.transpose(1, 2), block.queries), grad_keys)
-        block.place.paste(torch.bmm(grad_scores, block.keys).mul_(scale), grad_query)
+    with _scratch_on(query.device) as scratch:
+        for block in _blocks(query_rows, keys, values, query_rows.dtype, window, border, scratch):
+            weights = block.scores(scratch).sub_(block.place.cut(lse)).exp_()
+            block_grad = block.place.cut(grad_rows)
+            grad_scores = torch.bmm(block_grad, block.values.transpose(1, 2)).sub_(block.place.cut(delta)).mul_(weights)
+            block.place.add_patches(torch.bmm(weights.transpose(1, 2), block_grad), grad_values)
+            block.place.add_patches(torch.bmm(grad_scores.transpose(1, 2), block.queries), grad_keys)
+            block.place.paste(torch.bmm(grad_scores, block.keys).mul_(scale), grad_query)
     return (
         grad_query.movedim(-1, 1).to(query.dtype),
         grad_keys.movedim(-1, 2).to(keys.dtype),

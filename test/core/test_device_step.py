@@ -77,6 +77,22 @@ def test_every_pixel_is_that_of_the_ordinary_step(make, drive, options):
     assert options == {"memory": False} or ordinary[-1].memory_frames > 0
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+def test_no_map_of_the_network_changes_its_layout(make, drive, on_device):
+    segmenter = make(on_device)
+    strides = []
+    hooks = [
+        layer.register_forward_hook(lambda _, inputs, output: strides.extend([inputs[0].stride(1), output.stride(1)]))
+        for layer in segmenter.runtime.network.backbone.modules()
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)
+    ]
+    stream(segmenter, drive[:2])
+    for hook in hooks:
+        hook.remove()
+    assert len(strides) > 100
+    assert set(strides) == {1}  # channels last, all the way
+
+
 def test_repeated_and_late_images_reset_and_size_change_are_as_in_the_ordinary_step(make, drive, make_scene):
     images = [*drive[:4], drive[3], drive[2], *drive[4:], make_scene(0, 40, 80), make_scene(0, 40, 80), *drive[:2]]
     stamps = [0, 1, 2, 3, 3, 2, 4, 5, 6, 7, 100, 101]  # repeated, late, another size twice, a gap

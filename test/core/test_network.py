@@ -14,6 +14,7 @@ from lmanet_core.errors import ConfigError, WeightsError
 from lmanet_core.labels import LabelSet
 from lmanet_core.memory import MemoryBuffer
 from lmanet_core.network import Backbone, ERFNet, LMANet, MemoryConfig, PSPNet101
+from lmanet_core.network.erfnet import _max_pool
 from lmanet_core.network.fusion import FUSIONS, ConcatFusion, GatedFusion, ReducedGatedFusion
 from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.network.memory_read import MemoryModule
@@ -91,6 +92,19 @@ def test_erfnet_gives_features_at_an_eighth_and_logits_at_full_size():
         logits = network.decode(features)
     assert features.shape == (2, 128, 5, 7)
     assert logits.shape == (2, 7, 40, 56)
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize("trained", [False, True])
+def test_erfnets_pooling_is_max_pooling_in_every_layout(channels, trained):
+    image = torch.rand(2, channels, 6, 10, generator=torch.Generator().manual_seed(0)).round(decimals=1)  # many are equal
+    for layout in (torch.contiguous_format, torch.channels_last):
+        ours, theirs = (image.to(memory_format=layout).requires_grad_(trained) for _ in range(2))
+        pooled, wanted = _max_pool(ours), torch.nn.functional.max_pool2d(theirs, 2)
+        assert torch.equal(pooled, wanted)
+        if trained:
+            gradients = [torch.autograd.grad(one.square().sum(), maps)[0] for one, maps in ((pooled, ours), (wanted, theirs))]
+            assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize(

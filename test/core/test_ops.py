@@ -348,18 +348,45 @@ def test_only_the_reference_stores_all_scores(monkeypatch):
             out.sum().backward()
         return forward.nbytes, backward.nbytes
 
-    monkeypatch.setattr(blocked, "_WORKSPACE_BYTES", 1)  # tiles one by one: 64 queries × 2·28² keys are 401 kB
+    monkeypatch.setattr(blocked, "_of_thread", blocked._ThreadScratch())  # not what other tests left there
+    monkeypatch.setattr(blocked, "_WORKSPACE_BYTES", 1)  # tiles one by one: 32 queries × 2·24·28 keys are 172 kB
     assert min(largest("reference")) >= all_scores
     assert max(largest("blocked")) < all_scores / 8
 
 
 def test_workspace_bounds_what_a_large_map_takes(monkeypatch):
     inputs = random_inputs(1, 1, 2, 2, 64, 96, dtype=torch.float32)
-    monkeypatch.setattr(blocked, "_WORKSPACE_BYTES", 1 << 20)  # a row of 12 tiles would score 12 × 200 kB
+    monkeypatch.setattr(blocked, "_of_thread", blocked._ThreadScratch())  # not what other tests left there
+    monkeypatch.setattr(blocked, "_WORKSPACE_BYTES", 1 << 20)  # a row of 12 tiles would score 12 × 86 kB, and copy as much
     for window in (21, None):
         with _LargestStorage() as recorded:
             local_attention(*inputs, window, impl="blocked")
         assert recorded.nbytes <= 1 << 20
+
+
+def test_buffers_are_kept_from_frame_to_frame_but_no_large_ones(monkeypatch):
+    monkeypatch.setattr(blocked, "_of_thread", blocked._ThreadScratch())
+    inputs = random_inputs(1, 2, 4, 4, 24, 24, dtype=torch.float32)
+
+    def addresses():
+        first = local_attention(*inputs, 5, impl="blocked").clone()
+        assert torch.equal(local_attention(*inputs, 5, impl="blocked"), first)
+        return {key: one.data_ptr() for key, one in blocked._of_thread.scratch._buffers.items()}
+
+    kept = addresses()
+    assert kept
+    assert addresses() == kept
+    monkeypatch.setattr(blocked, "_KEPT_BYTES", 1)
+    assert not addresses()
+
+
+def test_maps_too_large_to_be_padded_as_a_whole_read_the_same(monkeypatch):
+    inputs = random_inputs(2, 2, 4, 4, 21, 37, dtype=torch.float32)
+    for border in ("zero", "masked"):
+        whole = local_attention(*inputs, 7, border=border, impl="blocked")
+        with monkeypatch.context() as patch:
+            patch.setattr(blocked, "_PADDED_BYTES", 0)
+            assert torch.equal(local_attention(*inputs, 7, border=border, impl="blocked"), whole)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 0, 3), (1, 2, 3, 0), (1, 0, 3, 3), (0, 2, 3, 3)])
