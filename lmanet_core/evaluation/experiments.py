@@ -92,11 +92,17 @@ class ExperimentConfig:
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """A table: `rows` of plain values under `columns`; the first column names the row."""
+    """A table: `rows` of plain values under `columns`; the first column names the row.
+
+    Attributes:
+        plotted: places of the columns that are drawn, all in the same `unit`.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
+    plotted: tuple[int, ...] = (1,)
+    unit: str = "mIoU, %"
 
     def table(self) -> Table:
         """For the terminal."""
@@ -140,6 +146,7 @@ def _trained_variants(config: ExperimentConfig, say: Callable[[str], None]) -> E
         f"{config.name}: mIoU, flicker, TC in %",
         ("", "condition", "memory off", "memory on", "flicker off", "flicker on", "TC off", "TC on"),
         tuple(rows),
+        plotted=(2, 3),
     )
 
 
@@ -206,7 +213,8 @@ def _longer_memory(config: ExperimentConfig) -> ExperimentResult:
     conditions = tuple(row["condition"] for row in scores)
     names = [f"S = {frames}" + (" (trained)" if frames == trained.memory_frames else "") for frames in range(most + 1)]
     rows = tuple((name, *(100 * row["miou"][frames] for row in scores)) for frames, name in enumerate(names))
-    return ExperimentResult("longer-memory: mIoU in % by frames in the memory", ("", *conditions), rows)
+    title = "longer-memory: mIoU in % by frames in the memory"
+    return ExperimentResult(title, ("", *conditions), rows, tuple(range(1, 1 + len(conditions))))
 
 
 def _classes(config: ExperimentConfig) -> ExperimentResult:
@@ -215,7 +223,8 @@ def _classes(config: ExperimentConfig) -> ExperimentResult:
     totals = ("mean", *(100 * end for row in scores for end in _ends(row["miou"])))
     names = list(scores[0]["iou"][0])
     rows = [(name, *(100 * part[name] for row in scores for part in (row["iou"][0], row["iou"][-1]))) for name in names]
-    return ExperimentResult("classes: IoU in %, memory off and on", ("", *columns), (totals, *rows))
+    title = "classes: IoU in %, memory off and on"
+    return ExperimentResult(title, ("", *columns), (totals, *rows), tuple(range(1, 1 + len(columns))), "IoU, %")
 
 
 # ---- cost
@@ -228,9 +237,8 @@ def _cost(config: ExperimentConfig) -> ExperimentResult:
         median_ms, peak_mb = _measure_cost(config, window)
         base_ms, base_mb = (rows[0][1], rows[0][3]) if rows else (median_ms, peak_mb)
         rows.append((heading, median_ms, 100 * (median_ms / base_ms - 1), peak_mb, 100 * (peak_mb / base_mb - 1)))
-    return ExperimentResult(
-        f"cost at {config.train.size}: median time of a frame, peak memory", ("", "ms", "Δ %", "MB", "Δ %"), tuple(rows)
-    )
+    title = f"cost at {config.train.size}: median time of a frame, peak memory"
+    return ExperimentResult(title, ("", "ms", "Δ %", "MB", "Δ %"), tuple(rows), unit="ms")
 
 
 def _window_name(side: int | None) -> str:
@@ -273,18 +281,20 @@ def _plot(path: Path, result: ExperimentResult) -> None:
     except ModuleNotFoundError:
         _log.warning("no %s, for matplotlib is not installed: pip install 'lmanet_ros[train]'", path.name)
         return
-    numeric = [place for place in range(1, len(result.columns)) if isinstance(result.rows[0][place], float)][:2]
-    if not numeric:
+    drawn = [place for place in result.plotted if isinstance(result.rows[0][place], float)]
+    if not drawn:
         return
-    figure = Figure(figsize=(1.5 + 0.55 * len(result.rows) * max(1, len(result.columns) - 1) ** 0.5, 4.0), layout="constrained")
+    figure = Figure(figsize=(2.5 + 0.2 * len(result.rows) * (1 + len(drawn)), 4.0), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(numeric)
-    for number, place in enumerate(numeric):
-        positions = [row + (number - (len(numeric) - 1) / 2) * width for row in range(len(result.rows))]
+    width = 0.8 / len(drawn)
+    for number, place in enumerate(drawn):
+        positions = [row + (number - (len(drawn) - 1) / 2) * width for row in range(len(result.rows))]
         axes.bar(positions, [row[place] for row in result.rows], width, label=result.columns[place])
     texts = [" ".join(str(value) for value in row if isinstance(value, str)) for row in result.rows]
     axes.set_xticks(range(len(texts)), texts, rotation=40, ha="right")
+    axes.set_ylabel(result.unit)
     axes.set_title(result.title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    if len(drawn) > 1:
+        figure.legend(frameon=False, fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=120)

@@ -22,7 +22,6 @@ from lmanet_core.network import Backbone, LMANet
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.losses import ERFNET_CITYSCAPES_WEIGHTS, weights_from_counts
 
-_VALIDATION_SEED = 1_000_000  # of the first town to validate on, far from those to train on
 _PROBLEMS_SHOWN = 8
 _WHITENED = 32  # frames that keys are made from
 _COUNTED = 300  # label maps that class weights are counted from, at most
@@ -71,7 +70,7 @@ def _streets(config: TrainConfig, size: Size) -> tuple[ClipSource, ClipSource]:
 
     return (
         source(config.clips, config.seeds, 0, config.degradations),
-        source(config.val_clips, config.val_seeds, _VALIDATION_SEED, config.val_degradations),
+        source(config.val_clips, config.val_seeds, config.val_first_seed, config.val_degradations),
     )
 
 

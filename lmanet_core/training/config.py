@@ -58,6 +58,7 @@ class TrainConfig:
     unlabelled: float = _option(0.0, "cityscapes: share of clips that end at a frame without labels, for the teacher to label")
     seeds: int = _option(64, "street: towns to train on")
     val_seeds: int = _option(8, "street: other towns to validate on")
+    val_first_seed: int = _option(1_000_000, "street: number of the first of these, past those to train on")
     clips: int = _option(2000, "street: clips to train on")
     val_clips: int = _option(64, "street: clips to validate on")
     degradations: str = _option("none", "street: what images suffer, such as none,rain,fog3 (level 3); one drawn for each clip")
@@ -143,6 +144,8 @@ class TrainConfig:
             raise ConfigError(f"factor must lie between 0 and 1, got {self.factor}")
         if self.max_stride is not None and self.max_stride < self.stride:
             raise ConfigError(f"max_stride must be at least stride ({self.stride}), got {self.max_stride}")
+        if self.data == "street" and self.val_first_seed < self.seeds:
+            raise ConfigError(f"val_first_seed must be at least seeds ({self.seeds}), got {self.val_first_seed}")
         processes = self.devices * self.nodes
         if self.batch_size % processes:
             raise ConfigError(f"batch_size must be a multiple of {processes} devices, got {self.batch_size}")

@@ -579,6 +579,13 @@ def test_memory_options_that_the_weights_do_not_have_are_refused(settings, video
         train(replace(settings, size="60x32"))
 
 
+def test_towns_to_validate_on_can_be_chosen(settings):
+    street = replace(settings, data="street", seeds=3, val_first_seed=3, val_seeds=2, val_clips=4, clips=6)
+    training, validation = make_sources(street)
+    towns = [{source.name(index).split()[1] for index in range(len(source))} for source in (training, validation)]
+    assert towns == [{"0", "1", "2"}, {"3", "4"}]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -589,6 +596,7 @@ def test_memory_options_that_the_weights_do_not_have_are_refused(settings, video
         ({"ohem": 0.0}, "ohem"),
         ({"cold_start": 2.0}, "cold_start must be 0–1"),
         ({"stride": 3, "max_stride": 2}, "max_stride"),
+        ({"data": "street", "seeds": 5, "val_first_seed": 4}, r"val_first_seed must be at least seeds \(5\), got 4"),
         ({"size": "big"}, "WIDTHxHEIGHT"),
         ({"unlabelled": 0.5}, "teacher"),
         ({"consistency": 1.0, "stage": "backbone"}, "consistency needs clips"),
