@@ -22,7 +22,8 @@ MAY_RESIZE = {
 
 #: What the calculating part may build on besides PyTorch: nothing that opens files or devices.
 PLAIN_LIBRARY = {
-    "__future__", "abc", "collections", "dataclasses", "functools", "itertools", "math", "types", "typing", "warnings",
+    "__future__", "abc", "collections", "contextlib", "dataclasses", "functools", "itertools", "math", "threading", "types",
+    "typing", "warnings",
 }  # fmt: skip
 
 
