@@ -1,7 +1,7 @@
 """A streamed frame on a CPU: memory on against off, the default settings against plain PyTorch, and the labels' agreement.
 
 ERFNet with the paper's memory (S=4, R=21) at 512×1024, random weights; time does not depend on them. Wanted: memory on at most
-1.4 times memory off; the default settings at least 3 times faster than the same network in eager float32 NCHW with the
+1.35 times memory off; the default settings at least 5 times faster than the same network in eager float32 NCHW with the
 shift-and-multiply read. With ERFNet's trained weights on real frames, at least 99.5 % of the labels equal float32's.
 
     python benchmarks/streamed_frame.py --data ../shared/data
@@ -27,7 +27,7 @@ from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.runtime import prepare
 from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
 
-GOAL_MEMORY, GOAL_SPEEDUP, GOAL_AGREEMENT = 1.4, 3.0, 0.995
+GOAL_MEMORY, GOAL_SPEEDUP, GOAL_AGREEMENT = 1.35, 5.0, 0.995
 HEIGHT, WIDTH = 512, 1024
 CONFIG = ModelConfig("erfnet", 20, CITYSCAPES, MemoryConfig())
 
