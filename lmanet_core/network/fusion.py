@@ -36,8 +36,8 @@ class GatedFusion(nn.Module):
         """(B, Dv, H, W) twice → (B, feature_channels, H, W)."""
         query_value, memory_value = self.normalize_query(query_value), self.normalize_memory(memory_value)
         both = torch.cat((query_value, memory_value), 1)
-        fused = torch.sigmoid(self.attend_query(both)) * self.embed_query(query_value)
-        fused = fused + torch.sigmoid(self.attend_memory(both)) * self.embed_memory(memory_value)
+        fused = _gate(self.attend_query(both), self.embed_query(query_value))
+        fused += _gate(self.attend_memory(both), self.embed_memory(memory_value))
         return F.relu_(self.bn(fused))
 
 
@@ -108,6 +108,13 @@ class ResidualFusion(nn.Module):
         compared = F.relu_(self.compare(torch.cat((query_value, memory_value), 1)))
         fused: torch.Tensor = query_value + self.blend(compared) * (memory_value - query_value) + self.correct(compared)
         return fused
+
+
+def _gate(attention: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+    """σ(attention) · embedding; in place where no gradient will ask for what was there."""
+    if torch.is_grad_enabled():
+        return torch.sigmoid(attention) * embedding
+    return attention.sigmoid_().mul_(embedding)
 
 
 class _Normalize(nn.Module):
