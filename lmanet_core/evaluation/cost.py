@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from lmanet_core.allocator import keep_freed_memory
 from lmanet_core.checkpoint import Model, build_network, load_model
 from lmanet_core.continuity import ContinuityConfig
 from lmanet_core.geometry import parse_size
@@ -20,7 +21,7 @@ from lmanet_core.network import MemoryConfig
 from lmanet_core.runtime import prepare
 from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
 
-WARM_UP, FRAMES = 6, 20
+WARM_UP, FRAMES = 6, 40
 
 
 def measure(weights: str, size: str, window: str, memory_frames: int, device: str, precision: str) -> dict[str, object]:
@@ -67,5 +68,6 @@ def _with_memory(model: Model, window: str, memory_frames: int) -> Model:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as `lmanet` does
     weights, size, window, frames, device, precision = sys.argv[1:]
     print(json.dumps(measure(weights, size, window, int(frames), device, precision)))

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from lmanet_core.checkpoint import load_model
@@ -49,6 +50,7 @@ VARIANTS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
     ],
 }
 COST_WINDOWS: tuple[int | None, ...] = (None, 41, 21, 11)
+COST_ROUNDS = 3
 LONGER = (1, 2, 3, 4)  # times the frames trained with
 EXPERIMENTS = (*VARIANTS, "cost", "longer-memory", "classes")
 
@@ -231,12 +233,15 @@ def _classes(config: ExperimentConfig) -> ExperimentResult:
 
 
 def _cost(config: ExperimentConfig) -> ExperimentResult:
-    """Each variant in a process of its own, so that its memory can be told."""
-    rows: list[tuple[Any, ...]] = []
-    for heading, window in [("single frame", "none"), *((_window_name(side), str(side or "global")) for side in COST_WINDOWS)]:
-        median_ms, peak_mb = _measure_cost(config, window)
-        base_ms, base_mb = (rows[0][1], rows[0][3]) if rows else (median_ms, peak_mb)
-        rows.append((heading, median_ms, 100 * (median_ms / base_ms - 1), peak_mb, 100 * (peak_mb / base_mb - 1)))
+    """Each variant in a process of its own, so that its memory can be told; in rounds, so that all meet the same machine."""
+    variants = [("single frame", "none"), *((_window_name(side), str(side or "global")) for side in COST_WINDOWS)]
+    rounds = np.array([[_measure_cost(config, window) for _, window in variants] for _ in range(COST_ROUNDS)])
+    figures = np.median(rounds, 0)  # (variants, 2)
+    more = 100 * (np.median(rounds / rounds[:, :1], 0) - 1)
+    rows = [
+        (heading, *(float(value) for pair in zip(figures[place], more[place], strict=True) for value in pair))
+        for place, (heading, _) in enumerate(variants)
+    ]
     title = f"cost at {config.train.size}: median time of a frame, peak memory"
     return ExperimentResult(title, ("", "ms", "Δ %", "MB", "Δ %"), tuple(rows), unit="ms")
 

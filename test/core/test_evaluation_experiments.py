@@ -101,6 +101,7 @@ def test_classes_are_listed_one_by_one(experiment, video_weights):
 
 def test_cost_is_measured_beside_the_single_frame(experiment, monkeypatch):
     monkeypatch.setattr(experiments, "COST_WINDOWS", (None, 3))
+    monkeypatch.setattr(experiments, "COST_ROUNDS", 2)
     rows = experiment("cost")
     assert [row[0] for row in rows[1:]] == ["single frame", "global", "R = 3"]
     assert all(float(row[1]) > 0 and float(row[3]) > 50 for row in rows[1:]) and float(rows[1][2]) == 0
