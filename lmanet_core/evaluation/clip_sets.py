@@ -205,7 +205,7 @@ class ClipScorer:
 
     def _to_input(self, image: UInt8Array) -> torch.Tensor:
         normalised = self.runtime.network.backbone.normalize(image_batch(torch.from_numpy(image)))
-        return normalised.to(self.runtime.device, self.runtime.input_dtype, memory_format=torch.channels_last)
+        return normalised.to(self.runtime.device, self.runtime.input_dtype)
 
 
 def make_conditions(config: TrainConfig, names: Sequence[str]) -> list[Condition]:
