@@ -51,6 +51,9 @@ def augment(
     frames: UInt8Array, labels: UInt8Array, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[UInt8Array, UInt8Array]:
     """Frames (T, H, W, 3) and labels (H, W) → the same augmented, of the crop's size where there is one."""
+    # First, for a camera loses them: a crop shows a share of them, as large as they are.
+    if config.lost_blocks and rng.random() < config.lost_blocks:
+        frames = lose_blocks(frames, rng, int(rng.integers(1, MAX_BLOCKS + 1)))
     if config.crop is not None:
         frames, labels = scale_and_crop(frames, labels, config.crop, rng.uniform(config.scale_min, config.scale_max), rng)
     if config.flip and rng.random() < 0.5:
@@ -60,8 +63,6 @@ def augment(
         frames, labels = shifted(frames, down, right, (1, 2), 0), shifted(labels, down, right, (0, 1), UNLABELLED)
     if config.color:
         frames = recolor(frames, *(float(change) for change in rng.uniform(-config.color, config.color, 3)))
-    if config.lost_blocks and rng.random() < config.lost_blocks:
-        frames = lose_blocks(frames, rng, int(rng.integers(1, MAX_BLOCKS + 1)))
     return frames, labels
 
 

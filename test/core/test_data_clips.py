@@ -229,5 +229,17 @@ def test_lost_blocks_are_elsewhere_in_each_frame_and_leave_the_labels():
     assert (lost[0] != lost[1]).any() and (lost[1] != lost[2]).any()
     np.testing.assert_array_equal(kept, labels)
     assert (frames == 50).all()
+
+
+def test_lost_blocks_are_as_large_as_the_frame_has_them_not_the_crop():
+    frames, labels = np.full((2, 90, 160, 3), 50, np.uint8), np.zeros((90, 160), np.uint8)
+    config = AugmentConfig(flip=False, shift=0, crop=Size(45, 80), lost_blocks=1.0)
+    spoiled, _ = augment(frames, labels, config, np.random.default_rng(0))
+    lost = (spoiled != 50).any(-1).astype(np.uint8)
+    whole = [cv2.morphologyEx(frame, cv2.MORPH_OPEN, np.ones((16, 16), np.uint8)) for frame in lost]  # 64 / 360 of 90 rows
+    assert any(frame.any() for frame in whole)
+
+
+def test_a_share_of_lost_blocks_that_is_none_is_refused():
     with pytest.raises(ConfigError, match="lost_blocks is a probability"):
         AugmentConfig(lost_blocks=2.0)
