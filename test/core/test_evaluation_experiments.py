@@ -31,6 +31,7 @@ SETTINGS = {
     "batch_size": 1,
     "epochs": 1,
     "max_steps": 1,
+    "learning_rate": 0.01,  # one step that shows in the labels, whatever the arithmetic
     "workers": 0,
     "accelerator": "cpu",
 }
@@ -59,7 +60,7 @@ def experiment(tmp_path, single_frame_weights, capsys):
 
 @pytest.mark.parametrize("name", list(experiments.VARIANTS))
 def test_variants_are_trained_and_compared(experiment, monkeypatch, name):
-    few = experiments.VARIANTS[name][-2:]
+    few = experiments.VARIANTS[name][0], experiments.VARIANTS[name][-1]
     monkeypatch.setattr(experiments, "VARIANTS", {name: few})
     rows = experiment(name, "--stages", "joint", "--max-clips", "1")
     assert [row[0] for row in rows] == ["", "single frame", *(heading for heading, _ in few)]
