@@ -80,10 +80,10 @@ def flows_to_past(clean: np.ndarray) -> list[np.ndarray]:
     return [*(flow.calc(grey[-1], past, None) for past in grey[:-1]), np.zeros((*grey[-1].shape, 2), np.float32)]
 
 
-def warped(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
+def warped(image: np.ndarray, flow: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
     y, x = np.mgrid[: flow.shape[0], : flow.shape[1]].astype(np.float32)
     place = x + flow[..., 0], y + flow[..., 1]
-    return np.asarray(cv2.remap(image.astype(np.float32), *place, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE))
+    return np.asarray(cv2.remap(image.astype(np.float32), *place, interpolation, None, cv2.BORDER_REPLICATE))
 
 
 def warped_features(maps: torch.Tensor, flow: np.ndarray) -> torch.Tensor:

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import torch
 from recording import describe_run, finish
-from street_ceiling import encode, flows_to_past
+from street_ceiling import encode, flows_to_past, warped
 
 from lmanet_core.assets import default_weights
 from lmanet_core.checkpoint import load_model
@@ -34,19 +34,17 @@ from lmanet_core.evaluation.sets_command import evaluation_config
 from lmanet_core.labels import UNLABELLED
 from lmanet_core.metrics import ConfusionMatrix
 from lmanet_core.network import LMANet, MemoryFrames
-from lmanet_core.network.lmanet import stack_memory
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default=str(default_weights()), help="of a network with memory; default: those that ship")
-    parser.add_argument("--data", default="street", help="street, or the YAML of a training run on it")
     parser.add_argument("--cache", help="folder of rendered frames")
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--condition", default="blocks3", choices=LOST_BLOCKS)
     parser.add_argument("--json", type=Path, help="write the result here")
     arguments = parser.parse_args()
-    config = evaluation_config(arguments.data, **({"cache": arguments.cache} if arguments.cache else {}))
+    config = evaluation_config("street", **({"cache": arguments.cache} if arguments.cache else {}))
     (clean,) = make_conditions(config, ["none"])
     network = load_model(arguments.weights).network.eval()
     miou = measure(network, clean.source, arguments.clips, LOST_BLOCKS[arguments.condition])
@@ -69,14 +67,12 @@ def measure(network: LMANet, source: ClipSource, clips: int, blocks: int) -> dic
         seen, unharmed = encode(network, spoiled), encode(network, intact)
         before = labels_of(network.decode(unharmed[-2:-1]), classes)
         flow = flows_to_past(intact)[-2]
-        y, x = np.mgrid[: lost.shape[0], : lost.shape[1]].astype(np.float32)
-        moved = cv2.remap(before, x + flow[..., 0], y + flow[..., 1], cv2.INTER_NEAREST, None, cv2.BORDER_REPLICATE)
         found = {
             "memory off": labels_of(network.decode(seen[-1:]), classes),
             "memory on": labels_of(network.decode(seen[-1:], remembered(network, seen[:-1])), classes),
             "intact past": labels_of(network.decode(seen[-1:], remembered(network, unharmed[:-1])), classes),
             "copied": before,
-            "moved": moved,
+            "moved": warped(before, flow, cv2.INTER_NEAREST).astype(np.uint8),
             "intact image": labels_of(network.decode(unharmed[-1:]), classes),
         }
         truth = np.where(lost, clip.labels[-1], np.uint8(UNLABELLED))
@@ -85,8 +81,8 @@ def measure(network: LMANet, source: ClipSource, clips: int, blocks: int) -> dic
     return {name: round(100 * matrix.mean_iou(), 1) for name, matrix in matrices.items()}
 
 
-def remembered(network: LMANet, features: torch.Tensor) -> MemoryFrames | None:
-    return stack_memory([network.remember(one) for one in features.split(1)])
+def remembered(network: LMANet, features: torch.Tensor) -> MemoryFrames:
+    return MemoryFrames(*(maps.unsqueeze(0) for maps in network.remember(features)))
 
 
 def labels_of(logits: torch.Tensor, classes: int) -> np.ndarray:

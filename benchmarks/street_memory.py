@@ -4,6 +4,7 @@ Sixteen towns that nothing was trained, validated or chosen on. Wanted, as means
 and 18 % of the picture, elsewhere in each frame) at least 3 points of mIoU more and 30 % less flicker; on clean images nothing
 worse. The other degradations, heavy, are measured beside them, on fewer clips.
 
+    lmanet train --config config/train/street_memory.yaml    # where both start from
     START="--config config/train/street_memory.yaml --weights runs/street_memory/last.safetensors --whiten-keys false"
     for seed in 0 1 2; do
       lmanet train $START --seed $seed --out runs/street_memory_$seed

@@ -240,6 +240,6 @@ def test_lost_blocks_are_as_large_as_the_frame_has_them_not_the_crop():
     assert any(frame.any() for frame in whole)
 
 
-def test_a_share_of_lost_blocks_that_is_none_is_refused():
+def test_a_probability_of_lost_blocks_above_one_is_refused():
     with pytest.raises(ConfigError, match="lost_blocks is a probability"):
         AugmentConfig(lost_blocks=2.0)
