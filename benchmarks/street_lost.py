@@ -31,8 +31,10 @@ from lmanet_core.data import ClipSource
 from lmanet_core.data.augment import lose_blocks
 from lmanet_core.evaluation.clip_sets import LOST_BLOCKS, make_conditions
 from lmanet_core.evaluation.sets_command import evaluation_config
+from lmanet_core.geometry import Size
 from lmanet_core.labels import UNLABELLED
 from lmanet_core.metrics import ConfusionMatrix
+from lmanet_core.motion import follow
 from lmanet_core.network import LMANet, MemoryFrames
 
 
@@ -69,8 +71,10 @@ def measure(network: LMANet, source: ClipSource, clips: int, blocks: int) -> dic
         flow = flows_to_past(intact)[-2]
         found = {
             "memory off": labels_of(network.decode(seen[-1:]), classes),
-            "memory on": labels_of(network.decode(seen[-1:], remembered(network, seen[:-1])), classes),
-            "intact past": labels_of(network.decode(seen[-1:], remembered(network, unharmed[:-1])), classes),
+            "memory on": with_memory(network, seen, spoiled, classes),
+            "intact past": with_memory(
+                network, torch.cat((unharmed[:-1], seen[-1:])), np.concatenate((intact[:-1], spoiled[-1:])), classes
+            ),
             "copied": before,
             "moved": warped(before, flow, cv2.INTER_NEAREST).astype(np.uint8),
             "intact image": labels_of(network.decode(unharmed[-1:]), classes),
@@ -81,8 +85,11 @@ def measure(network: LMANet, source: ClipSource, clips: int, blocks: int) -> dic
     return {name: round(100 * matrix.mean_iou(), 1) for name, matrix in matrices.items()}
 
 
-def remembered(network: LMANet, features: torch.Tensor) -> MemoryFrames:
-    return MemoryFrames(*(maps.unsqueeze(0) for maps in network.remember(features)))
+def with_memory(network: LMANet, features: torch.Tensor, images: np.ndarray, classes: int) -> np.ndarray:
+    """Labels of the last image, the others remembered."""
+    past = MemoryFrames(*(maps.unsqueeze(0) for maps in network.remember(features[:-1])))
+    places = torch.from_numpy(follow(images, Size(*features.shape[-2:]))[-1]).unsqueeze(0)
+    return labels_of(network.decode(features[-1:], past, places=places), classes)
 
 
 def labels_of(logits: torch.Tensor, classes: int) -> np.ndarray:

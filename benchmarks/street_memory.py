@@ -4,11 +4,15 @@ Sixteen towns that nothing was trained, validated or chosen on. Wanted, as means
 and 18 % of the picture, elsewhere in each frame) at least 3 points of mIoU more and 30 % less flicker; on clean images nothing
 worse. The other degradations, heavy, are measured beside them, on fewer clips.
 
-    lmanet train --config config/train/street_memory.yaml    # where both start from
-    START="--config config/train/street_memory.yaml --weights runs/street_memory/last.safetensors --whiten-keys false"
+    STILL="--nearness 8 --follow-motion false"
+    lmanet train --config config/train/street_memory.yaml $STILL    # where both start from
     for seed in 0 1 2; do
-      lmanet train $START --seed $seed --out runs/street_memory_$seed
-      lmanet train $START --seed $seed --out runs/street_control_$seed --stage backbone
+      more() { lmanet train --config config/train/street_memory.yaml --whiten-keys false --weights runs/$1/last.safetensors \
+        --out runs/$2 --seed ${@:3}; }
+      more street_memory street_still_$seed $seed $STILL
+      more street_still_$seed street_memory_$seed 1$seed
+      more street_memory street_single_$seed $seed --stage backbone
+      more street_single_$seed street_control_$seed 1$seed --stage backbone
     done
     python benchmarks/street_memory.py --memory runs/street_memory_? --control runs/street_control_?
 """
@@ -31,7 +35,7 @@ from recording import describe_run, finish
 from lmanet_core.evaluation.sets_command import evaluate_sets, evaluation_config
 from lmanet_core.training.config import TrainConfig
 
-TOWNS = {"val_first_seed": 4_000_000, "val_seeds": 16}
+TOWNS = {"val_first_seed": 5_000_000, "val_seeds": 16}
 LOST = ("blocks", "blocks2", "blocks3")
 OTHERS = ("noise3", "fog3", "rain3", "night3", "blur3", "occlusion3", "mixed3")
 MIOU_GAIN, FLICKER_CUT = 0.03, 0.30

@@ -296,7 +296,9 @@ class _PublishedRead:
 
     module: MemoryModule
 
-    def __call__(self, features: torch.Tensor, memory: MemoryFrames, impl: str = "auto") -> torch.Tensor:
+    def __call__(
+        self, features: torch.Tensor, memory: MemoryFrames, impl: str = "auto", places: torch.Tensor | None = None
+    ) -> torch.Tensor:
         query = self.module.ask(features)
         read = BASELINES["published scheme"](query.key, memory.keys, memory.values, self.module.config.window)()
         fused: torch.Tensor = self.module.fusion(query.value, read)

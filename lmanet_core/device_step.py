@@ -17,7 +17,7 @@ import torch
 
 from lmanet_core.decision import decide
 from lmanet_core.frame import UInt8Array
-from lmanet_core.geometry import GeometryPlan
+from lmanet_core.geometry import GeometryPlan, feature_grid
 from lmanet_core.labels import UNLABELLED
 from lmanet_core.memory import MemoryBuffer
 from lmanet_core.network.backbone import image_batch
@@ -60,8 +60,14 @@ class DeviceStep:
         self._image, self._host_image = self._buffers(*plan.camera_size, 3)
         self._planes, self._host_planes = self._buffers(2, *plan.output_size)  # labels, confidence
         self._slot = torch.zeros(1, dtype=torch.int64, device=runtime.device)
+        self._places: torch.Tensor | None = None
+        if memory is not None and runtime.config.memory is not None and runtime.config.memory.follow_motion:
+            grid = feature_grid(plan.network_size, runtime.network.backbone.stride)
+            self._places = torch.zeros(1, memory.capacity, 2, *grid, device=runtime.device)
 
-    def run(self, image: UInt8Array, frames: int, remember: bool, confidence: bool) -> tuple[UInt8Array, UInt8Array | None]:
+    def run(
+        self, image: UInt8Array, frames: int, remember: bool, confidence: bool, places: torch.Tensor | None = None
+    ) -> tuple[UInt8Array, UInt8Array | None]:
         """One frame.
 
         Args:
@@ -69,6 +75,7 @@ class DeviceStep:
             frames: how many the memory holds; 0 reads nothing.
             remember: write this one to the memory's next slot; the caller counts it afterwards.
             confidence: whether it is wanted.
+            places: (1, frames, 2, h, w), where the remembered positions are, for a memory that follows motion.
 
         Returns:
             Labels and confidence (H, W), the caller's to keep.
@@ -81,6 +88,8 @@ class DeviceStep:
             self._image.copy_(self._host_image, non_blocking=True)
             if remember and self._memory is not None:
                 self._slot.fill_(self._memory.next_slot)
+            if self._places is not None and places is not None and frames:
+                self._places[:, :frames].copy_(places)
             self._launch(frames, remember, confidence)
             wanted = slice(0, 2 if confidence else 1)
             self._host_planes[wanted].copy_(self._planes[wanted], non_blocking=True)
@@ -141,7 +150,8 @@ class DeviceStep:
         features = network.encode((pixels * scale + offset).to(runtime.input_dtype))
         memory = self._memory
         past = memory.slots(frames) if memory is not None and frames else None
-        logits = network.decode(features, past, self._attention)[:, : len(runtime.config.labels.names)]
+        places = None if self._places is None or past is None else self._places[:, :frames]
+        logits = network.decode(features, past, self._attention, places)[:, : len(runtime.config.labels.names)]
         if memory is not None:
             kept = network.remember(features)
             rings = memory.reserve(kept)

@@ -315,6 +315,11 @@ def fit_network_size(camera_size: Size, max_pixels: int, multiple: int = 8, rema
     return Size(nearest(camera_size.height), nearest(camera_size.width))
 
 
+def feature_grid(size: Size, stride: int) -> Size:
+    """Height and width of the features of a network whose input has this size."""
+    return Size(*(-(-side // stride) for side in size))
+
+
 def resize_image(image: UInt8Array, size: Size) -> UInt8Array:
     """Resize (H, W) or (H, W, C) uint8: average over the covered area when both sides shrink, else bilinear."""
     if image.shape[:2] == size:

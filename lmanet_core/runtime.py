@@ -158,8 +158,6 @@ def _override_memory(network: LMANet, memory: MemoryConfig) -> MemoryConfig:
     if network.memory is None:
         raise ConfigError("these weights have no memory (single-frame network); leave the memory options out")
     trained = network.memory.config
-    for name in ("key_channels", "value_channels", "fusion", "nearness"):
-        if getattr(memory, name) != getattr(trained, name):
-            raise ConfigError(f"{name} is {getattr(trained, name)} in these weights and cannot be {getattr(memory, name)}")
+    memory.require_weights_of(trained)
     network.memory.config = memory
     return memory

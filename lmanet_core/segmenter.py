@@ -1,6 +1,7 @@
 """`VideoSegmenter.step`: one camera image in, one label map out, with the memory in between. Everything else is around it.
 
     image → continuity → preprocess → encode → decode (with memory) → remember → postprocess → FrameResult
+                                  └→ motion, for a memory that follows it ─┘
 
 `feed` does to the memory what `step` does, and nothing else: for frames whose labels nobody wants.
 
@@ -29,10 +30,11 @@ from lmanet_core.decision import decide
 from lmanet_core.device_step import DeviceStep
 from lmanet_core.errors import ConfigError, DeviceMemoryError
 from lmanet_core.frame import FeedResult, FrameResult, UInt8Array
-from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, fit_network_size, parse_size, plan_geometry
+from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, feature_grid, fit_network_size, parse_size, plan_geometry
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.pixels import to_rgb
 from lmanet_core.memory import MemoryBuffer
+from lmanet_core.motion import PlaceTracker
 from lmanet_core.network.backbone import image_batch
 from lmanet_core.network.memory_read import MemoryConfig, MemoryFrames
 from lmanet_core.ops import attention_weights, available_implementations
@@ -122,6 +124,7 @@ class VideoSegmenter:
         self._memory: MemoryBuffer | None = None
         if trained is not None:
             self._memory = MemoryBuffer(self.config.memory_frames or trained.memory_frames, self.config.memory_interval_s)
+        self._tracker = PlaceTracker() if trained is not None and trained.follow_motion else None
         self.memory_enabled = self.config.memory and trained is not None
         self._plan: GeometryPlan | None = None
         self._on_device = runtime.device.type == "cuda"
@@ -161,8 +164,8 @@ class VideoSegmenter:
         if enabled and self._memory is None:
             raise ConfigError("these weights have no memory (single-frame network), it cannot be switched on")
         self._memory_enabled = enabled
-        if not enabled and self._memory is not None:
-            self._memory.clear()
+        if not enabled:
+            self._forget()
 
     @property
     def memory_capacity(self) -> int:
@@ -177,8 +180,7 @@ class VideoSegmenter:
     def reset(self) -> None:
         """Forget the stream; the next frame is a first frame."""
         self.continuity.reset()
-        if self._memory is not None:
-            self._memory.clear()
+        self._forget()
 
     def request_reset(self, cause: Discontinuity = Discontinuity.MANUAL) -> None:
         """Have the next frame clear the memory, with this cause (MANUAL or CLOCK_JUMP). Any thread."""
@@ -211,6 +213,7 @@ class VideoSegmenter:
         else:
             labels, confidence = self._step_here(rgb, plan, remember, clock)
         if memory is not None and remember:
+            self._keep_places(plan)
             memory.count(stamp_ns)
         return FrameResult(
             labels=labels,
@@ -245,7 +248,10 @@ class VideoSegmenter:
         memory_frames = 0 if memory is None else len(memory)
         remembered = self._remembers(stamp_ns, continuity)
         if memory is not None and remembered:
-            memory.push(self.runtime.network.remember(self._encode(rgb, plan, clock)), stamp_ns)
+            image = plan.to_network(rgb)
+            self._places(image, plan)
+            self._keep_places(plan)
+            memory.push(self.runtime.network.remember(self._encode(image, clock)), stamp_ns)
             clock.lap("remember")
         return FeedResult(
             stamp_ns=stamp_ns,
@@ -264,13 +270,34 @@ class VideoSegmenter:
         rgb = to_rgb(image)
         plan = self._plan_for(Size(*rgb.shape[:2]))
         continuity = self.continuity.check(rgb, stamp_ns, frame_id)
-        if continuity.discontinuity is not None and self._memory is not None:
-            self._memory.clear()
+        if continuity.discontinuity is not None:
+            self._forget()
         clock.lap("continuity")
         return rgb, plan, continuity
 
-    def _encode(self, rgb: UInt8Array, plan: GeometryPlan, clock: _Stopwatch) -> torch.Tensor:
-        pixels = self._to_input(plan.to_network(rgb))
+    def _forget(self) -> None:
+        if self._memory is not None:
+            self._memory.clear()
+        if self._tracker is not None:
+            self._tracker.clear()
+
+    def _grid(self, plan: GeometryPlan) -> Size:
+        return feature_grid(plan.network_size, self.runtime.network.backbone.stride)
+
+    def _places(self, image: UInt8Array, plan: GeometryPlan) -> torch.Tensor | None:
+        """Where the remembered positions are in an image of the network's size, (1, T, 2, h, w); None: where they were."""
+        if self._tracker is None or not self._memory_enabled:
+            return None
+        return torch.from_numpy(self._tracker.look(image, self._grid(plan))).unsqueeze(0)
+
+    def _keep_places(self, plan: GeometryPlan) -> None:
+        """The image whose places were asked for last goes into the memory's next slot."""
+        if self._tracker is not None and self._memory is not None:
+            self._tracker.keep(self._memory.next_slot, self._grid(plan))
+
+    def _encode(self, image: UInt8Array, clock: _Stopwatch) -> torch.Tensor:
+        """Features of an image of the network's size."""
+        pixels = self._to_input(image)
         clock.lap("preprocess")
         features = self.runtime.network.encode(pixels)
         clock.lap("encode")
@@ -307,7 +334,10 @@ class VideoSegmenter:
                 "these weights attend to all positions; only attention within a window can be shown (--window 21)"
             )
         plan = self._plan_for(Size(height, width))
-        query = module.ask(self.runtime.network.encode(self._to_input(plan.to_network(rgb)))).key
+        seen = plan.to_network(rgb)
+        query = module.ask(self.runtime.network.encode(self._to_input(seen))).key
+        places = self._places(seen, plan)
+        memory = module.moved(memory, None if places is None else places.to(query.device))
         return [self._attend_at(query, memory, module.config, plan, x, y) for x, y in positions]
 
     def _attend_at(
@@ -337,9 +367,13 @@ class VideoSegmenter:
     def _step_here(
         self, rgb: UInt8Array, plan: GeometryPlan, remember: bool, clock: _Stopwatch
     ) -> tuple[UInt8Array, UInt8Array | None]:
-        network, features = self.runtime.network, self._encode(rgb, plan, clock)
+        image = plan.to_network(rgb)
+        network, features = self.runtime.network, self._encode(image, clock)
         past = self._memory.frames() if self._memory is not None and self._memory_enabled else None
-        logits = network.decode(features, past, self.config.attention)
+        places = self._places(image, plan)
+        if places is not None:
+            clock.lap("motion")
+        logits = network.decode(features, past, self.config.attention, places)
         clock.lap("decode")
         if remember and self._memory is not None:
             self._memory.write(network.remember(features))
@@ -352,14 +386,16 @@ class VideoSegmenter:
         self, rgb: UInt8Array, plan: GeometryPlan, frames: int, remember: bool
     ) -> tuple[UInt8Array, UInt8Array | None, int, bool]:
         """Labels, confidence, memory frames read, whether remembered. Too little memory costs speed first, then the past."""
+        places = None if self._tracker is None else self._places(plan.to_network(rgb), plan)
         try:
-            return *self._device_step_for(plan).run(rgb, frames, remember, self.config.confidence), frames, remember
+            labels, confidence = self._device_step_for(plan).run(rgb, frames, remember, self.config.confidence, places)
+            return labels, confidence, frames, remember
         except torch.OutOfMemoryError as error:
             first = _in_short(error)
         self._free_device_memory()
         self._graph_pause = _FRAMES_WITHOUT_GRAPH
         try:
-            result = self._device_step_for(plan).run(rgb, frames, remember, self.config.confidence)
+            result = self._device_step_for(plan).run(rgb, frames, remember, self.config.confidence, places)
             _log.warning("%s: CUDA graphs are given up for %d frames, which saves memory", first, _FRAMES_WITHOUT_GRAPH)
             return *result, frames, remember
         except torch.OutOfMemoryError:

@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 
 from lmanet_core.data.augment import AugmentConfig, augment
 from lmanet_core.data.flow import backward_flow
-from lmanet_core.geometry import Size
+from lmanet_core.geometry import Size, feature_grid
 from lmanet_core.labels import LabelSet
+from lmanet_core.motion import follow
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -90,12 +91,16 @@ class ClipItem(TypedDict, total=False):
         clip: (T, 3, H, W) uint8 RGB.
         labels: (H, W) uint8 of the last frame, 255 void.
         index: () int64, position in the source.
+        places: (T - 1, 2, h, w) float32, row and column of the past frames' cells in the last frame, see `motion.follow`.
+        places_before: (T - 2, 2, h, w) float32, the same in the frame before it.
         flow: (2, H, W) float32, x and y displacement in pixels from the last frame to the one before; NaN where unknown.
     """
 
     clip: torch.Tensor
     labels: torch.Tensor
     index: torch.Tensor
+    places: torch.Tensor
+    places_before: torch.Tensor
     flow: torch.Tensor
 
 
@@ -112,6 +117,8 @@ class ClipDataset(Dataset[ClipItem]):
         augmentation: None for validation.
         seed: of everything random.
         with_flow: also give the optical flow to the frame before (for the temporal-consistency loss).
+        feature_stride: of the network; also give the places of past frames' cells (for a memory that follows motion). None: do
+            not.
     """
 
     source: ClipSource
@@ -121,6 +128,7 @@ class ClipDataset(Dataset[ClipItem]):
     augmentation: AugmentConfig | None = None
     seed: int = 0
     with_flow: bool = False
+    feature_stride: int | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -138,6 +146,11 @@ class ClipDataset(Dataset[ClipItem]):
             "labels": torch.from_numpy(np.ascontiguousarray(labels)),
             "index": torch.tensor(index),
         }
+        if self.feature_stride is not None and len(frames) > 1:
+            *_, before, last = follow(frames, feature_grid(Size(*frames.shape[1:3]), self.feature_stride))
+            item["places"] = torch.from_numpy(last)
+            if self.with_flow:
+                item["places_before"] = torch.from_numpy(before)
         if self.with_flow and len(frames) > 1:
             item["flow"] = torch.from_numpy(backward_flow(frames[-2], frames[-1]))
         return item

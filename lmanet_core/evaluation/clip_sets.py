@@ -24,6 +24,7 @@ from lmanet_core.decision import decide
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import GeometryPlan, Size, fit_network_size, plan_geometry
 from lmanet_core.metrics import ConfusionMatrix, Flicker, FlowMatcher, TemporalConsistency
+from lmanet_core.motion import follow
 from lmanet_core.network.backbone import image_batch
 from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.runtime import Runtime
@@ -192,14 +193,24 @@ class ClipScorer:
     def _segment(self, frames: UInt8Array, plan: GeometryPlan) -> tuple[list[UInt8Array], list[UInt8Array]]:
         """Label maps of the last frame with 0 … S frames in the memory, and of the frame before it with none and with S."""
         network, past = self.runtime.network, self.memory_frames or 0
-        features = [network.encode(self._to_input(plan.to_network(frame))) for frame in frames]
+        images = np.stack([plan.to_network(frame) for frame in frames])
+        features = [network.encode(self._to_input(image)) for image in images]
         kept = [network.remember(seen) for seen in features[:-1]] if past else []
-        last = [self._decode(features[-1], kept[len(kept) - filled :]) for filled in range(past + 1)]
-        before = [self._decode(features[-2], kept[:-1][len(kept) - 1 - filled :]) for filled in sorted({0, past})]
-        return last, before
+        places: list[torch.Tensor | None] = [None] * len(images)
+        if past and network.memory is not None and network.memory.config.follow_motion:
+            followed = follow(images, Size(*features[0].shape[-2:]))
+            places = [torch.from_numpy(one).unsqueeze(0).to(self.runtime.device) for one in followed]
 
-    def _decode(self, features: torch.Tensor, memory: Sequence[Any]) -> UInt8Array:
-        logits = self.runtime.network.decode(features, stack_memory(list(memory)))
+        def decode(frame: int, filled: int) -> UInt8Array:
+            """Frame −1 or −2 with so many of the frames before it remembered."""
+            memory = kept[: len(kept) + 1 + frame]
+            first, moved = len(memory) - filled, places[frame]
+            return self._decode(features[frame], memory[first:], None if moved is None else moved[:, first:])
+
+        return [decode(-1, filled) for filled in range(past + 1)], [decode(-2, filled) for filled in sorted({0, past})]
+
+    def _decode(self, features: torch.Tensor, memory: Sequence[Any], places: torch.Tensor | None) -> UInt8Array:
+        logits = self.runtime.network.decode(features, stack_memory(list(memory)), places=places)
         labels, _ = decide(logits[:, : len(self.runtime.config.labels.names)], False)
         return np.asarray(labels.cpu().numpy(), np.uint8)
 

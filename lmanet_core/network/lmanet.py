@@ -31,16 +31,24 @@ class LMANet(nn.Module):
         """Normalised image (B, 3, H, W) → features (B, C, h, w)."""
         return self.backbone.encode(image)
 
-    def decode(self, features: torch.Tensor, memory: MemoryFrames | None = None, impl: str = "auto") -> torch.Tensor:
+    def decode(
+        self,
+        features: torch.Tensor,
+        memory: MemoryFrames | None = None,
+        impl: str = "auto",
+        places: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Features → logits (B, classes, H, W); without memory frames exactly the backbone's own.
 
         Args:
             features: (B, C, h, w) of the current frame.
             memory: past frames, None while there are none.
             impl: implementation of `local_attention`.
+            places: (B, T, 2, h, w), where the remembered positions are in this frame, for a memory that follows motion; None:
+                where they were.
         """
         if memory is not None:
-            features = self._memory_module().read(features, memory, impl)
+            features = self._memory_module().read(features, memory, impl, places)
         return self.backbone.decode(features)
 
     def remember(self, features: torch.Tensor) -> KeyValue:
@@ -48,7 +56,7 @@ class LMANet(nn.Module):
         return self._memory_module().remember(features)
 
     def forward(self, clip: torch.Tensor, memory_frames: int | None = None, last_only: bool = False) -> torch.Tensor:
-        """Segment a whole clip, the memory empty at its start; equal to streaming it.
+        """Segment a whole clip, the memory empty at its start; equal to streaming it (without motion, which it measures not).
 
         Args:
             clip: (B, T, 3, H, W), normalised.

@@ -52,6 +52,8 @@ class MemoryConfig:
         nearness: 0 as published, where a position reads what looks like it, be it far or near in its window. Above 0 this much
             times cos Δx + cos Δy joins the logit, Δ the way to the other position, half a turn just outside the window: what
             cannot be recognised (lost, occluded) then reads what was there before. Takes 4 key channels. Not in the paper.
+        follow_motion: nearness counts from where remembered positions are by now, as far as whoever reads can tell, instead of
+            where they were (`lmanet_core.motion`). Needs nearness. Not in the paper.
 
     Raises:
         ConfigError: a value outside its range.
@@ -65,6 +67,7 @@ class MemoryConfig:
     softmax: SoftmaxScope = "joint"
     border: Border = "zero"
     nearness: float = 0.0
+    follow_motion: bool = False
 
     def __post_init__(self) -> None:
         if self.key_channels < 1 or self.value_channels < 0:
@@ -73,6 +76,8 @@ class MemoryConfig:
             raise ConfigError(f"nearness must be 0 to {_MAX_NEARNESS:g}, got {self.nearness}")
         if self.nearness and self.key_channels <= PLACE_CHANNELS:
             raise ConfigError(f"nearness takes {PLACE_CHANNELS} key channels; wanted more in all, got {self.key_channels}")
+        if self.follow_motion and not self.nearness:
+            raise ConfigError("follow_motion moves what nearness counts from; wanted nearness above 0, got 0")
         if self.fusion not in FUSIONS:
             raise ConfigError(f"fusion must be one of {', '.join(FUSIONS)}; got {self.fusion!r}")
         if self.window is not None and (self.window < 1 or self.window % 2 == 0):
@@ -83,6 +88,17 @@ class MemoryConfig:
             raise ConfigError(f"softmax must be joint or per_frame, got {self.softmax!r}")
         if self.border not in ("zero", "masked"):
             raise ConfigError(f"border must be zero or masked, got {self.border!r}")
+
+    def require_weights_of(self, trained: MemoryConfig) -> None:
+        """Raises ConfigError where weights trained with another configuration do not fit this one."""
+        for name in ("key_channels", "value_channels", "fusion"):
+            if getattr(self, name) != getattr(trained, name):
+                raise ConfigError(f"{name} is {getattr(trained, name)} in these weights and cannot be {getattr(self, name)}")
+        if self.content_channels != trained.content_channels:
+            raise ConfigError(
+                f"nearness is {trained.nearness:g} in these weights and cannot be {self.nearness:g}: it may change, but not "
+                "come or go, for the place takes key channels"
+            )
 
     @property
     def content_channels(self) -> int:
@@ -128,13 +144,34 @@ class MemoryModule(nn.Module):
         if not config.nearness:
             return head
         batch, _, height, width = head.key.shape
-        window = 2 * max(height, width) - 1 if config.window is None else config.window
-        turn = 2.0 * math.pi / (window + 1)
+        turn = self._turn(height, width)
         y, x = (torch.arange(side, device=head.key.device, dtype=torch.float32) * turn for side in (height, width))
         rows, columns = (torch.stack((angles.cos(), angles.sin())) for angles in (y, x))
         both = (rows[:, :, None].expand(-1, -1, width), columns[:, None, :].expand(-1, height, -1))
         place = (math.sqrt(config.nearness) * torch.cat(both)).to(head.key.dtype)
         return KeyValue(torch.cat((head.key, place.expand(batch, -1, -1, -1)), 1), head.value)
+
+    def moved(self, memory: MemoryFrames, places: torch.Tensor | None) -> MemoryFrames:
+        """What is remembered, its keys saying where its positions are now instead of where they were.
+
+        Args:
+            memory: as `remember` made it.
+            places: (B, T, 2, h, w), row and column of each remembered position in the present frame, in positions; None: all
+                are where they were.
+        """
+        if places is None or not self.config.follow_motion:
+            return memory
+        content = memory.keys[:, :, : self.config.content_channels]
+        angles = places.float() * self._turn(*places.shape[-2:])
+        circles = torch.stack((angles.cos(), angles.sin()), 3).flatten(2, 3)  # (B, T, 4, h, w): cos y, sin y, cos x, sin x
+        place = (math.sqrt(self.config.nearness) * circles).to(content.dtype)
+        keys = torch.cat((content.movedim(2, -1), place.movedim(2, -1)), -1).movedim(-1, 2)  # in the layout of `MemoryBuffer`
+        return MemoryFrames(keys, memory.values)
+
+    def _turn(self, height: int, width: int) -> float:
+        """The angle from one position to the next: half a turn from the middle of the window to just outside of it."""
+        window = 2 * max(height, width) - 1 if self.config.window is None else self.config.window
+        return 2.0 * math.pi / (window + 1)
 
     @torch.no_grad()
     def whiten_keys(self, features: torch.Tensor) -> None:
@@ -163,10 +200,13 @@ class MemoryModule(nn.Module):
             head.key.weight[:, :, 1, 1] = strongest.T
             head.key.bias.copy_(-mean @ strongest)  # type: ignore[union-attr]  # it has one
 
-    def read(self, features: torch.Tensor, memory: MemoryFrames, impl: str = "auto") -> torch.Tensor:
-        """Features (B, C, h, w) joined with what the memory holds for them → (B, C, h, w) for the decoder."""
+    def read(
+        self, features: torch.Tensor, memory: MemoryFrames, impl: str = "auto", places: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Features (B, C, h, w) joined with what the memory holds for them → the same for the decoder; places as `moved`."""
         query = self.ask(features)
         config = self.config
+        memory = self.moved(memory, places)
         read = local_attention(
             query.key, memory.keys, memory.values, config.window, softmax=config.softmax, border=config.border, impl=impl
         )

@@ -83,6 +83,7 @@ class TrainConfig:
     window: int | Literal["global"] | None = _option(None, "R; null: as the weights or the paper")
     fusion: str | None = _option(None, "gated, reduced-gated, concat, residual; null: as the weights or the paper")
     nearness: float | None = _option(None, "how much more a position reads what was near it; null: as the weights or 0")
+    follow_motion: bool | None = _option(None, "nearness counts from where things have moved to; null: as the weights or false")
     key_channels: int | None = _option(None, "Dk; null: as the weights or the paper")
     value_channels: int | None = _option(None, "Dv, 0 for the features themselves; null: as the weights or the paper")
     whiten_keys: bool = _option(False, "start with keys that are the features' principal components")
@@ -197,10 +198,10 @@ class TrainConfig:
             softmax=default.softmax,
             border=default.border,
             nearness=default.nearness if self.nearness is None else self.nearness,
+            follow_motion=default.follow_motion if self.follow_motion is None else self.follow_motion,
         )
-        for name in ("fusion", "key_channels", "value_channels", "nearness"):
-            if trained is not None and getattr(config, name) != getattr(trained, name):
-                raise ConfigError(f"{name} is {getattr(trained, name)} in the weights and cannot be {getattr(config, name)}")
+        if trained is not None:
+            config.require_weights_of(trained)
         return config
 
     @classmethod

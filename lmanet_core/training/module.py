@@ -106,17 +106,17 @@ class TrainingModule(L.LightningModule):
 
     # ---- the network on a clip
 
-    def predict(self, clip: torch.Tensor, memory_frames: int, with_before: bool = False) -> list[torch.Tensor]:
+    def predict(self, batch: ClipItem, memory_frames: int, with_before: bool = False) -> list[torch.Tensor]:
         """Logits of the last frame, (B, C, H, W); with those of the frame before it, if asked for.
 
         Args:
-            clip: (B, T, 3, H, W) uint8 or 0–255.
+            batch: its clip (B, T, 3, H, W) uint8 or 0–255, and places for a memory that follows motion.
             memory_frames: how many of the past frames are remembered; 0 decodes the last frame by itself.
             with_before: needs memory_frames of 1 or more.
         """
+        clip = batch["clip"]
         used = clip[:, clip.shape[1] - 1 - memory_frames :]
         pixels = self.network.backbone.normalize(used).to(_autocast_dtype(used.device.type))
-        batch = len(pixels)
         if self.config.stage == "all" and memory_frames:
             # Past frames are taken as the encoder makes them: gradients through them would take several times as long.
             features = torch.cat((self._encode(pixels[:, :-1], False), self._encode(pixels[:, -1:], True)), 1)
@@ -125,12 +125,15 @@ class TrainingModule(L.LightningModule):
         if memory_frames == 0:
             return [self.network.decode(features[:, -1])]
         kept = self.network.remember(features[:, :-1].flatten(0, 1))
-        memory = MemoryFrames(*(maps.unflatten(0, (batch, memory_frames)) for maps in kept))
-        logits = [self.network.decode(features[:, -1], memory)]
+        memory = MemoryFrames(*(maps.unflatten(0, (len(pixels), memory_frames)) for maps in kept))
+        places, places_before = batch.get("places"), batch.get("places_before")
+        places = None if places is None else places[:, -memory_frames:]
+        logits = [self.network.decode(features[:, -1], memory, places=places)]
         if with_before:
             with torch.no_grad():
                 older = MemoryFrames(*(maps[:, :-1] for maps in memory)) if memory_frames > 1 else None
-                logits.append(self.network.decode(features[:, -2], older))
+                moved = None if older is None or places_before is None else places_before[:, 1 - memory_frames :]
+                logits.append(self.network.decode(features[:, -2], older, places=moved))
         return logits
 
     def _encode(self, pixels: torch.Tensor, trained: bool) -> torch.Tensor:
@@ -145,7 +148,7 @@ class TrainingModule(L.LightningModule):
         config = self.config
         memory_frames = self._draw_memory_frames(batch["clip"].shape[1] - 1)
         consistent = bool(config.consistency) and memory_frames > 0
-        logits, *before = self.predict(batch["clip"], memory_frames, consistent)
+        logits, *before = self.predict(batch, memory_frames, consistent)
         loss = self._mean(*cross_entropy_sums(logits, batch["labels"].long(), self.class_weights, config.ohem))
         named = logits[:, : len(self.class_weights)]
         if consistent:
@@ -233,7 +236,7 @@ class TrainingModule(L.LightningModule):
     def validation_step(self, batch: ClipItem, batch_idx: int) -> None:
         """Count (truth, prediction) of the last frames, at the network's size."""
         labels = batch["labels"].long()
-        logits = self.predict(batch["clip"], batch["clip"].shape[1] - 1)[0]
+        logits = self.predict(batch, batch["clip"].shape[1] - 1)[0]
         classes = len(self.class_weights)
         known = labels != UNLABELLED
         pairs = labels[known] * (classes + 1) + logits[:, :classes].argmax(1)[known]

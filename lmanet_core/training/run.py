@@ -186,7 +186,9 @@ def train(config: TrainConfig) -> TrainResult:
     done = 0 if saved is None else int(saved["progress"]["batches"])
     trainer = _make_trainer(config, files, epochs=math.ceil(length.total / length.per_epoch) - done // length.per_epoch)
     if done < length.total:
-        datasets = _datasets(config, training, validation, frames)
+        follows = model.memory is not None and model.memory.follow_motion
+        stride = network.backbone.stride if follows else None
+        datasets = _datasets(config, training, validation, frames, stride)
         _fit(trainer, module, _Loaders(*datasets, module, length), None if saved is None else out / RESUME)
     else:
         module.on_load_checkpoint({"lmanet": saved})
@@ -212,7 +214,7 @@ def _prepare(source: ClipSource | None, frames: int, config: TrainConfig) -> Non
 
 
 def _datasets(
-    config: TrainConfig, training: ClipSource, validation: ClipSource | None, frames: int
+    config: TrainConfig, training: ClipSource, validation: ClipSource | None, frames: int, feature_stride: int | None
 ) -> tuple[ClipDataset, ClipDataset | None]:
     train_set = ClipDataset(
         training,
@@ -222,8 +224,11 @@ def _datasets(
         config.augmentation(),
         config.seed,
         with_flow=config.consistency > 0,
+        feature_stride=feature_stride,
     )
-    return train_set, None if validation is None else ClipDataset(validation, frames, config.stride)
+    if validation is None:
+        return train_set, None
+    return train_set, ClipDataset(validation, frames, config.stride, feature_stride=feature_stride)
 
 
 def _make_trainer(config: TrainConfig, files: RunFiles, epochs: int) -> L.Trainer:

@@ -31,6 +31,15 @@ def shared_data():
     return folder
 
 
+@pytest.fixture(scope="session")
+def textured_drive():
+    """Six images (64, 128, 3) of a scene that moves right by a feature position each time, large enough to measure it."""
+    rng = np.random.default_rng(0)
+    layers = [cv2.resize(rng.normal(size=(80 // cell, 240 // cell, 3)), (240, 80)) for cell in (5, 10)]
+    scene = np.clip(128 + 40 * sum(layers), 0, 255).astype(np.uint8)
+    return [scene[:64, 64 - 8 * shift : 192 - 8 * shift] for shift in range(6)]
+
+
 class BagMaker:
     """Writes bags of ROS 1 or ROS 2 with standard messages."""
 

@@ -77,6 +77,15 @@ def test_every_pixel_is_that_of_the_ordinary_step(make, drive, options):
     assert options == {"memory": False} or ordinary[-1].memory_frames > 0
 
 
+def test_a_memory_that_follows_motion_follows_it_here_as_well(following_weights, textured_drive):
+    runtime = prepare(load_model(following_weights), "cpu", "fp32")
+    images = [*textured_drive[:3], textured_drive[1], *textured_drive[3:], *textured_drive[:3]]
+    stamps = [0, 1, 2, 1, 3, 4, 5, 100, 101, 102]  # late once, then a gap
+    made = [VideoSegmenter(runtime, SegmenterConfig(network_size="128x64")) for _ in range(2)]
+    made[0]._on_device = True
+    assert_same(*(stream(segmenter, images, stamps) for segmenter in made))
+
+
 @pytest.mark.parametrize("on_device", [False, True])
 def test_no_map_of_the_network_changes_its_layout(make, drive, on_device):
     segmenter = make(on_device)

@@ -68,8 +68,11 @@ def runtime(video_weights):
     return prepare(load_model(video_weights), "cpu", "fp32")
 
 
-@pytest.mark.parametrize("network_size", [None, Size(32, 64)])
-def test_figures_are_those_of_the_streamed_network(source, runtime, network_size):
+@pytest.mark.parametrize(
+    ("weights", "network_size"), [("video_weights", None), ("video_weights", Size(32, 64)), ("following_weights", None)]
+)
+def test_figures_are_those_of_the_streamed_network(source, weights, network_size, request):
+    runtime = prepare(load_model(request.getfixturevalue(weights)), "cpu", "fp32")
     frames = runtime.config.memory.memory_frames
     scores = ClipScorer(runtime, network_size=network_size).score(Condition("none", source))
     config = SegmenterConfig(network_size="auto" if network_size is None else f"{network_size}")

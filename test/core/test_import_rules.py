@@ -16,6 +16,7 @@ ROS = {"lmanet_ros", "rclpy", "cv_bridge", "launch", "launch_ros", "rosidl_runti
 #: Modules and folders that resize besides geometry.py, and what.
 MAY_RESIZE = {
     "network/pspnet.py": "features and logits inside the network",
+    "motion.py": "flow and its trust, between pixels, blocks and features",
     "scene_cut.py": "a thumbnail that is compared and thrown away",
     "street/": "textures, fog and samples, while a generated image is made",
 }

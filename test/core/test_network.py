@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from lmanet_core.network import Backbone, ERFNet, LMANet, MemoryConfig, PSPNet10
 from lmanet_core.network.erfnet import _max_pool
 from lmanet_core.network.fusion import FUSIONS, ConcatFusion, GatedFusion, ReducedGatedFusion
 from lmanet_core.network.lmanet import stack_memory
-from lmanet_core.network.memory_read import MemoryModule
+from lmanet_core.network.memory_read import MemoryFrames, MemoryModule
 from lmanet_core.ops import local_attention
 
 CLASSES = 5
@@ -558,7 +559,46 @@ def test_whitened_keys_leave_room_for_the_place():
     torch.testing.assert_close(content.T.cov(correction=0), 0.25 * torch.eye(8), rtol=0, atol=1e-4)
 
 
+def following_module(nearness=20.0):
+    """Nothing looks like anything: only the place counts."""
+    config = MemoryConfig(key_channels=8, value_channels=0, fusion="residual", window=5, nearness=nearness, follow_motion=True)
+    module = MemoryModule(4, config)
+    for head in (module.query_head, module.memory_head):
+        torch.nn.init.zeros_(head.key.weight)
+        torch.nn.init.zeros_(head.key.bias)
+    return module
+
+
+def test_what_moved_is_read_where_it_has_moved_to():
+    module = following_module(nearness=80.0)
+    past = torch.rand(1, 4, 9, 9)
+    memory = MemoryFrames(*(maps[:, None] for maps in module.remember(past)))
+    places = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij"))[None, None].clone()
+    places[:, :, 0] += 1  # everything has moved down by one and left by two
+    places[:, :, 1] -= 2
+    moved = module.moved(memory, places)
+    read = local_attention(module.ask(past).key, moved.keys, moved.values, module.config.window)
+    inside = read[:, :, 3:7, 2:5]
+    torch.testing.assert_close(inside, past[:, :, 2:6, 4:7], rtol=0, atol=1e-3)
+    assert (inside - past[:, :, 3:7, 2:5]).abs().max() > 0.1
+    with torch.no_grad():
+        torch.nn.init.ones_(module.fusion.blend.bias)  # what was read is what comes out
+        torch.testing.assert_close(module.read(past, memory, places=places), read)
+
+
+def test_what_stayed_in_its_place_and_a_memory_that_follows_nothing_are_as_they_were():
+    module = following_module()
+    memory = MemoryFrames(*(maps[:, None] for maps in module.remember(torch.rand(2, 4, 6, 9))))
+    home = torch.stack(torch.meshgrid(torch.arange(6.0), torch.arange(9.0), indexing="ij")).expand(2, 1, 2, 6, 9)
+    torch.testing.assert_close(module.moved(memory, home).keys, memory.keys, rtol=0, atol=1e-5)
+    assert module.moved(memory, home).keys.stride(2) == 1  # as a ring has them
+    assert module.moved(memory, None) is memory
+    still = MemoryModule(4, replace(module.config, follow_motion=False))
+    assert still.moved(memory, home + 1) is memory
+
+
 @pytest.mark.parametrize(("wrong", "message"), [
+    ({"follow_motion": True}, "follow_motion moves what nearness counts from; wanted nearness above 0, got 0"),
     ({"nearness": -1.0}, "nearness must be 0 to 100, got -1"),
     ({"nearness": float("nan")}, "nearness must be 0 to 100, got nan"),
     ({"nearness": 1.0, "key_channels": 4}, "nearness takes 4 key channels; wanted more in all, got 4"),

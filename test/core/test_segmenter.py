@@ -6,6 +6,7 @@ import copy
 import gc
 import itertools
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from lmanet_core.continuity import ContinuityConfig, Discontinuity
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import LabelSet
+from lmanet_core.motion import follow
 from lmanet_core.network import Backbone, LMANet, MemoryConfig
+from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.runtime import prepare
 from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
 
@@ -46,6 +49,13 @@ def make_segmenter(runtime):
 def drive(make_scene):
     """Six images of one scene that moves sideways."""
     return [np.roll(make_scene(), 2 * shift, axis=1) for shift in range(6)]
+
+
+def following(weights, follow_motion=True, **options):
+    runtime = prepare(load_model(weights), "cpu", "fp32")
+    memory = replace(runtime.config.memory, follow_motion=follow_motion)
+    runtime = prepare(load_model(weights), "cpu", "fp32", memory)
+    return VideoSegmenter(runtime, SegmenterConfig(network_size="128x64", **options))
 
 
 def stream(segmenter, images, start_ns=0):
@@ -307,6 +317,56 @@ def test_s_can_be_chosen(make_segmenter, drive):
     assert [result.memory_frames for result in stream(make_segmenter(memory_frames=5), drive)] == [0, 1, 2, 3, 4, 5]
     # With S = 1 only the frame before counts.
     assert np.array_equal(one[-1].labels, stream(make_segmenter(), drive[-2:])[-1].labels)
+
+
+def test_a_memory_that_follows_motion_reads_where_things_have_moved_to(following_weights, textured_drive):
+    segmenter, drive = following(following_weights), textured_drive
+    results = stream(segmenter, drive)
+    places, network = follow(np.stack(drive), Size(8, 16)), segmenter.runtime.network
+    with torch.inference_mode():
+        features = [
+            network.encode(torch.from_numpy(image).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last) / 255)
+            for image in drive
+        ]
+        kept = [network.remember(one) for one in features]
+        for now in range(1, len(drive)):
+            past = slice(max(0, now - S), now)
+            where = torch.from_numpy(places[now][past])[None]
+            logits = network.decode(features[now], stack_memory(kept[past]), places=where)[0, :CLASSES]
+            assert np.mean(results[now].labels != logits.argmax(0).numpy()) < 0.002
+    unmoved = stream(following(following_weights, follow_motion=False), drive)
+    assert [differ(one, other) for one, other in zip(results, unmoved, strict=True)] == [False] + [True] * 5
+    assert "motion" in results[0].timings_ms and "motion" not in unmoved[0].timings_ms
+
+
+@pytest.mark.parametrize("options", [{}, {"memory_interval_s": 0.2}, {"memory_frames": 1}], ids=str)
+def test_a_memory_that_follows_motion_is_fed_forgets_and_looks_like_any_other(following_weights, textured_drive, options):
+    stepped, fed = (following(following_weights, **options) for _ in range(2))
+    drive = textured_drive
+    expected = stream(stepped, drive)
+    for index, image in enumerate(drive[:-1]):
+        fed.feed(image, index * PERIOD, "camera")
+    before = fed.attend(drive[-1], [(40, 16)])  # changes nothing
+    last = fed.step(drive[-1], 5 * PERIOD, "camera")
+    assert_same([last], expected[-1:])
+    assert len(before) == 1 and before[0].weights.shape[0] == expected[-1].memory_frames
+    fed.reset()
+    assert_same(stream(fed, drive), expected)
+    fed.memory_enabled = False
+    fed.step(drive[0], 10 * PERIOD, "camera")
+    fed.memory_enabled = True
+    fed.reset()
+    assert_same(stream(fed, drive), expected)
+
+
+def test_attention_is_shown_where_it_is_with_motion(following_weights, textured_drive):
+    segmenters = [following(following_weights, follow_motion) for follow_motion in (True, False)]
+    for segmenter in segmenters:
+        stream(segmenter, textured_drive[:3])
+    (moved,), (unmoved,) = (segmenter.attend(textured_drive[3], [(68, 32)]) for segmenter in segmenters)
+    newest = moved.stamps_ns.index(2 * PERIOD)
+    columns = [float(np.average(np.arange(-2, 3), weights=one.weights[newest].sum(0))) for one in (moved, unmoved)]
+    assert columns[0] < columns[1] - 0.4  # a cell to the left, where it was
 
 
 def test_interval_spaces_what_is_remembered(make_segmenter, drive):

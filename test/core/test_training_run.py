@@ -25,6 +25,7 @@ from lmanet_core.errors import ConfigError, InputError, OutputError, WeightsErro
 from lmanet_core.evaluation.sets_command import evaluation_config
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES, LabelSet
+from lmanet_core.motion import follow
 from lmanet_core.network import MemoryConfig, MemoryFrames
 from lmanet_core.segmenter import VideoSegmenter
 from lmanet_core.training.config import TrainConfig
@@ -142,7 +143,7 @@ def test_what_is_frozen_has_no_dropout_no_batch_statistics_and_no_gradient(setti
     assert len(switched) > 20 and not any(m.training for m in switched)
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     clip = torch.randint(0, 256, (2, 3, 3, 32, 64), dtype=torch.uint8)
-    first, again = (module.predict(clip, 2)[0] for _ in range(2))
+    first, again = (module.predict({"clip": clip}, 2)[0] for _ in range(2))
     assert torch.equal(first, again)  # with dropout on, two passes would differ
     first.sum().backward()
     assert all(parameter.grad is None for parameter in backbone.parameters())
@@ -167,7 +168,7 @@ def test_stage_all_changes_the_encoder_by_the_labelled_frame_alone(settings, sin
     encoded = []
     real = module.network.encode
     module.network.encode = lambda pixels: encoded.append(real(pixels)) or encoded[-1]
-    module.predict(torch.cat((past, past[:, :1]), 1), 2)
+    module.predict({"clip": torch.cat((past, past[:, :1]), 1)}, 2)
     assert [(len(maps), maps.requires_grad) for maps in encoded] == [(2, False), (1, True)]
 
 
@@ -214,10 +215,47 @@ def test_a_clip_in_training_equals_the_network_on_that_clip(settings):
     module = make_module(config).eval()
     clip = torch.randint(0, 256, (2, 3, 3, 32, 64), dtype=torch.uint8)
     with torch.no_grad():
-        logits, before = module.predict(clip, 2, with_before=True)
+        logits, before = module.predict({"clip": clip}, 2, with_before=True)
         expected = module.network(clip.float() / 255.0)
         torch.testing.assert_close(logits, expected[:, 2], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(before, expected[:, 1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_clip_in_training_follows_motion_as_a_stream_does(settings, textured_drive):
+    module = make_module(replace(settings, follow_motion=True, nearness=20.0, key_channels=8)).eval()
+    network = module.network
+    with torch.no_grad():
+        torch.nn.init.normal_(network.memory.fusion.blend.bias)
+        frames = np.stack(textured_drive[:4])
+        clip = torch.from_numpy(frames).movedim(-1, 1)[None]
+        before, last = (torch.from_numpy(one)[None] for one in follow(frames, Size(8, 16))[2:])
+        assert (last[0, 0, 1] - torch.arange(16.0)).median() > 2.5
+        batch = {"clip": clip, "places": last, "places_before": before}
+        features = network.encode(clip[0].float() / 255.0)
+        kept = network.remember(features)
+
+        def decoded(now, past, places):
+            memory = MemoryFrames(*(maps[None, past] for maps in kept))
+            return network.decode(features[now : now + 1], memory, places=places)
+
+        expected, expected_before = decoded(3, slice(1, 3), last[:, 1:]), decoded(2, slice(1, 2), before[:, 1:])
+        logits, logits_before = module.predict(batch, 2, with_before=True)
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logits_before, expected_before, atol=1e-4, rtol=1e-4)
+        assert (logits - module.predict({"clip": clip}, 2)[0]).abs().max() > 1e-3
+
+
+def test_weights_trained_to_follow_motion_do_so(settings):
+    config = replace(settings, follow_motion=True, nearness=20.0, key_channels=8, consistency=0.5, epochs=1)
+    result = train(config)
+    memory = load_model(result.last).config.memory
+    assert memory.follow_motion and memory.nearness == 20.0
+    more = train(replace(config, weights=str(result.last), follow_motion=None, nearness=10.0, overwrite=True))
+    assert load_model(more.last).config.memory == replace(memory, nearness=10.0)
+    with pytest.raises(ConfigError, match="nearness is 10 in these weights and cannot be 0"):
+        train(replace(config, weights=str(more.last), follow_motion=False, nearness=0.0, overwrite=True))
+    with pytest.raises(ConfigError, match="wanted nearness above 0"):
+        train(replace(settings, follow_motion=True))
 
 
 def test_cold_start_leaves_frames_out_in_the_asked_share_of_batches(settings):

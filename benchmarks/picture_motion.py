@@ -1,0 +1,134 @@
+"""How well a memory that follows motion knows where things are by now, and what that costs.
+
+* Generated street: distance between where the cells of the frame before are measured to be and where the optical flow of the
+  intact images at full size has them, in cells of 8 pixels, beside the distance of cells that stay where they were. Everywhere,
+  and where the later frame has lost its picture.
+* Recordings: grey levels between a frame and the one before, as it was and moved as measured.
+* Time of a streamed frame with the memory on, motion followed against not, the weights that ship.
+
+No goals: design figures.
+
+    python benchmarks/picture_motion.py --data ../shared/data
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from recording import ROOT, describe_run, finish, median_ratio, time_alternately
+from street_ceiling import flows_to_past
+
+from lmanet_core.assets import default_weights
+from lmanet_core.checkpoint import load_model
+from lmanet_core.evaluation.clip_sets import make_conditions
+from lmanet_core.evaluation.sets_command import evaluation_config
+from lmanet_core.geometry import Size
+from lmanet_core.media import open_frames
+from lmanet_core.motion import PictureMotion, follow, thumbnail
+from lmanet_core.runtime import prepare
+from lmanet_core.segmenter import VideoSegmenter
+
+CONDITIONS = ("none", "blocks", "blocks2", "blocks3", "noise3", "night3", "rain3", "blur3", "occlusion3", "mixed3")
+RECORDINGS = ("video/solidWhiteRight.mp4", "bags/camvid_0016E5_15hz_mcap", "bags/robologs_tiny_svo.bag")
+STRIDE = 8
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder with recordings")
+    parser.add_argument("--cache", help="folder of rendered frames")
+    parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--frames", type=int, default=60, help="of each recording")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--json", type=Path, help="write the result here")
+    arguments = parser.parse_args()
+    result = {
+        "run": describe_run(),
+        "cells_away": on_the_street(arguments.clips, arguments.cache),
+        "grey_levels_apart": {
+            name: on_a_recording(arguments.data / name, arguments.frames)
+            for name in RECORDINGS
+            if (arguments.data / name).exists()
+        },
+        "following_over_not": {f"{size}": cost(size, arguments.rounds) for size in (Size(256, 512), Size(512, 1024))},
+    }
+    return finish(result, {}, ("cells_away", "grey_levels_apart", "following_over_not"), arguments.json)
+
+
+def on_the_street(clips: int, cache: str | None) -> dict[str, dict[str, str]]:
+    """Mean (median) distance in cells."""
+    config = evaluation_config("street", **({"cache": cache} if cache else {}))
+    found: dict[str, dict[str, str]] = {}
+    for condition in make_conditions(config, CONDITIONS):
+        away: dict[str, list[np.ndarray]] = {}
+        for index in range(clips):
+            frames, clean = (
+                source.clip(index, 2, 1, np.random.default_rng((index, 1))).frames
+                for source in (condition.source, condition.clean or condition.source)
+            )
+            seen = frames if condition.spoil is None else condition.spoil(frames, np.random.default_rng((index, 2)))
+            grid = Size(*(side // STRIDE for side in frames.shape[1:3]))
+            home = np.indices(grid).astype(np.float32)
+            truth = home + to_cells(flows_to_past(clean[::-1])[0], grid)  # from the first to the second
+            lost = (seen[-1] != clean[-1]).any(-1).astype(np.float32)
+            gone = cv2.resize(lost, grid[::-1], interpolation=cv2.INTER_AREA) > 0.5
+            for name, places in (("stay", home), ("followed", follow(seen, grid)[1][0])):
+                distance = np.hypot(*(places - truth))
+                away.setdefault(name, []).append(distance.ravel())
+                if condition.spoil is not None:
+                    away.setdefault(f"{name}, where lost", []).append(distance[gone])
+        joined = {name: np.concatenate(parts) for name, parts in away.items()}
+        found[condition.name] = {name: f"{one.mean():.2f} ({np.median(one):.2f})" for name, one in joined.items()}
+    return found
+
+
+def to_cells(flow: np.ndarray, grid: Size) -> np.ndarray:
+    small = cv2.resize(flow, grid[::-1], interpolation=cv2.INTER_AREA) / STRIDE
+    return np.asarray(small.transpose(2, 0, 1)[::-1])
+
+
+def on_a_recording(path: Path, frames: int) -> dict[str, float]:
+    motion, pairs = PictureMotion(), []
+    with open_frames(path) as source:
+        greys = [thumbnail(frame.image) for frame in itertools.islice(source, frames)]
+    for before, after in itertools.pairwise(greys):
+        height, width = before.shape
+        planes = [cv2.resize(plane, (width, height)) for plane in motion.measure(before, after)]
+        rows, columns = np.mgrid[:height, :width].astype(np.float32)
+        place = columns + width * planes[1], rows + height * planes[0]
+        arrived = cv2.remap(after, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        pairs.append([float(cv2.absdiff(before, one).mean()) for one in (after, arrived)])
+    stay, followed = np.mean(pairs, 0)
+    return {"stay": round(float(stay), 2), "followed": round(float(followed), 2)}
+
+
+def cost(size: Size, rounds: int) -> float:
+    """Time of a frame with the memory full, motion followed, over the same not followed."""
+    model = load_model(default_weights())
+    assert model.config.memory is not None
+    rng = np.random.default_rng(0)
+    scene = cv2.resize(rng.integers(0, 256, (size.height // 8, size.width // 4, 3), np.uint8), (2 * size.width, size.height))
+    there = list(range(0, size.width // 4, 8))
+    views = [scene[:, shift : shift + size.width] for shift in (*there, *reversed(there))]
+
+    def stream(follows: bool) -> Callable[[], object]:
+        memory = replace(model.config.memory, follow_motion=follows)
+        segmenter = VideoSegmenter(prepare(model, "cpu", memory=memory))
+        frames = zip(itertools.cycle(views), itertools.count(0, 10**8), strict=False)
+        for _ in range(memory.memory_frames):
+            segmenter.step(*next(frames))
+        return lambda: segmenter.step(*next(frames))
+
+    times = time_alternately({"followed": stream(True), "not": stream(False)}, rounds)
+    return round(median_ratio(times, "followed", "not"), 3)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Motion of the picture: measured where there is texture, filled in where a block is lost, followed from frame to frame."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from lmanet_core.geometry import Size
+from lmanet_core.motion import PictureMotion, PlaceTracker, follow, thumbnail
+
+SIZE = Size(128, 256)
+GRID = Size(16, 32)
+HOME = np.indices(GRID).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def wide_scene():
+    """Soft blobs of several sizes, (192, 384, 3), to cut moving windows from."""
+    rng = np.random.default_rng(5)
+    layers = [
+        cv2.resize(rng.normal(size=(192 // cell, 384 // cell, 3)), (384, 192), interpolation=cv2.INTER_CUBIC)
+        for cell in (6, 12, 24)
+    ]
+    return np.clip(128 + 30 * sum(layers), 0, 255).astype(np.uint8)
+
+
+def window(scene, down=0.0, right=0.0, zoom=1.0):
+    """What a camera sees after the picture has moved by (down, right) pixels and grown about the middle of the window."""
+    middle_x, middle_y = 32 + 127.5, 32 + 63.5
+    matrix = np.float64([[zoom, 0, 127.5 + right - zoom * middle_x], [0, zoom, 63.5 + down - zoom * middle_y]])
+    return cv2.warpAffine(scene, matrix, (256, 128), flags=cv2.INTER_LINEAR)
+
+
+def measure(before, after):
+    """(2, h, w) in pixels of these images."""
+    shares = PictureMotion().measure(thumbnail(before), thumbnail(after))
+    return shares * np.float32(before.shape[:2])[:, None, None]
+
+
+def test_the_picture_that_moves_is_measured_everywhere(wide_scene):
+    moved = measure(window(wide_scene), window(wide_scene, 3, -7))
+    assert moved.shape == (2, 32, 64) and moved.dtype == np.float32
+    assert np.abs(np.median(moved, (1, 2)) - (3, -7)).max() < 0.3
+    assert np.quantile(np.abs(moved - np.float32((3, -7))[:, None, None]), 0.95) < 1.0
+
+
+def test_a_larger_image_is_measured_on_its_thumbnail(wide_scene):
+    before, after = (cv2.resize(window(wide_scene, *by), (1024, 512)) for by in ((0, 0), (2, 4)))
+    assert thumbnail(before).shape == SIZE
+    assert np.abs(np.median(measure(before, after), (1, 2)) - (8, 16)).max() < 1.5
+
+
+def test_a_camera_that_drives_ahead_is_measured_position_by_position(wide_scene):
+    down, right = measure(window(wide_scene), window(wide_scene, zoom=1.06))
+    rows, columns = (np.arange(side) * 4 + 1.5 for side in (32, 64))
+    wanted_down = 0.06 * (rows - 63.5)[:, None] + 0 * columns
+    wanted_right = 0.06 * (columns - 127.5)[None] + 0 * rows[:, None]
+    inner = (slice(3, -3), slice(4, -4))
+    assert np.quantile(np.hypot(down - wanted_down, right - wanted_right)[inner], 0.9) < 0.7
+
+
+def test_where_blocks_are_lost_the_motion_of_the_rest_is_filled_in(wide_scene):
+    before, after = window(wide_scene), window(wide_scene, 2, 6)
+    rng = np.random.default_rng(0)
+    for image in (before, after):
+        for top, left in rng.integers(0, (128 - 24, 256 - 24), (8, 2)):
+            image[top : top + 24, left : left + 24] = rng.choice((0, 114, 200))
+    error = measure(before, after) - np.float32((2, 6))[:, None, None]
+    assert np.quantile(np.hypot(*error), 0.9) < 1.5 < 0.3 * np.hypot(2, 6)
+
+
+def test_something_that_moves_by_itself_is_followed(wide_scene):
+    before, after = window(wide_scene), window(wide_scene)
+    before[40:96, 80:150] = wide_scene[:56, :70]
+    after[40:96, 90:160] = wide_scene[:56, :70]
+    moved = measure(before, after)
+    assert np.abs(moved[:, 13:21, 24:34].mean((1, 2)) - (0, 10)).max() < 2.0
+    assert np.abs(moved[:, :, 48:]).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (np.full((128, 256), 80, np.uint8), np.full((128, 256), 80, np.uint8)),
+        (np.zeros((128, 256), np.uint8), np.full((128, 256), 255, np.uint8)),
+    ],
+    ids=["flat", "black to white"],
+)
+def test_where_nothing_can_be_told_nothing_moves(before, after):
+    assert np.abs(PictureMotion().measure(before, after)).max() < 1e-3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (31, 64), (200, 3)])
+def test_pictures_too_small_for_flow_do_not_move(size):
+    rng = np.random.default_rng(0)
+    before, after = (rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(2))
+    assert not measure(before, after).any()
+
+
+def test_pictures_of_two_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"of one size, got \(64, 64\) and \(64, 72\)"):
+        PictureMotion().measure(np.zeros((64, 64), np.uint8), np.zeros((64, 72), np.uint8))
+
+
+def test_remembered_cells_are_followed_from_frame_to_frame(wide_scene):
+    frames = np.stack([window(wide_scene, 2 * t, 8 * t) for t in range(4)])
+    places = follow(frames, GRID)
+    assert [one.shape for one in places] == [(t, 2, *GRID) for t in range(4)]
+    for number, moved in enumerate(places[3]):
+        cells = (3 - number) * np.array((0.25, 1.0))  # 8 pixels a cell
+        assert np.abs(np.median(moved - HOME, (1, 2)) - cells).max() < 0.15
+    np.testing.assert_array_equal(follow(frames, GRID)[3], places[3])
+
+
+def test_a_frame_that_is_not_remembered_leaves_no_trace(wide_scene):
+    first, other, last = window(wide_scene), wide_scene[::-1][:128, :256], window(wide_scene, 0, 8)
+    straight, around = PlaceTracker(), PlaceTracker()
+    for tracker in (straight, around):
+        assert len(tracker.look(first, GRID)) == 0
+        tracker.keep(0, GRID)
+    around.look(other, GRID)
+    np.testing.assert_array_equal(around.look(last, GRID), straight.look(last, GRID))
+
+
+def test_the_slot_that_is_overwritten_starts_anew(wide_scene):
+    tracker = PlaceTracker()
+    for number in range(4):
+        tracker.look(window(wide_scene, 0, 4 * number), GRID)
+        tracker.keep(number % 3, GRID)
+    steps = np.median(tracker.look(window(wide_scene, 0, 16), GRID)[:, 1] - HOME[1], (1, 2))
+    np.testing.assert_allclose(steps, (0.5, 1.5, 1.0), atol=0.15)  # slot 0 holds the newest, slot 1 the oldest
+
+
+def test_a_cleared_tracker_knows_nothing(wide_scene):
+    tracker = PlaceTracker()
+    tracker.look(window(wide_scene), GRID)
+    tracker.keep(0, GRID)
+    tracker.clear()
+    assert tracker.look(window(wide_scene, 0, 8), GRID).shape == (0, 2, *GRID)
+    tracker.keep(0, GRID)
+    assert len(tracker.look(window(wide_scene, 0, 8), GRID)) == 1
+
+
+def test_features_may_be_finer_than_the_measured_blocks(wide_scene):
+    frames = np.stack([cv2.resize(window(wide_scene, 0, right), (1024, 512)) for right in (0, 4)])
+    places = follow(frames, Size(129, 257))[1]
+    assert places.shape == (1, 2, 129, 257)
+    assert abs(np.median(places[0, 1] - np.indices((129, 257))[1]) - 257 * 4 / 256) < 0.3
