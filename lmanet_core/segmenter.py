@@ -249,9 +249,10 @@ class VideoSegmenter:
         remembered = self._remembers(stamp_ns, continuity)
         if memory is not None and remembered:
             image = plan.to_network(rgb)
-            self._places(image, plan)
+            features = self._encode(image, clock)
+            self._places(image, plan, clock)
             self._keep_places(plan)
-            memory.push(self.runtime.network.remember(self._encode(image, clock)), stamp_ns)
+            memory.push(self.runtime.network.remember(features), stamp_ns)
             clock.lap("remember")
         return FeedResult(
             stamp_ns=stamp_ns,
@@ -284,11 +285,14 @@ class VideoSegmenter:
     def _grid(self, plan: GeometryPlan) -> Size:
         return feature_grid(plan.network_size, self.runtime.network.backbone.stride)
 
-    def _places(self, image: UInt8Array, plan: GeometryPlan) -> torch.Tensor | None:
+    def _places(self, image: UInt8Array, plan: GeometryPlan, clock: _Stopwatch | None = None) -> torch.Tensor | None:
         """Where the remembered positions are in an image of the network's size, (1, T, 2, h, w); None: where they were."""
         if self._tracker is None or not self._memory_enabled:
             return None
-        return torch.from_numpy(self._tracker.look(image, self._grid(plan))).unsqueeze(0)
+        places = torch.from_numpy(self._tracker.look(image, self._grid(plan))).unsqueeze(0)
+        if clock is not None:
+            clock.lap("motion")
+        return places
 
     def _keep_places(self, plan: GeometryPlan) -> None:
         """The image whose places were asked for last goes into the memory's next slot."""
@@ -370,9 +374,7 @@ class VideoSegmenter:
         image = plan.to_network(rgb)
         network, features = self.runtime.network, self._encode(image, clock)
         past = self._memory.frames() if self._memory is not None and self._memory_enabled else None
-        places = self._places(image, plan)
-        if places is not None:
-            clock.lap("motion")
+        places = self._places(image, plan, clock)
         logits = network.decode(features, past, self.config.attention, places)
         clock.lap("decode")
         if remember and self._memory is not None:
