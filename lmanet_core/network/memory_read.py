@@ -91,7 +91,7 @@ class MemoryConfig:
 
     def require_weights_of(self, trained: MemoryConfig) -> None:
         """Raises ConfigError where weights trained with another configuration do not fit this one."""
-        for name in ("key_channels", "value_channels", "fusion"):
+        for name in ("fusion", "key_channels", "value_channels"):
             if getattr(self, name) != getattr(trained, name):
                 raise ConfigError(f"{name} is {getattr(trained, name)} in these weights and cannot be {getattr(self, name)}")
         if self.content_channels != trained.content_channels:

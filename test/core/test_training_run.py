@@ -611,7 +611,7 @@ def test_missing_labels_stop_a_run_before_it_starts(settings, stills):
 
 
 def test_memory_options_that_the_weights_do_not_have_are_refused(settings, video_weights):
-    with pytest.raises(ConfigError, match="fusion is gated in the weights and cannot be residual"):
+    with pytest.raises(ConfigError, match="fusion is gated in these weights and cannot be residual"):
         train(replace(settings, weights=str(video_weights), key_channels=None))
     with pytest.raises(ConfigError, match=r"sides of size must be 8·n for this backbone, got 60x32; nearest is 64x32"):
         train(replace(settings, size="60x32"))
