@@ -56,7 +56,7 @@ class LMANet(nn.Module):
         return self._memory_module().remember(features)
 
     def forward(self, clip: torch.Tensor, memory_frames: int | None = None, last_only: bool = False) -> torch.Tensor:
-        """Segment a whole clip, the memory empty at its start; equal to streaming it (without motion, which it measures not).
+        """Segment a whole clip, the memory empty at its start; equal to streaming it, but for a memory that follows motion.
 
         Args:
             clip: (B, T, 3, H, W), normalised.
