@@ -35,7 +35,7 @@ from recording import describe_run, finish
 from lmanet_core.evaluation.sets_command import evaluate_sets, evaluation_config
 from lmanet_core.training.config import TrainConfig
 
-TOWNS = {"val_first_seed": 5_000_000, "val_seeds": 16}
+TOWNS = 16
 LOST = ("blocks", "blocks2", "blocks3")
 OTHERS = ("noise3", "fog3", "rain3", "night3", "blur3", "occlusion3", "mixed3")
 MIOU_GAIN, FLICKER_CUT = 0.03, 0.30
@@ -46,13 +46,15 @@ def main() -> int:
     parser.add_argument("--memory", type=Path, nargs="+", required=True, help="run folders, one for each seed")
     parser.add_argument("--control", type=Path, nargs="+", required=True, help="the same of single-frame networks")
     parser.add_argument("--config", default="config/train/street_memory.yaml", help="whose set, of other towns, is used")
+    parser.add_argument("--first-town", type=int, default=5_000_000, help="number of the first of the sixteen")
     parser.add_argument("--cache", help="folder of rendered frames")
     parser.add_argument("--clips", type=int, default=64, help="clean and with lost blocks, so many in each condition")
     parser.add_argument("--clips-of-others", type=int, default=16, help="in each other condition")
     parser.add_argument("--json", type=Path, help="write the result here")
     arguments = parser.parse_args()
 
-    config = evaluation_config(arguments.config, **TOWNS, **({"cache": arguments.cache} if arguments.cache else {}))
+    towns = {"val_first_seed": arguments.first_town, "val_seeds": TOWNS}
+    config = evaluation_config(arguments.config, **towns, **({"cache": arguments.cache} if arguments.cache else {}))
     conditions = ("none", *LOST, *OTHERS)
     clips = [arguments.clips_of_others if condition in OTHERS else arguments.clips for condition in conditions]
     spawn = multiprocessing.get_context("spawn")
