@@ -23,13 +23,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from recording import ROOT, describe_run, finish, median_ratio, time_alternately
-from street_ceiling import flows_to_past
+from street_ceiling import flows_to_past, warped
 
 from lmanet_core.assets import default_weights
 from lmanet_core.checkpoint import load_model
 from lmanet_core.evaluation.clip_sets import make_conditions
 from lmanet_core.evaluation.sets_command import evaluation_config
-from lmanet_core.geometry import Size
+from lmanet_core.geometry import Size, feature_grid
 from lmanet_core.media import open_frames
 from lmanet_core.motion import PictureMotion, follow, thumbnail
 from lmanet_core.runtime import prepare
@@ -74,7 +74,7 @@ def on_the_street(clips: int, cache: str | None) -> dict[str, dict[str, str]]:
                 for source in (condition.source, condition.clean or condition.source)
             )
             seen = frames if condition.spoil is None else condition.spoil(frames, np.random.default_rng((index, 2)))
-            grid = Size(*(side // STRIDE for side in frames.shape[1:3]))
+            grid = feature_grid(Size(*frames.shape[1:3]), STRIDE)
             home = np.indices(grid).astype(np.float32)
             truth = home + to_cells(flows_to_past(clean[::-1])[0], grid)  # from the first to the second
             lost = (seen[-1] != clean[-1]).any(-1).astype(np.float32)
@@ -100,11 +100,9 @@ def on_a_recording(path: Path, frames: int) -> dict[str, float]:
         greys = [thumbnail(frame.image) for frame in itertools.islice(source, frames)]
     for before, after in itertools.pairwise(greys):
         height, width = before.shape
-        planes = [cv2.resize(plane, (width, height)) for plane in motion.measure(before, after)]
-        rows, columns = np.mgrid[:height, :width].astype(np.float32)
-        place = columns + width * planes[1], rows + height * planes[0]
-        arrived = cv2.remap(after, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        pairs.append([float(cv2.absdiff(before, one).mean()) for one in (after, arrived)])
+        down, right = (cv2.resize(plane, (width, height)) for plane in motion.measure(before, after))
+        arrived = warped(after, np.dstack((width * right, height * down)))
+        pairs.append([float(np.abs(before - one).mean()) for one in (after.astype(np.float32), arrived)])
     stay, followed = np.mean(pairs, 0)
     return {"stay": round(float(stay), 2), "followed": round(float(followed), 2)}
 

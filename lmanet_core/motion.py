@@ -21,6 +21,7 @@ UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
 _LONG_SIDE = 256  # of a thumbnail, pixels; all lengths below are in its pixels and grey levels
+_LEAST_SIDE = 32  # smaller pictures have no room for the flow's patches
 _BLOCK = 4  # flow is averaged over squares of this side
 _DISAGREEMENT = 4.0  # grey levels along the flow; trust falls to a third with each
 _BLUR = 5  # over which disagreement is averaged
@@ -55,7 +56,7 @@ class PictureMotion:
             raise ValueError(f"motion is between pictures of one size, got {before.shape} and {after.shape}")
         height, width = before.shape
         blocks = (max(1, width // _BLOCK), max(1, height // _BLOCK))
-        if min(before.shape) < 2 * _BLOCK * 4:  # too small for the flow's patches
+        if min(before.shape) < _LEAST_SIDE:
             return np.zeros((2, blocks[1], blocks[0]), np.float32)
         flow = np.asarray(self._flow.calc(before, after, None), np.float32)  # type: ignore[call-overload]
         trust = _trust(before, after, flow)
@@ -81,13 +82,13 @@ class PlaceTracker:
     def __init__(self) -> None:
         self._motion = PictureMotion()
         self._newest: UInt8Array | None = None
-        self._seen: UInt8Array | None = None
+        self._seen: tuple[UInt8Array, Size] | None = None  # what was looked at last, and its grid
         self._kept: list[FloatArray] = []  # by slot: where its cells were in the newest frame
         self._now: list[FloatArray] = []  # and are in the one that was looked at
 
     def clear(self) -> None:
         """Forget every frame."""
-        self._newest = self._seen = None
+        self._newest, self._seen = None, None
         self._kept, self._now = [], []
 
     def look(self, image: UInt8Array, grid: Size) -> FloatArray:
@@ -100,19 +101,24 @@ class PlaceTracker:
         Returns:
             (T, 2, h, w) float32, row and column in cells, in the order of the slots; T is 0 while nothing is remembered.
         """
-        self._seen = thumbnail(image)
-        self._now = []
-        if self._newest is not None and self._kept:
-            shift = _to_grid(self._motion.measure(self._newest, self._seen), grid)
+        small = thumbnail(image)
+        self._seen, self._now = (small, grid), []
+        if self._newest is not None:
+            shift = _to_grid(self._motion.measure(self._newest, small), grid)
             self._now = [_moved(places, shift) for places in self._kept]
         return np.stack(self._now) if self._now else np.empty((0, 2, *grid), np.float32)
 
-    def keep(self, slot: int, grid: Size) -> None:
-        """The image that was looked at last is remembered in this slot, a new one or one that is overwritten."""
-        places = np.indices(grid).astype(np.float32)
+    def keep(self, slot: int) -> None:
+        """The image that was looked at last is remembered in this slot, a new one or one that is overwritten.
+
+        Raises:
+            ValueError: none was looked at.
+        """
+        if self._seen is None:
+            raise ValueError("there is no image to keep: look at one first")
+        self._newest, grid = self._seen
         self._kept, self._now = self._now, []
-        self._kept[slot : slot + 1] = [places]
-        self._newest = self._seen
+        self._kept[slot : slot + 1] = [np.indices(grid).astype(np.float32)]
 
 
 def follow(frames: UInt8Array, grid: Size) -> list[FloatArray]:
@@ -129,7 +135,7 @@ def follow(frames: UInt8Array, grid: Size) -> list[FloatArray]:
     places = []
     for number, frame in enumerate(frames):
         places.append(tracker.look(frame, grid))
-        tracker.keep(number, grid)
+        tracker.keep(number)
     return places
 
 

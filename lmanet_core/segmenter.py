@@ -213,7 +213,7 @@ class VideoSegmenter:
         else:
             labels, confidence = self._step_here(rgb, plan, remember, clock)
         if memory is not None and remember:
-            self._keep_places(plan)
+            self._keep_places(memory)
             memory.count(stamp_ns)
         return FrameResult(
             labels=labels,
@@ -251,7 +251,7 @@ class VideoSegmenter:
             image = plan.to_network(rgb)
             features = self._encode(image, clock)
             self._places(image, plan, clock)
-            self._keep_places(plan)
+            self._keep_places(memory)
             memory.push(self.runtime.network.remember(features), stamp_ns)
             clock.lap("remember")
         return FeedResult(
@@ -282,22 +282,20 @@ class VideoSegmenter:
         if self._tracker is not None:
             self._tracker.clear()
 
-    def _grid(self, plan: GeometryPlan) -> Size:
-        return feature_grid(plan.network_size, self.runtime.network.backbone.stride)
-
     def _places(self, image: UInt8Array, plan: GeometryPlan, clock: _Stopwatch | None = None) -> torch.Tensor | None:
         """Where the remembered positions are in an image of the network's size, (1, T, 2, h, w); None: where they were."""
         if self._tracker is None or not self._memory_enabled:
             return None
-        places = torch.from_numpy(self._tracker.look(image, self._grid(plan))).unsqueeze(0)
+        grid = feature_grid(plan.network_size, self.runtime.network.backbone.stride)
+        places = torch.from_numpy(self._tracker.look(image, grid)).unsqueeze(0)
         if clock is not None:
             clock.lap("motion")
         return places
 
-    def _keep_places(self, plan: GeometryPlan) -> None:
+    def _keep_places(self, memory: MemoryBuffer) -> None:
         """The image whose places were asked for last goes into the memory's next slot."""
-        if self._tracker is not None and self._memory is not None:
-            self._tracker.keep(self._memory.next_slot, self._grid(plan))
+        if self._tracker is not None:
+            self._tracker.keep(memory.next_slot)
 
     def _encode(self, image: UInt8Array, clock: _Stopwatch) -> torch.Tensor:
         """Features of an image of the network's size."""
@@ -388,7 +386,8 @@ class VideoSegmenter:
         self, rgb: UInt8Array, plan: GeometryPlan, frames: int, remember: bool
     ) -> tuple[UInt8Array, UInt8Array | None, int, bool]:
         """Labels, confidence, memory frames read, whether remembered. Too little memory costs speed first, then the past."""
-        places = None if self._tracker is None else self._places(plan.to_network(rgb), plan)
+        follows = self._tracker is not None and self._memory_enabled  # else the host need not resize
+        places = self._places(plan.to_network(rgb), plan) if follows else None
         try:
             labels, confidence = self._device_step_for(plan).run(rgb, frames, remember, self.config.confidence, places)
             return labels, confidence, frames, remember

@@ -144,11 +144,8 @@ class MemoryModule(nn.Module):
         if not config.nearness:
             return head
         batch, _, height, width = head.key.shape
-        turn = self._turn(height, width)
-        y, x = (torch.arange(side, device=head.key.device, dtype=torch.float32) * turn for side in (height, width))
-        rows, columns = (torch.stack((angles.cos(), angles.sin())) for angles in (y, x))
-        both = (rows[:, :, None].expand(-1, -1, width), columns[:, None, :].expand(-1, height, -1))
-        place = (math.sqrt(config.nearness) * torch.cat(both)).to(head.key.dtype)
+        y, x = (torch.arange(side, device=head.key.device, dtype=torch.float32) for side in (height, width))
+        place = self._circles(y[:, None], x).to(head.key.dtype)
         return KeyValue(torch.cat((head.key, place.expand(batch, -1, -1, -1)), 1), head.value)
 
     def moved(self, memory: MemoryFrames, places: torch.Tensor | None) -> MemoryFrames:
@@ -162,16 +159,21 @@ class MemoryModule(nn.Module):
         if places is None or not self.config.follow_motion:
             return memory
         content = memory.keys[:, :, : self.config.content_channels]
-        angles = places.float() * self._turn(*places.shape[-2:])
-        circles = torch.stack((angles.cos(), angles.sin()), 3).flatten(2, 3)  # (B, T, 4, h, w): cos y, sin y, cos x, sin x
-        place = (math.sqrt(self.config.nearness) * circles).to(content.dtype)
+        place = self._circles(places[:, :, 0].float(), places[:, :, 1].float()).to(content.dtype)
         keys = torch.cat((content.movedim(2, -1), place.movedim(2, -1)), -1).movedim(-1, 2)  # in the layout of `MemoryBuffer`
         return MemoryFrames(keys, memory.values)
 
-    def _turn(self, height: int, width: int) -> float:
-        """The angle from one position to the next: half a turn from the middle of the window to just outside of it."""
-        window = 2 * max(height, width) - 1 if self.config.window is None else self.config.window
-        return 2.0 * math.pi / (window + 1)
+    def _circles(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Rows and columns that broadcast to (…, h, w) → the place channels (…, 4, h, w): cos y, sin y, cos x, sin x.
+
+        From the middle of the window to just outside of it is half a turn.
+        """
+        window = self.config.window
+        if window is None:
+            window = 2 * max(y.shape[-2], x.shape[-1]) - 1
+        turn = 2.0 * math.pi / (window + 1)
+        waves = [wave(at * turn) for at in (y, x) for wave in (torch.cos, torch.sin)]
+        return math.sqrt(self.config.nearness) * torch.stack(torch.broadcast_tensors(*waves), -3)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def whiten_keys(self, features: torch.Tensor) -> None:

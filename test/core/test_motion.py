@@ -118,7 +118,7 @@ def test_a_frame_that_is_not_remembered_leaves_no_trace(wide_scene):
     straight, around = PlaceTracker(), PlaceTracker()
     for tracker in (straight, around):
         assert len(tracker.look(first, GRID)) == 0
-        tracker.keep(0, GRID)
+        tracker.keep(0)
     around.look(other, GRID)
     np.testing.assert_array_equal(around.look(last, GRID), straight.look(last, GRID))
 
@@ -127,7 +127,7 @@ def test_the_slot_that_is_overwritten_starts_anew(wide_scene):
     tracker = PlaceTracker()
     for number in range(4):
         tracker.look(window(wide_scene, 0, 4 * number), GRID)
-        tracker.keep(number % 3, GRID)
+        tracker.keep(number % 3)
     steps = np.median(tracker.look(window(wide_scene, 0, 16), GRID)[:, 1] - HOME[1], (1, 2))
     np.testing.assert_allclose(steps, (0.5, 1.5, 1.0), atol=0.15)  # slot 0 holds the newest, slot 1 the oldest
 
@@ -135,11 +135,16 @@ def test_the_slot_that_is_overwritten_starts_anew(wide_scene):
 def test_a_cleared_tracker_knows_nothing(wide_scene):
     tracker = PlaceTracker()
     tracker.look(window(wide_scene), GRID)
-    tracker.keep(0, GRID)
+    tracker.keep(0)
     tracker.clear()
     assert tracker.look(window(wide_scene, 0, 8), GRID).shape == (0, 2, *GRID)
-    tracker.keep(0, GRID)
+    tracker.keep(0)
     assert len(tracker.look(window(wide_scene, 0, 8), GRID)) == 1
+
+
+def test_nothing_can_be_kept_that_was_not_looked_at():
+    with pytest.raises(ValueError, match="look at one first"):
+        PlaceTracker().keep(0)
 
 
 def test_features_may_be_finer_than_the_measured_blocks(wide_scene):

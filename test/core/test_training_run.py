@@ -27,6 +27,7 @@ from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES, LabelSet
 from lmanet_core.motion import follow
 from lmanet_core.network import MemoryConfig, MemoryFrames
+from lmanet_core.network.memory_read import MemoryModule
 from lmanet_core.segmenter import VideoSegmenter
 from lmanet_core.training.config import TrainConfig
 
@@ -245,9 +246,15 @@ def test_a_clip_in_training_follows_motion_as_a_stream_does(settings, textured_d
         assert (logits - module.predict({"clip": clip}, 2)[0]).abs().max() > 1e-3
 
 
-def test_weights_trained_to_follow_motion_do_so(settings):
+def test_weights_trained_to_follow_motion_do_so(settings, monkeypatch):
     config = replace(settings, follow_motion=True, nearness=20.0, key_channels=8, consistency=0.5, epochs=1)
+    followed, moved = set(), MemoryModule.moved
+    monkeypatch.setattr(
+        MemoryModule, "moved", lambda module, memory, places: followed.add((memory.keys.shape[1], None if places is None else
+                                                                            places.shape[1])) or moved(module, memory, places)
+    )  # fmt: skip
     result = train(config)
+    assert followed == {(2, 2), (1, 1)}  # training, its frame before, validation
     memory = load_model(result.last).config.memory
     assert memory.follow_motion and memory.nearness == 20.0
     more = train(replace(config, weights=str(result.last), follow_motion=None, nearness=10.0, overwrite=True))
