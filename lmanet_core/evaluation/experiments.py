@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from lmanet_core.checkpoint import load_model
+from lmanet_core.checkpoint import build_network, load_model, save_model
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.evaluation.sets_command import evaluate_sets
+from lmanet_core.segment_options import hash_file
 from lmanet_core.training.config import TrainConfig
 
 _log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ class ExperimentConfig:
 
     Attributes:
         name: one of `EXPERIMENTS`.
-        train: data set, and how variants are trained; its `weights` are the single-frame network (of longer-memory and
-            classes: the network with memory).
+        train: data set, and how variants are trained; its `weights` are the single-frame network, or one with a memory,
+            which is left out where variants are trained.
         out: folder for results and trained variants.
         stages: trained one after the other for each variant.
         conditions: see `make_conditions`.
@@ -139,10 +140,11 @@ def run_experiment(config: ExperimentConfig, say: Callable[[str], None] = print)
 
 
 def _trained_variants(config: ExperimentConfig, say: Callable[[str], None]) -> ExperimentResult:
-    rows = _measure(config, str(config.train.weights), "single frame")
+    single = _single_frame_weights(config)
+    rows = _measure(config, single, "single frame")
     for heading, changes in VARIANTS[config.name]:
         folder = config.out / config.name / heading.replace(" ", "")
-        weights = _train_variant(config, folder, changes, lambda text, heading=heading: say(f"{heading}: {text}"))  # type: ignore[misc]
+        weights = _train_variant(config, single, folder, changes, lambda text, heading=heading: say(f"{heading}: {text}"))  # type: ignore[misc]
         rows += _measure(config, str(weights), heading)
     return ExperimentResult(
         f"{config.name}: mIoU, flicker, TC in %",
@@ -152,28 +154,44 @@ def _trained_variants(config: ExperimentConfig, say: Callable[[str], None]) -> E
     )
 
 
-def _train_variant(config: ExperimentConfig, folder: Path, changes: Mapping[str, Any], say: Callable[[str], None]) -> Path:
+def _single_frame_weights(config: ExperimentConfig) -> str:
+    """The weights that every variant starts from: those given, or a file of theirs without the memory."""
+    given = str(config.train.weights)
+    model = load_model(given)
+    if model.config.memory is None:
+        return given
+    alone = replace(model.config, memory=None)
+    network = build_network(alone)
+    network.backbone.load_state_dict(model.network.backbone.state_dict())
+    path = config.out / config.name / "single_frame.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_model(path, network, alone)
+    return str(path)
+
+
+def _train_variant(
+    config: ExperimentConfig, weights: str, folder: Path, changes: Mapping[str, Any], say: Callable[[str], None]
+) -> Path:
     from lmanet_core.training.run import train  # Lightning
 
-    weights = str(config.train.weights)
     for stage in config.stages:
         out = folder / stage
         settings = replace(config.train, **{**changes, "stage": stage, "weights": weights, "out": str(out)})
         if stage != config.stages[0]:
             settings = replace(settings, whiten_keys=False)  # they were trained by now
-        finished = out / "finished.json"
-        if not _same_run(finished, settings):
+        finished, run = out / "finished.json", {"settings": settings.to_dict(), "weights": hash_file(Path(weights))}
+        if not _is_finished(finished, run):
             say(f"training stage {stage}")
             train(replace(settings, overwrite=True))
-            finished.write_text(json.dumps(settings.to_dict()))
+            finished.write_text(json.dumps(run))
         weights = str(out / "last.safetensors")
     return Path(weights)
 
 
-def _same_run(finished: Path, settings: TrainConfig) -> bool:
-    """Whether a variant was trained to its end with these very settings."""
+def _is_finished(finished: Path, run: Mapping[str, Any]) -> bool:
+    """Whether a variant was trained to its end with these very settings and starting weights."""
     try:
-        return bool(json.loads(finished.read_text()) == json.loads(json.dumps(settings.to_dict())))
+        return bool(json.loads(finished.read_text()) == json.loads(json.dumps(run)))
     except (OSError, json.JSONDecodeError):
         return False
 

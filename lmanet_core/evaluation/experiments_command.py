@@ -24,7 +24,9 @@ def experiment_parser() -> ArgumentParser:
     parser.add_argument("name", type=Literal[EXPERIMENTS], help="which experiment")
     parser.add_argument("--data", type=str, required=True, help="YAML of a training run: data set and training of the variants")
     parser.add_argument("--out", type=str, required=True, help="folder for tables and trained variants; goes on where it was")
-    parser.add_argument("--weights", type=str | None, default=None, help="network to start from; else as in the YAML")
+    parser.add_argument(
+        "--weights", type=str | None, default=None, help="start from these, variants without their memory; else as in the YAML"
+    )
     parser.add_argument("--stages", type=str, default="memory,joint", help="trained for each variant, of memory, joint, all")
     parser.add_argument("--conditions", type=str, default="none", help="evaluated on, such as none,mixed")
     parser.add_argument("--max-clips", type=int | None, default=None, help="evaluate on so many clips")

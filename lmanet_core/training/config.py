@@ -114,7 +114,9 @@ class TrainConfig:
     clip_gradient: float | None = _option(None, "longest gradient")
     seed: int = _option(0, "of everything random")
     # machine
-    precision: Literal["32", "bf16", "16"] = _option("32", "of the arithmetic; weights stay 32")
+    precision: Literal["auto", "32", "bf16", "16"] = _option(
+        "32", "of the arithmetic; weights stay 32; auto: bf16 where the machine computes in it, else 32"
+    )
     accelerator: Literal["auto", "cpu", "gpu"] = _option("auto", "where to compute", may_change=True)
     devices: int = _option(1, "processes on this machine, one a device", may_change=True)
     nodes: int = _option(1, "machines", may_change=True)

@@ -15,9 +15,9 @@ import math
 import os
 import pickle
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -34,6 +34,7 @@ from lmanet_core.data.sampler import BatchStream
 from lmanet_core.errors import ConfigError, InputError, OutputError, WeightsError
 from lmanet_core.labels import LabelSet
 from lmanet_core.network import LMANet
+from lmanet_core.runtime import cpu_computes_bfloat16
 from lmanet_core.training.build import (
     class_weights,
     frozen_modules,
@@ -151,6 +152,7 @@ def train(config: TrainConfig) -> TrainResult:
     """
     if not config.out:
         raise ConfigError("out is missing: the folder for weights, resume file and log")
+    config = replace(config, precision=_chosen_precision(config))
     out = Path(config.out)
     training, validation = make_sources(config)
     network, model = make_network(config, training.labels)
@@ -235,9 +237,8 @@ def _make_trainer(config: TrainConfig, files: RunFiles, epochs: int) -> L.Traine
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     processes = config.devices * config.nodes
-    on_gpu = config.accelerator == "gpu" or (config.accelerator == "auto" and torch.cuda.is_available())
     return L.Trainer(
-        accelerator="gpu" if on_gpu else "cpu",
+        accelerator="gpu" if _on_gpu(config) else "cpu",
         devices=config.devices,
         num_nodes=config.nodes,
         strategy="ddp" if processes > 1 else "auto",
@@ -255,6 +256,18 @@ def _make_trainer(config: TrainConfig, files: RunFiles, epochs: int) -> L.Traine
         enable_progress_bar=config.progress,
         enable_model_summary=False,
     )
+
+
+def _on_gpu(config: TrainConfig) -> bool:
+    return config.accelerator == "gpu" or (config.accelerator == "auto" and torch.cuda.is_available())
+
+
+def _chosen_precision(config: TrainConfig) -> Literal["32", "bf16", "16"]:
+    """What "auto" is here: a run keeps it, so that it can only be resumed in the same arithmetic."""
+    if config.precision != "auto":
+        return config.precision
+    computes = torch.cuda.is_bf16_supported(including_emulation=False) if _on_gpu(config) else cpu_computes_bfloat16()
+    return "bf16" if computes else "32"
 
 
 def _fit(trainer: L.Trainer, module: TrainingModule, loaders: _Loaders, resume: Path | None) -> None:

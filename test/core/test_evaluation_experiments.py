@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 
 import pytest
+import torch
 import yaml
 
+from lmanet_core.checkpoint import load_model, save_model
 from lmanet_core.cli import main
 from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation import experiments
@@ -80,6 +83,30 @@ def test_an_interrupted_experiment_goes_on(experiment, monkeypatch):
         assert experiment("window", "--max-clips", "1") == first
         with pytest.raises(AssertionError, match=r"R=1/memory was trained again"):
             experiment("window", "--max-clips", "1", "--seed", "5")
+
+
+def test_variants_start_from_what_given_weights_are_without_their_memory(experiment, monkeypatch, tmp_path, video_weights):
+    monkeypatch.setattr(experiments, "VARIANTS", {"window": experiments.VARIANTS["window"][:1]})
+    given = tmp_path / "given.safetensors"
+    shutil.copy(video_weights, given)
+
+    def rows():
+        return experiment("window", "--stages", "joint", "--max-clips", "1", weights=given)
+
+    first = rows()
+    assert first[1][0] == "single frame" and first[1][2] == first[1][3]
+    model = load_model(given)
+    single = load_model(tmp_path / "out" / "window" / "single_frame.safetensors")
+    assert single.config.memory is None and single.network.memory is None
+    whole = model.network.backbone.state_dict()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in single.network.backbone.state_dict().items())
+    variant = tmp_path / "out" / "window" / "R=1" / "joint" / "last.safetensors"
+    trained = variant.stat().st_mtime_ns
+    assert rows() == first and variant.stat().st_mtime_ns == trained
+    with torch.no_grad():
+        next(model.network.backbone.parameters()).mul_(1.5)
+    save_model(given, model.network, model.config)  # other weights under the same name are not what was trained on
+    assert rows() != first and variant.stat().st_mtime_ns != trained
 
 
 def test_longer_memory_is_read_without_training(experiment, video_weights):

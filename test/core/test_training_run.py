@@ -448,6 +448,19 @@ def test_options_train(settings, options):
     assert not [name for name, tensor in tensors(result.last).items() if not torch.isfinite(tensor).all()]
 
 
+@pytest.mark.parametrize(("computes", "chosen"), [(True, "bf16"), (False, "32")])
+def test_precision_auto_is_what_the_machine_computes_in_and_is_kept(settings, monkeypatch, computes, chosen):
+    monkeypatch.setattr(run, "cpu_computes_bfloat16", lambda: computes)
+    config = replace(settings, precision="auto", epochs=1)
+    train(config)
+    assert yaml.safe_load((Path(config.out) / "config.yaml").read_text())["precision"] == chosen
+    monkeypatch.setattr(run, "cpu_computes_bfloat16", lambda: not computes)
+    other = "32" if computes else "bf16"
+    with pytest.raises(ConfigError, match=f"precision: was '{chosen}', now '{other}'"):
+        train(replace(config, resume=True))
+    assert train(replace(config, resume=True, precision=chosen)).steps == 3
+
+
 def test_the_street_trains_from_nothing_and_renders_before_it_starts(settings, tmp_path):
     street = {"data": "street", "root": None, "val_root": None, "seeds": 1, "val_seeds": 1, "clips": 4, "val_clips": 1}
     cache = tmp_path / "frames"
