@@ -15,6 +15,7 @@ import math
 import os
 import pickle
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -164,13 +165,14 @@ def train(config: TrainConfig) -> TrainResult:
     saved = _saved_run(out, config, data_info)
     teacher = _load_teacher(config, training.labels)
     weights = class_weights(config, training)
+    length = _Length.of(config, len(training))
     if is_first_process():
         _prepare_out(out, config, saved)
-        for source in (training, validation):
-            _prepare(source, frames, config)
+        _prepare(training, frames, config, length.total)
+        if validation is not None:
+            _prepare(validation, frames, config, None)
     if config.whiten_keys and saved is None:
         whiten_keys(network, training, config)
-    length = _Length.of(config, len(training))
     frozen = frozen_modules(network, config)
     if config.devices * config.nodes > 1:
         sync_batch_norms(network)
@@ -205,11 +207,19 @@ def train(config: TrainConfig) -> TrainResult:
     )
 
 
-def _prepare(source: ClipSource | None, frames: int, config: TrainConfig) -> None:
-    if source is None or type(source).prepare is ClipSource.prepare or config.cache is None:
+def _prepare(source: ClipSource, frames: int, config: TrainConfig, batches: int | None) -> None:
+    """`ClipSource.prepare` for the clips of the first `batches` of the run; None: for all."""
+    if type(source).prepare is ClipSource.prepare or config.cache is None:
         return
+    clips: Iterable[int] = range(len(source))
+    if batches is not None:
+        stream = BatchStream(len(source), config.batch_size, config.seed, 0, batches)
+        clips = sorted({index for keys in stream for _, index in keys})
     loader = DataLoader(
-        Preparation(source, frames, config.stride), batch_size=8, num_workers=config.workers, worker_init_fn=start_worker
+        Subset(Preparation(source, frames, config.stride), list(clips)),
+        batch_size=8,
+        num_workers=config.workers,
+        worker_init_fn=start_worker,
     )
     for _ in track(loader, "rendering", disable=not config.progress):
         pass

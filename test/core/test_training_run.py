@@ -469,6 +469,11 @@ def test_the_street_trains_from_nothing_and_renders_before_it_starts(settings, t
     )
     assert result.steps == 2 and result.val_miou >= 0
     assert len(list(cache.rglob("*.npy"))) == 5  # each clip's frame once, of training and validation
+    rendered = {path.relative_to(cache) for path in cache.rglob("*.npy")}
+    few = tmp_path / "few"
+    short = {**street, "max_steps": 1, "out": str(tmp_path / "short")}
+    train(replace(settings, stage="backbone", weights=None, epochs=1, cache=str(few), degradations="none,fog", **short))
+    assert {path.relative_to(few) for path in few.rglob("*.npy")} < rendered  # no more than are seen: 2 of 4, and validation
 
 
 def test_a_teacher_alone_teaches(settings, single_frame_weights, stills, tmp_path):
