@@ -144,12 +144,14 @@ class MemoryModule(nn.Module):
         if not config.nearness:
             return head
         batch, _, height, width = head.key.shape
-        y, x = (torch.arange(side, device=head.key.device, dtype=torch.float32) for side in (height, width))
-        place = self._circles(y[:, None], x).to(head.key.dtype)
+        place = self._circles(*_grid(height, width, head.key.device)).to(head.key.dtype)
         return KeyValue(torch.cat((head.key, place.expand(batch, -1, -1, -1)), 1), head.value)
 
     def moved(self, memory: MemoryFrames, places: torch.Tensor | None) -> MemoryFrames:
         """What is remembered, its keys saying where its positions are now instead of where they were.
+
+        What moved out of its window counts as just within: farther on, half a turn on the circles is passed, and what left to
+        one side would seem to have come from the other.
 
         Args:
             memory: as `remember` made it.
@@ -159,7 +161,13 @@ class MemoryModule(nn.Module):
         if places is None or not self.config.follow_motion:
             return memory
         content = memory.keys[:, :, : self.config.content_channels]
-        place = self._circles(places[:, :, 0].float(), places[:, :, 1].float()).to(content.dtype)
+        height, width = places.shape[-2:]
+        reach = self._window_side(height, width) // 2
+        now = (
+            place.clamp(home - reach, home + reach)
+            for place, home in zip(places.float().unbind(2), _grid(height, width, places.device), strict=True)
+        )
+        place = self._circles(*now).to(content.dtype)
         keys = torch.cat((content.movedim(2, -1), place.movedim(2, -1)), -1).movedim(-1, 2)  # in the layout of `MemoryBuffer`
         return MemoryFrames(keys, memory.values)
 
@@ -168,12 +176,13 @@ class MemoryModule(nn.Module):
 
         From the middle of the window to just outside of it is half a turn.
         """
-        window = self.config.window
-        if window is None:
-            window = 2 * max(y.shape[-2], x.shape[-1]) - 1
-        turn = 2.0 * math.pi / (window + 1)
+        turn = 2.0 * math.pi / (self._window_side(y.shape[-2], x.shape[-1]) + 1)
         waves = [wave(at * turn) for at in (y, x) for wave in (torch.cos, torch.sin)]
         return math.sqrt(self.config.nearness) * torch.stack(torch.broadcast_tensors(*waves), -3)  # type: ignore[no-untyped-call]
+
+    def _window_side(self, height: int, width: int) -> int:
+        """R, or of the smallest window that is global in maps of this size."""
+        return 2 * max(height, width) - 1 if self.config.window is None else self.config.window
 
     @torch.no_grad()
     def whiten_keys(self, features: torch.Tensor) -> None:
@@ -214,6 +223,12 @@ class MemoryModule(nn.Module):
         )
         fused: torch.Tensor = self.fusion(query.value, read)
         return fused
+
+
+def _grid(height: int, width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows (h, 1) and columns (w,) of a map, float32."""
+    rows, columns = (torch.arange(side, device=device, dtype=torch.float32) for side in (height, width))
+    return rows[:, None], columns
 
 
 class _KeyValueHead(nn.Module):

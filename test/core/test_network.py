@@ -559,9 +559,9 @@ def test_whitened_keys_leave_room_for_the_place():
     torch.testing.assert_close(content.T.cov(correction=0), 0.25 * torch.eye(8), rtol=0, atol=1e-4)
 
 
-def following_module(nearness=20.0):
+def following_module(nearness=20.0, window=5):
     """Nothing looks like anything: only the place counts."""
-    config = MemoryConfig(key_channels=8, value_channels=0, fusion="residual", window=5, nearness=nearness, follow_motion=True)
+    config = MemoryConfig(8, 0, "residual", window=window, nearness=nearness, follow_motion=True)
     module = MemoryModule(4, config)
     for head in (module.query_head, module.memory_head):
         torch.nn.init.zeros_(head.key.weight)
@@ -584,6 +584,22 @@ def test_what_moved_is_read_where_it_has_moved_to():
     with torch.no_grad():
         torch.nn.init.ones_(module.fusion.blend.bias)  # what was read is what comes out
         torch.testing.assert_close(module.read(past, memory, places=places), read)
+
+
+@pytest.mark.parametrize("window", [5, None])
+@pytest.mark.parametrize("way", [2, 3, 4, 6, 7, 100, -3, -100])
+def test_what_moved_out_of_its_window_is_nearest_where_it_left(window, way):
+    module = following_module(window=window)
+    memory = MemoryFrames(*(maps[:, None] for maps in module.remember(torch.rand(1, 4, 9, 9))))
+    places = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij"))[None, None].clone()
+    places[:, :, 1] += way
+    asked = module.ask(torch.rand(1, 4, 9, 9)).key[0, :, 4]  # of the middle row
+    kept = module.moved(memory, places).keys[0, 0, :, 4, 4]  # what was in the middle
+    near = (asked * kept[:, None]).sum(0).detach()
+    reach = 2 if window else 4  # of those that see it
+    left = 4 + max(-reach, min(reach, way))
+    assert int(near[4 - reach : 5 + reach].argmax()) + 4 - reach == left
+    assert window is None or near[left] == pytest.approx(40.0, rel=1e-5)  # outside of the map it is less
 
 
 def test_what_stayed_in_its_place_and_a_memory_that_follows_nothing_are_as_they_were():
