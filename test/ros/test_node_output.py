@@ -55,7 +55,7 @@ def test_labels_equal_the_command_lines_pixel_for_pixel(robot, drive, video_weig
     for image, stamp, wanted in zip(images, stamps, expected, strict=True):
         np.testing.assert_array_equal(pixels(node.step(image, stamp)), wanted)
     assert node.resets() == {"first_frame": 1, "gap": 1, "backward_stamp": 1}
-    assert len({labels.tobytes() for labels in expected}) > 5  # they do differ
+    assert len({labels.tobytes() for labels in expected}) > 3  # they do differ
 
 
 def test_every_topic_of_one_frame(robot, drive, video_weights):
