@@ -261,7 +261,7 @@ def _cost(config: ExperimentConfig) -> ExperimentResult:
         for place, (heading, _) in enumerate(variants)
     ]
     title = f"cost at {config.train.size}: median time of a frame, peak memory"
-    return ExperimentResult(title, ("", "ms", "Δ %", "MB", "Δ %"), tuple(rows), unit="ms")
+    return ExperimentResult(title, ("", "ms", "Δ %", "MB", "Δ %"), tuple(rows), unit="ms a frame")
 
 
 def _window_name(side: int | None) -> str:
@@ -316,7 +316,7 @@ def _plot(path: Path, result: ExperimentResult) -> None:
     texts = [" ".join(str(value) for value in row if isinstance(value, str)) for row in result.rows]
     axes.set_xticks(range(len(texts)), texts, rotation=40, ha="right")
     axes.set_ylabel(result.unit)
-    axes.set_title(result.title, fontsize=10)
+    axes.set_title(result.title.partition(":")[0], fontsize=10)  # what is drawn of it stands at the axis
     axes.spines[["top", "right"]].set_visible(False)
     if len(drawn) > 1:
         figure.legend(frameon=False, fontsize=8, loc="outside right center")
