@@ -269,14 +269,23 @@ def _make_trainer(config: TrainConfig, files: RunFiles, epochs: int) -> L.Traine
 
 
 def _on_gpu(config: TrainConfig) -> bool:
-    return config.accelerator == "gpu" or (config.accelerator == "auto" and torch.cuda.is_available())
+    """Where the run computes; raises ConfigError where it is told to use GPUs that are not there."""
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    on_gpu = config.accelerator == "gpu" or (config.accelerator == "auto" and present > 0)
+    if on_gpu and config.devices > present:
+        raise ConfigError(
+            f"GPUs wanted on this machine: {config.devices}; PyTorch {torch.__version__} sees {present}; "
+            "lower devices, or set accelerator: cpu"
+        )
+    return on_gpu
 
 
 def _chosen_precision(config: TrainConfig) -> Literal["32", "bf16", "16"]:
     """What "auto" is here: a run keeps it, so that it can only be resumed in the same arithmetic."""
+    on_gpu = _on_gpu(config)
     if config.precision != "auto":
         return config.precision
-    computes = torch.cuda.is_bf16_supported(including_emulation=False) if _on_gpu(config) else cpu_computes_bfloat16()
+    computes = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_computes_bfloat16()
     return "bf16" if computes else "32"
 
 

@@ -448,6 +448,15 @@ def test_options_train(settings, options):
     assert not [name for name, tensor in tensors(result.last).items() if not torch.isfinite(tensor).all()]
 
 
+@pytest.mark.parametrize(("present", "accelerator", "devices"), [(0, "gpu", 1), (1, "gpu", 2), (1, "auto", 2)])
+def test_gpus_that_are_not_there_are_refused(settings, monkeypatch, present, accelerator, devices):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: present > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: present)
+    wanted = rf"GPUs wanted on this machine: {devices}; .* sees {present}; lower devices, or set accelerator: cpu"
+    with pytest.raises(ConfigError, match=wanted):
+        train(replace(settings, accelerator=accelerator, devices=devices))
+
+
 @pytest.mark.parametrize(("computes", "chosen"), [(True, "bf16"), (False, "32")])
 def test_precision_auto_is_what_the_machine_computes_in_and_is_kept(settings, monkeypatch, computes, chosen):
     monkeypatch.setattr(run, "cpu_computes_bfloat16", lambda: computes)
