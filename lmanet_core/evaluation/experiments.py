@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from lmanet_core.checkpoint import build_network, load_model, save_model
+from lmanet_core.checkpoint import load_model, save_model
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.evaluation.sets_command import evaluate_sets
+from lmanet_core.network import LMANet
 from lmanet_core.segment_options import hash_file
 from lmanet_core.training.config import TrainConfig
 
@@ -160,12 +161,9 @@ def _single_frame_weights(config: ExperimentConfig) -> str:
     model = load_model(given)
     if model.config.memory is None:
         return given
-    alone = replace(model.config, memory=None)
-    network = build_network(alone)
-    network.backbone.load_state_dict(model.network.backbone.state_dict())
     path = config.out / config.name / "single_frame.safetensors"
     path.parent.mkdir(exist_ok=True)
-    save_model(path, network, alone)
+    save_model(path, LMANet(model.network.backbone, None), replace(model.config, memory=None))
     return str(path)
 
 

@@ -15,7 +15,7 @@ import math
 import os
 import pickle
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -153,7 +153,8 @@ def train(config: TrainConfig) -> TrainResult:
     """
     if not config.out:
         raise ConfigError("out is missing: the folder for weights, resume file and log")
-    config = replace(config, precision=_chosen_precision(config))
+    on_gpu = _on_gpu(config)
+    config = replace(config, precision=_chosen_precision(config, on_gpu))
     out = Path(config.out)
     training, validation = make_sources(config)
     network, model = make_network(config, training.labels)
@@ -188,7 +189,8 @@ def train(config: TrainConfig) -> TrainResult:
     module.data_info = data_info
     files = RunFiles(out, model, length.per_epoch)
     done = 0 if saved is None else int(saved["progress"]["batches"])
-    trainer = _make_trainer(config, files, epochs=math.ceil(length.total / length.per_epoch) - done // length.per_epoch)
+    epochs = math.ceil(length.total / length.per_epoch) - done // length.per_epoch
+    trainer = _make_trainer(config, files, epochs, on_gpu)
     if done < length.total:
         follows = model.memory is not None and model.memory.follow_motion
         stride = network.backbone.stride if follows else None
@@ -211,12 +213,12 @@ def _prepare(source: ClipSource, frames: int, config: TrainConfig, batches: int 
     """`ClipSource.prepare` for the clips of the first `batches` of the run; None: for all."""
     if type(source).prepare is ClipSource.prepare or config.cache is None:
         return
-    clips: Iterable[int] = range(len(source))
+    clips: Sequence[int] = range(len(source))
     if batches is not None:
         stream = BatchStream(len(source), config.batch_size, config.seed, 0, batches)
         clips = sorted({index for keys in stream for _, index in keys})
     loader = DataLoader(
-        Subset(Preparation(source, frames, config.stride), list(clips)),
+        Subset(Preparation(source, frames, config.stride), clips),
         batch_size=8,
         num_workers=config.workers,
         worker_init_fn=start_worker,
@@ -243,12 +245,12 @@ def _datasets(
     return train_set, ClipDataset(validation, frames, config.stride, feature_stride=feature_stride)
 
 
-def _make_trainer(config: TrainConfig, files: RunFiles, epochs: int) -> L.Trainer:
+def _make_trainer(config: TrainConfig, files: RunFiles, epochs: int, on_gpu: bool) -> L.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     processes = config.devices * config.nodes
     return L.Trainer(
-        accelerator="gpu" if _on_gpu(config) else "cpu",
+        accelerator="gpu" if on_gpu else "cpu",
         devices=config.devices,
         num_nodes=config.nodes,
         strategy="ddp" if processes > 1 else "auto",
@@ -280,9 +282,8 @@ def _on_gpu(config: TrainConfig) -> bool:
     return on_gpu
 
 
-def _chosen_precision(config: TrainConfig) -> Literal["32", "bf16", "16"]:
+def _chosen_precision(config: TrainConfig, on_gpu: bool) -> Literal["32", "bf16", "16"]:
     """What "auto" is here: a run keeps it, so that it can only be resumed in the same arithmetic."""
-    on_gpu = _on_gpu(config)
     if config.precision != "auto":
         return config.precision
     computes = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_computes_bfloat16()

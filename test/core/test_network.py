@@ -587,13 +587,14 @@ def test_what_moved_is_read_where_it_has_moved_to():
 
 
 @pytest.mark.parametrize("window", [5, None])
+@pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("way", [2, 3, 4, 6, 7, 100, -3, -100])
-def test_what_moved_out_of_its_window_is_nearest_where_it_left(window, way):
+def test_what_moved_out_of_its_window_is_nearest_where_it_left(window, way, axis):
     module = following_module(window=window)
     memory = MemoryFrames(*(maps[:, None] for maps in module.remember(torch.rand(1, 4, 9, 9))))
     places = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij"))[None, None].clone()
-    places[:, :, 1] += way
-    asked = module.ask(torch.rand(1, 4, 9, 9)).key[0, :, 4]  # of the middle row
+    places[:, :, axis] += way
+    asked = module.ask(torch.rand(1, 4, 9, 9)).key[0].select(1 + (1 - axis), 4)  # of the middle column, or row
     kept = module.moved(memory, places).keys[0, 0, :, 4, 4]  # what was in the middle
     near = (asked * kept[:, None]).sum(0).detach()
     reach = 2 if window else 4  # of those that see it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,8 +27,6 @@ def lint(name, *arguments):
     said = done.stdout + done.stderr
     if "failed to load external entity" in said:
         pytest.skip("the schema of package.xml cannot be fetched")
-    if missing := re.search(r"ModuleNotFoundError: No module named .*", said):
-        pytest.skip(f"{name} does not start: {missing[0]}")
     assert done.returncode == 0, said
 
 

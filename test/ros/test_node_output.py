@@ -43,7 +43,7 @@ def write_bag(path, images, stamps):
 
 def test_labels_equal_the_command_lines_pixel_for_pixel(robot, drive, video_weights, tmp_path):
     # With a looped part, a gap, a late frame and a repeated one, so that the memory has something to decide.
-    images = drive(10)
+    images = drive(40)[::4]  # far enough apart for labels of random weights to differ
     stamps = [SECOND + TENTH * n for n in (0, 1, 2, 3, 3, 20, 21, 22, 5, 6)]
     write_bag(tmp_path / "bag", images, stamps)
     out = tmp_path / "out"
@@ -55,7 +55,7 @@ def test_labels_equal_the_command_lines_pixel_for_pixel(robot, drive, video_weig
     for image, stamp, wanted in zip(images, stamps, expected, strict=True):
         np.testing.assert_array_equal(pixels(node.step(image, stamp)), wanted)
     assert node.resets() == {"first_frame": 1, "gap": 1, "backward_stamp": 1}
-    assert len({labels.tobytes() for labels in expected}) > 3  # they do differ
+    assert len({labels.tobytes() for labels in expected}) > 5  # they do differ
 
 
 def test_every_topic_of_one_frame(robot, drive, video_weights):
