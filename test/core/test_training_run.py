@@ -394,9 +394,8 @@ def test_full_disk_leaves_the_old_files_as_they_were(settings, monkeypatch):
 
     monkeypatch.setattr(callbacks.torch, "save", save_into_full_disk)
     with pytest.raises(OutputError, match="No space left"):
-        run._make_trainer(config, callbacks.RunFiles(Path(config.out), None, 1), 1).strategy.checkpoint_io.save_checkpoint(
-            {}, path
-        )
+        trainer = run._make_trainer(config, callbacks.RunFiles(Path(config.out), None, 1), 1, on_gpu=False)
+        trainer.strategy.checkpoint_io.save_checkpoint({}, path)
     assert {path: path.read_bytes() for path in files} == files
     assert not [left for left in Path(config.out).iterdir() if left.name.startswith(".")]
 
