@@ -1,16 +1,23 @@
 """Installs both Python packages with pip, and the ROS 2 package with colcon (build type ament_python)."""
 
-from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
 PACKAGE = "lmanet_ros"
+HERE = Path(__file__).resolve().parent  # colcon build --symlink-install runs a link to this file in its build folder
+
+
+def listed(pattern):
+    """Files of the checkout, relative to it, as setuptools wants them."""
+    return sorted(str(path.relative_to(HERE)) for path in HERE.glob(pattern))
+
 
 setup(
     name=PACKAGE,
     version="0.1.0",
     description="Video semantic segmentation for robots with a local attention memory (LMANet)",
-    long_description=open("README.md", encoding="utf-8").read(),  # noqa: PTH123, SIM115 (setup.py stays plain)
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     author="The lmanet_ros developers",
@@ -21,9 +28,9 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
-        (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),  # noqa: PTH207
-        (f"share/{PACKAGE}/config", glob("config/*.*")),  # noqa: PTH207
-        (f"share/{PACKAGE}/config/train", glob("config/train/*.yaml")),  # noqa: PTH207
+        (f"share/{PACKAGE}/launch", listed("launch/*.launch.py")),
+        (f"share/{PACKAGE}/config", listed("config/*.*")),
+        (f"share/{PACKAGE}/config/train", listed("config/train/*.yaml")),
     ],
     python_requires=">=3.10",
     install_requires=[

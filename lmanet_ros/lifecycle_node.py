@@ -24,7 +24,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -40,6 +39,7 @@ from lmanet_core.continuity import Discontinuity
 from lmanet_core.errors import ConfigError, LmanetError, WeightsError
 from lmanet_core.runtime import Runtime, prepare
 from lmanet_ros.camera import Arrival, Camera
+from lmanet_ros.compatibility import SubscriptionEventCallbacks
 from lmanet_ros.conversions import camera_info_from_ros, uses_cv_bridge
 from lmanet_ros.diagnostics import ERROR, OK, WARN, camera_status, make_status, used_memory
 from lmanet_ros.mailbox import Mailbox

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import runpy
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -64,3 +67,24 @@ def test_offline_config_has_only_options_that_exist(tmp_path, capsys):
 
 def _parts(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
+
+
+def test_setup_runs_from_another_folder_through_a_link(tmp_path):
+    # colcon build --symlink-install does: it links setup.py into its build folder and runs it there.
+    (tmp_path / "setup.py").symlink_to(ROOT / "setup.py")
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--name", "--long-description"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == ["lmanet_ros", (ROOT / "README.md").read_text().splitlines()[0]]
+
+
+def test_what_is_installed_beside_the_packages_is_named_relative_to_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given: dict[str, object] = {}
+    monkeypatch.setattr("setuptools.setup", lambda **options: given.update(options))
+    runpy.run_path(str(ROOT / "setup.py"))
+    installed = dict(given["data_files"])
+    assert installed["share/lmanet_ros/launch"] == ["launch/replay.launch.py", "launch/segment.launch.py"]
+    assert "config/segment.yaml" in installed["share/lmanet_ros/config"]
+    assert all((ROOT / path).is_file() for paths in installed.values() for path in paths)
