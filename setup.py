@@ -24,7 +24,7 @@ setup(
     maintainer="The lmanet_ros developers",
     maintainer_email="lmanet_ros@users.noreply.github.com",
     packages=find_packages(include=["lmanet_core", "lmanet_core.*", "lmanet_ros", "lmanet_ros.*"]),
-    package_data={"lmanet_core": ["py.typed", "assets/*", "evaluation/*.css", "evaluation/mappings/*.yaml"]},
+    package_data={"lmanet_core": ["py.typed", "assets/*", "evaluation/*.css", "mappings/*.yaml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
@@ -50,8 +50,8 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "lmanet = lmanet_core.cli:main",
-            "train = lmanet_core.training.command:main",
+            "lmanet = lmanet_core.commands.main:main",
+            "train = lmanet_core.commands.train:main",
             "segment_node = lmanet_ros.segment_node:main",
             "replay = lmanet_ros.replay:main",
             "street_camera = lmanet_ros.street_camera:main",

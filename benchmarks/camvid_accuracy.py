@@ -19,7 +19,7 @@ from lmanet_core.evaluation import load_mapping
 from lmanet_core.labels import CAMVID11, CITYSCAPES, UNLABELLED
 from lmanet_core.media import open_frames
 from lmanet_core.metrics import ConfusionMatrix
-from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 
 WANTED = {"accuracy": 0.73, "miou": 0.46}
 TOLERANCE = 0.01

@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 from recording import ROOT, describe_run, finish, median_ratio, summarize, time_alternately
 
-from lmanet_core.checkpoint import Model, ModelConfig, build_network
 from lmanet_core.evaluation import load_mapping
 from lmanet_core.evaluation.page import write_page
 from lmanet_core.evaluation.recorder import Recorder
@@ -30,8 +29,9 @@ from lmanet_core.evaluation.run import CameraInput, Outcome, evaluate
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.media import open_frames
 from lmanet_core.network import MemoryConfig
-from lmanet_core.runtime import Runtime, prepare
-from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.weights.checkpoint import Model, ModelConfig, build_network
+from lmanet_core.weights.runtime import Runtime, prepare
 
 GOAL = 1.15
 RUN = {"mode": "benchmark", "weights": {"file": "random", "sha256": "", "kind": "random"}, "inputs": [], "device": "cpu",

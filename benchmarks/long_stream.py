@@ -1,6 +1,6 @@
 """Ten thousand frames through one segmenter: resident memory must stay flat (±2 %), resets included.
 
-    python benchmarks/long_stream.py
+python benchmarks/long_stream.py
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from recording import describe_run, finish, resident_mb
 
-from lmanet_core.checkpoint import Model, ModelConfig, build_network
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.network import MemoryConfig
-from lmanet_core.runtime import prepare
-from lmanet_core.segmenter import VideoSegmenter
+from lmanet_core.stream.segmenter import VideoSegmenter
+from lmanet_core.weights.checkpoint import Model, ModelConfig, build_network
+from lmanet_core.weights.runtime import prepare
 
 HEIGHT, WIDTH = 64, 128
 GOAL = 0.02

@@ -25,15 +25,15 @@ import numpy as np
 from recording import ROOT, describe_run, finish, median_ratio, time_alternately
 from street_ceiling import flows_to_past, warped
 
-from lmanet_core.assets import default_weights
-from lmanet_core.checkpoint import load_model
-from lmanet_core.evaluation.clip_sets import make_conditions
-from lmanet_core.evaluation.sets_command import evaluation_config
+from lmanet_core.experiments.clip_sets import make_conditions
+from lmanet_core.experiments.sets import evaluation_config
 from lmanet_core.geometry import Size, feature_grid
 from lmanet_core.media import open_frames
-from lmanet_core.motion import PictureMotion, follow, thumbnail
-from lmanet_core.runtime import prepare
-from lmanet_core.segmenter import VideoSegmenter
+from lmanet_core.stream.motion import PictureMotion, follow, thumbnail
+from lmanet_core.stream.segmenter import VideoSegmenter
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.runtime import prepare
+from lmanet_core.weights.shipped import default_weights
 
 CONDITIONS = ("none", "blocks", "blocks2", "blocks3", "noise3", "night3", "rain3", "blur3", "occlusion3", "mixed3")
 RECORDINGS = ("video/solidWhiteRight.mp4", "bags/camvid_0016E5_15hz_mcap", "bags/robologs_tiny_svo.bag")

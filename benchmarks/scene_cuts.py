@@ -27,7 +27,8 @@ import numpy.typing as npt
 from recording import describe_run, write_json
 from rosbags.highlevel import AnyReader
 
-from lmanet_core.continuity import ContinuityMonitor, Discontinuity
+from lmanet_core.frame import Discontinuity
+from lmanet_core.stream.continuity import ContinuityMonitor
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH, HEIGHT = 640, 480

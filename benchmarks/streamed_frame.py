@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from recording import ROOT, describe_run, finish, median_ratio, summarize, time_alternately
 
-from lmanet_core.checkpoint import Model, ModelConfig, build_network
-from lmanet_core.continuity import ContinuityConfig
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.media import open_frames
 from lmanet_core.network import LMANet, MemoryConfig
 from lmanet_core.network.lmanet import stack_memory
-from lmanet_core.runtime import prepare
-from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.stream.continuity import ContinuityConfig
+from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.weights.checkpoint import Model, ModelConfig, build_network
+from lmanet_core.weights.runtime import prepare
 
 GOAL_MEMORY, GOAL_SPEEDUP, GOAL_AGREEMENT = 1.35, 5.0, 0.995
 HEIGHT, WIDTH = 512, 1024

@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from recording import describe_run, finish
 
-from lmanet_core.checkpoint import load_model
-from lmanet_core.evaluation.clip_sets import Condition, make_conditions
-from lmanet_core.evaluation.sets_command import evaluation_config
+from lmanet_core.experiments.clip_sets import Condition, make_conditions
+from lmanet_core.experiments.sets import evaluation_config
 from lmanet_core.metrics import ConfusionMatrix
 from lmanet_core.network import LMANet
+from lmanet_core.weights.checkpoint import load_model
 
 CONDITIONS = "noise3,rain3,night3,fog3,blur3,occlusion3,mixed3,blocks3"
 FRAMES = 4

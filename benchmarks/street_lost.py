@@ -25,17 +25,17 @@ import torch
 from recording import describe_run, finish
 from street_ceiling import encode, flows_to_past, warped
 
-from lmanet_core.assets import default_weights
-from lmanet_core.checkpoint import load_model
 from lmanet_core.data import ClipSource
 from lmanet_core.data.augment import lose_blocks
-from lmanet_core.evaluation.clip_sets import LOST_BLOCKS, make_conditions
-from lmanet_core.evaluation.sets_command import evaluation_config
+from lmanet_core.experiments.clip_sets import LOST_BLOCKS, make_conditions
+from lmanet_core.experiments.sets import evaluation_config
 from lmanet_core.geometry import Size
 from lmanet_core.labels import UNLABELLED
 from lmanet_core.metrics import ConfusionMatrix
-from lmanet_core.motion import follow
 from lmanet_core.network import LMANet, MemoryFrames
+from lmanet_core.stream.motion import follow
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.shipped import default_weights
 
 
 def main() -> int:

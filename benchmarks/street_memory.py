@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from recording import describe_run, finish
 
-from lmanet_core.evaluation.sets_command import evaluate_sets, evaluation_config
+from lmanet_core.experiments.sets import evaluate_sets, evaluation_config
 from lmanet_core.training.config import TrainConfig
 
 TOWNS = 16

@@ -85,7 +85,7 @@ def make_processes(context):
     else:
         replay = Node(package="lmanet_ros", executable="replay", arguments=arguments, output="screen", emulate_tty=True)
 
-    score = [python, "-m", "lmanet_core.cli", "evaluate", chosen["bag"], "--topic", topic, "--results", str(recording)]
+    score = [python, "-m", "lmanet_core.commands", "evaluate", chosen["bag"], "--topic", topic, "--results", str(recording)]
     score += ["--out", str(out), *shlex.split(chosen["options"])]
     for name in ("weights", "labels", "mapping", "thresholds"):
         if chosen[name]:

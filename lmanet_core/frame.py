@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
-import numpy as np
-import numpy.typing as npt
-
-from lmanet_core.continuity import Discontinuity
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.geometry import CameraInfo, GeometryPlan
 
-UInt8Array = npt.NDArray[np.uint8]
+
+class Discontinuity(str, Enum):
+    """Why the memory is cleared before a frame."""
+
+    FIRST_FRAME = "first_frame"
+    BACKWARD_STAMP = "backward_stamp"
+    GAP = "gap"
+    SIZE_CHANGE = "size_change"
+    FRAME_ID_CHANGE = "frame_id_change"
+    SCENE_CUT = "scene_cut"
+    CLOCK_JUMP = "clock_jump"
+    MANUAL = "manual"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, InputError
 
-UInt8Array = npt.NDArray[np.uint8]
 IndexArray = npt.NDArray[np.int64]
 ResizeMode = Literal["stretch", "letterbox", "crop"]
 

@@ -13,13 +13,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError
 
 UNLABELLED = 255
-
-UInt8Array = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

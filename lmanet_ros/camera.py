@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from sensor_msgs.msg import CompressedImage, Image
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
-from lmanet_core.frame import FeedResult, FrameResult, UInt8Array
+from lmanet_core.frame import FeedResult, FrameResult
 from lmanet_core.geometry import CameraInfo
-from lmanet_core.runtime import Runtime
-from lmanet_core.segmenter import VideoSegmenter
-from lmanet_core.stamps import StampSource
+from lmanet_core.media.stamps import StampSource
+from lmanet_core.stream.segmenter import VideoSegmenter
+from lmanet_core.weights.runtime import Runtime
 from lmanet_ros.conversions import rgb_from_image, stamp_ns
 from lmanet_ros.parameters import Settings
 from lmanet_ros.publishers import CameraPublishers

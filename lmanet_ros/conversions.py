@@ -21,6 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo, VisionClass
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
@@ -31,7 +32,6 @@ try:
 except Exception:  # built for another NumPy it fails with more than ImportError
     CvBridge = None
 
-UInt8Array = npt.NDArray[np.uint8]
 _Message = TypeVar("_Message", Image, CompressedImage)
 
 _BRIDGE = CvBridge() if CvBridge is not None else None

@@ -33,16 +33,16 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
-from lmanet_core.assets import default_weights
-from lmanet_core.checkpoint import Model, load_model
-from lmanet_core.continuity import Discontinuity
 from lmanet_core.errors import ConfigError, LmanetError, WeightsError
-from lmanet_core.runtime import Runtime, prepare
+from lmanet_core.frame import Discontinuity
+from lmanet_core.media.mailbox import Mailbox
+from lmanet_core.weights.checkpoint import Model, load_model
+from lmanet_core.weights.runtime import Runtime, prepare
+from lmanet_core.weights.shipped import default_weights
 from lmanet_ros.camera import Arrival, Camera
 from lmanet_ros.compatibility import SubscriptionEventCallbacks
 from lmanet_ros.conversions import camera_info_from_ros, uses_cv_bridge
 from lmanet_ros.diagnostics import ERROR, OK, WARN, camera_status, make_status, used_memory
-from lmanet_ros.mailbox import Mailbox
 from lmanet_ros.offers import explain_silence, name_policy
 from lmanet_ros.parameters import (
     Settings,

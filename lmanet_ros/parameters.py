@@ -15,12 +15,12 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from lmanet_core.continuity import ContinuityConfig
 from lmanet_core.errors import ConfigError
 from lmanet_core.labels import LabelSet
 from lmanet_core.ops import available_implementations
-from lmanet_core.runtime import PRECISIONS
-from lmanet_core.segmenter import SegmenterConfig
+from lmanet_core.stream.continuity import ContinuityConfig
+from lmanet_core.stream.segmenter import SegmenterConfig
+from lmanet_core.weights.runtime import PRECISIONS
 
 if TYPE_CHECKING:
     from rclpy.node import Node

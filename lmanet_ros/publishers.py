@@ -18,7 +18,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
-from lmanet_core.frame import FeedResult, FrameResult, UInt8Array
+from lmanet_core.arrays import UInt8Array
+from lmanet_core.frame import FeedResult, FrameResult
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.sinks import safe_name

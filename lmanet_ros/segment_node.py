@@ -43,7 +43,7 @@ def _run(arguments: list[str] | None, stop: threading.Event) -> int:
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
-    from lmanet_core.allocator import keep_freed_memory
+    from lmanet_core.commands.process import keep_freed_memory
     from lmanet_core.errors import LmanetError
     from lmanet_ros.lifecycle_node import SegmentNode
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from lmanet_core.media.mailbox import Mailbox
 from lmanet_ros.camera import Arrival, Camera
-from lmanet_ros.mailbox import Mailbox
 from lmanet_ros.parameters import Settings
 
 

@@ -7,10 +7,10 @@ import re
 import pytest
 import torch
 
-from lmanet_core.checkpoint import ModelConfig, build_network, save_model
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.network import MemoryConfig
+from lmanet_core.weights.checkpoint import ModelConfig, build_network, save_model
 
 #: Ours → theirs, tried from top to bottom. Written from the published key lists, not from the importer's tables.
 _RENAMES = {

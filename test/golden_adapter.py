@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lmanet_core.memory import MemoryBuffer
 from lmanet_core.metrics import ConfusionMatrix
 from lmanet_core.network import ERFNet, LMANet, MemoryConfig, PSPNet101
 from lmanet_core.network.fusion import FUSIONS
 from lmanet_core.ops import attention_weights
 from lmanet_core.ops import local_attention as our_local_attention
-from lmanet_core.published_weights import import_published
+from lmanet_core.stream.memory import MemoryBuffer
 from lmanet_core.training.losses import weighted_cross_entropy
+from lmanet_core.weights.published import import_published
 
 _FUSIONS = {"sigmoid-do1": "gated", "sigmoid-down1": "reduced-gated", "concat": "concat"}
 

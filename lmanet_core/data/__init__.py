@@ -8,6 +8,6 @@ from lmanet_core.data.augment import AugmentConfig
 from lmanet_core.data.cityscapes import CityscapesSource
 from lmanet_core.data.clips import Clip, ClipDataset, ClipSource
 from lmanet_core.data.stills import StillsSource
-from lmanet_core.data.street import StreetSource
+from lmanet_core.data.street_clips import StreetSource
 
 __all__ = ["AugmentConfig", "CityscapesSource", "Clip", "ClipDataset", "ClipSource", "StillsSource", "StreetSource"]

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.files import fit_image, resize_labels
 from lmanet_core.errors import ConfigError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import UNLABELLED
-
-UInt8Array = npt.NDArray[np.uint8]
 
 MAX_BLOCKS = 12  # lost in each frame
 BLOCK_SHARE = 64 / 360  # side of a block, of the image's height

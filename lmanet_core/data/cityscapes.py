@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.clips import Clip, ClipSource
 from lmanet_core.data.files import check_same_size, fit_image, image_size, read_image, read_label_ids, resize_labels
 from lmanet_core.errors import InputError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES, UNLABELLED
-
-UInt8Array = npt.NDArray[np.uint8]
 
 #: labelIds of the 19 classes, in the order of their trainIds (cityscapesScripts, helpers/labels.py).
 _EVALUATED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

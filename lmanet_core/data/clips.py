@@ -13,17 +13,15 @@ from typing import NamedTuple, TypedDict
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.augment import AugmentConfig, augment
 from lmanet_core.data.flow import backward_flow
 from lmanet_core.geometry import Size, feature_grid
 from lmanet_core.labels import LabelSet
-from lmanet_core.motion import follow
-
-UInt8Array = npt.NDArray[np.uint8]
+from lmanet_core.stream.motion import follow
 
 
 class Clip(NamedTuple):

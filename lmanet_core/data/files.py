@@ -7,13 +7,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
 from lmanet_core.geometry import Size, plan_geometry, resize_image
 from lmanet_core.media.label_images import decode_label_ids
-
-UInt8Array = npt.NDArray[np.uint8]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -13,17 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import yaml
 
+from lmanet_core.arrays import UInt8Array
+from lmanet_core.data.camera_motion import MotionConfig, move_still, past_homographies, spoil
 from lmanet_core.data.clips import Clip, ClipSource
 from lmanet_core.data.files import check_same_size, fit_image, image_size, read_image, read_label_ids, resize_labels
-from lmanet_core.data.motion import MotionConfig, move_still, past_homographies, spoil
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import UNLABELLED, LabelSet
-
-UInt8Array = npt.NDArray[np.uint8]
 
 _IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 

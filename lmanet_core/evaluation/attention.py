@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.files import resize_labels
 from lmanet_core.errors import InputError
 from lmanet_core.evaluation.pictures import caption
 from lmanet_core.frame import Frame, FrameResult
-from lmanet_core.segmenter import Attention, VideoSegmenter
-
-UInt8Array = npt.NDArray[np.uint8]
+from lmanet_core.stream.segmenter import Attention, VideoSegmenter
 
 _CROSS = (255, 0, 160)
 _MIN_SHARE = 0.01  # of the picture: smaller classes are no place to look from

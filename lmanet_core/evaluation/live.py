@@ -16,19 +16,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.files import resize_labels
-from lmanet_core.evaluation.mapping import LabelMapping
 from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.run import CameraInput, Outcome, SegmenterFactory, open_camera, step_all
 from lmanet_core.frame import Frame
 from lmanet_core.geometry import Size
+from lmanet_core.label_mapping import LabelMapping
 from lmanet_core.metrics import ConfusionMatrix
-from lmanet_core.segmenter import VideoSegmenter
+from lmanet_core.stream.segmenter import VideoSegmenter
 
-UInt8Array = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 _LONGEST_PAUSE_S = 10.0  # a longer one, or a step back, is a clock that jumped: the next image comes a period later

@@ -21,17 +21,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lmanet_core.continuity import Discontinuity
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.files import resize_labels
 from lmanet_core.errors import InputError
-from lmanet_core.evaluation.mapping import LabelMapping
-from lmanet_core.evaluation.motion import to_grid
-from lmanet_core.frame import FrameResult
+from lmanet_core.evaluation.flow import to_grid
+from lmanet_core.frame import Discontinuity, FrameResult
 from lmanet_core.geometry import Size
+from lmanet_core.label_mapping import LabelMapping
 from lmanet_core.labels import UNLABELLED, LabelSet
 from lmanet_core.metrics import ConfusionMatrix, Flicker, Matches, TemporalConsistency, VideoConsistency
-
-UInt8Array = npt.NDArray[np.uint8]
 
 MVC_FRAMES = 8
 BOUNDARY_SHARE = 0.0075  # of the diagonal: how far from a border of the truth a pixel counts for the boundary's mIoU

@@ -12,17 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.run import CameraInput, Outcome, SegmenterFactory, open_camera, step_all
 from lmanet_core.evaluation.truth import StampedTruth, TopicLabels
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, plan_geometry
-
-UInt8Array = npt.NDArray[np.uint8]
 
 _EXACT_S = 1e-6  # the header of an image is copied to its result
 _LONGEST_LATENCY_MS = 60_000.0

@@ -13,22 +13,20 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import numpy.typing as npt
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.evaluation.attention import Explanation
-from lmanet_core.evaluation.mapping import LabelMapping
+from lmanet_core.evaluation.flow import PairMatcher, to_grid
 from lmanet_core.evaluation.measures import FrameScores, Measures
-from lmanet_core.evaluation.motion import PairMatcher, to_grid
 from lmanet_core.evaluation.pictures import Moments, SideBySideVideo, mark, save_panels
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, resize_image
+from lmanet_core.label_mapping import LabelMapping
 from lmanet_core.labels import LabelSet
 from lmanet_core.media import ResultBagSink
 from lmanet_core.media.sinks import make_folder, output_errors
 from lmanet_core.metrics import Matches
-from lmanet_core.stream import StreamSummary
-
-UInt8Array = npt.NDArray[np.uint8]
+from lmanet_core.stream.loop import StreamSummary
 
 #: In the result bag; confidence is left out, for it is noise that does not compress.
 _BAG_TOPICS = ("labels", "color", "label_info", "camera_info")

@@ -16,9 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.evaluation.attention import AttentionWatch
 from lmanet_core.evaluation.recorder import Recorder
@@ -26,9 +24,7 @@ from lmanet_core.evaluation.truth import Truth, open_truth, with_truth
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.media import FrameSource, open_frames
 from lmanet_core.media.sinks import safe_name
-from lmanet_core.segmenter import VideoSegmenter
-
-UInt8Array = npt.NDArray[np.uint8]
+from lmanet_core.stream.segmenter import VideoSegmenter
 
 #: Makes the segmenters of one stream, one for each variant, the main one first.
 SegmenterFactory = Callable[[], Mapping[str, VideoSegmenter]]

@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
 from lmanet_core.frame import Frame
 from lmanet_core.media.bag import DAMAGE, choose_image_topic, deserialize, header_stamp_ns
 from lmanet_core.media.bag_files import BagFiles
 from lmanet_core.media.label_images import decode_label_ids, label_ids_from_message
 from lmanet_core.media.salvage import RawMessage
-
-UInt8Array = npt.NDArray[np.uint8]
 
 _LOGGER = logging.getLogger(__name__)
 _LOOKAHEAD = 8  # labels that may stand between two in order: late ones, or one with a stamp that is nonsense

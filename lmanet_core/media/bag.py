@@ -24,7 +24,7 @@ from lmanet_core.media.bag_files import BagFiles, BagTopic
 from lmanet_core.media.ros_images import camera_info_from_message, image_from_compressed_message, image_from_message
 from lmanet_core.media.salvage import RawMessage
 from lmanet_core.media.source import FrameSource
-from lmanet_core.stamps import StampSource
+from lmanet_core.media.stamps import StampSource
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore

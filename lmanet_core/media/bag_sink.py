@@ -7,8 +7,9 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError
-from lmanet_core.frame import Frame, FrameResult, UInt8Array
+from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.bag_writer import LATCHED_QOS, BagWriter

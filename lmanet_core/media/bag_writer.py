@@ -16,8 +16,8 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, Qo
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import OutputError
-from lmanet_core.frame import UInt8Array
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.sinks import make_folder, output_errors

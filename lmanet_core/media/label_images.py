@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
-from lmanet_core.media.pixels import UInt8Array
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"

@@ -22,9 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from rosbags.image import ImageError, image_to_cvimage
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
 from lmanet_core.geometry import CameraInfo
-from lmanet_core.media.pixels import UInt8Array, decode_image
+from lmanet_core.media.pixels import decode_image
 
 _COMPRESSED_DEPTH = "compressedDepth"
 

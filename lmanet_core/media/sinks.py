@@ -18,8 +18,9 @@ from typing import Protocol
 
 import cv2
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import OutputError
-from lmanet_core.frame import Frame, FrameResult, UInt8Array
+from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.labels import LabelSet
 
 _LOGGER = logging.getLogger(__name__)

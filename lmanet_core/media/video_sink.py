@@ -10,8 +10,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, OutputError
-from lmanet_core.frame import Frame, FrameResult, UInt8Array
+from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, resize_image
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.sinks import ClosingSink, make_folder

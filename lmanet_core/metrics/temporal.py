@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.metrics.confusion import ConfusionMatrix
-
-UInt8Array = npt.NDArray[np.uint8]
 
 FLOW_AGREEMENT_PX = 1.0  # forward and then backward must come back this close, pixels
 STATIC_GREY_LEVELS = 10  # along the flow, a pixel that keeps its looks changes by no more than this, of 0–255

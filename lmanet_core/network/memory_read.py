@@ -1,6 +1,6 @@
 """The module that turns a single-frame network into a video network: keys, values, memory read and fusion (paper, III).
 
-It holds weights and nothing else. The frames it remembers belong to whoever calls it (`lmanet_core.memory.MemoryBuffer`).
+It holds weights and nothing else. The frames it remembers belong to whoever calls it (`stream.memory`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class MemoryConfig:
             times cos Δx + cos Δy joins the logit, Δ the way to the other position, half a turn just outside the window: what
             cannot be recognised (lost, occluded) then reads what was there before. Takes 4 key channels. Not in the paper.
         follow_motion: nearness counts from where remembered positions are by now, as far as whoever reads can tell, instead of
-            where they were (`lmanet_core.motion`). Needs nearness. Not in the paper.
+            where they were (`lmanet_core.stream.motion`). Needs nearness. Not in the paper.
 
     Raises:
         ConfigError: a value outside its range.

@@ -4,6 +4,6 @@ Training data for networks from scratch, a demonstration without a camera, and a
 """
 
 from lmanet_core.street.config import DEGRADATIONS, Degradation, StreetConfig
-from lmanet_core.street.street import Street, StreetFrame
+from lmanet_core.street.generator import Street, StreetFrame
 
 __all__ = ["DEGRADATIONS", "Degradation", "Street", "StreetConfig", "StreetFrame"]

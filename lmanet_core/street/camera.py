@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from lmanet_core.arrays import Float64Array
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.street.config import StreetConfig
 from lmanet_core.street.drive import LANE_M, Drive
 from lmanet_core.street.road import CHUNK_M, Road
 from lmanet_core.street.seeding import Topic, Wobble, generator
-
-FloatArray = npt.NDArray[np.float64]
 
 _HORIZON = 0.46  # share of the image height above the optical axis
 _FLIP_Y = np.diag([1.0, -1.0, 1.0])
@@ -62,8 +60,8 @@ class Lens:
 class Transform(NamedTuple):
     """A rigid map into camera coordinates: turn @ point + shift."""
 
-    turn: FloatArray
-    shift: FloatArray
+    turn: Float64Array
+    shift: Float64Array
 
     def placed(self, x: float, y: float, z: float, heading: float) -> Transform:
         """The map for a frame that stands at (x, y, z) in this one, turned right by `heading`."""
@@ -87,7 +85,7 @@ class Pose:
     chunk: int
     speed: float
     into_camera: Transform
-    compass: FloatArray
+    compass: Float64Array
 
 
 class Rig:
@@ -136,16 +134,16 @@ class Rig:
         return found
 
 
-def _turn_right(angle: float) -> FloatArray:
+def _turn_right(angle: float) -> Float64Array:
     cos, sin = math.cos(angle), math.sin(angle)
     return np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
 
 
-def _pitch(angle: float) -> FloatArray:
+def _pitch(angle: float) -> Float64Array:
     cos, sin = math.cos(angle), math.sin(angle)
     return np.array([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]])
 
 
-def _roll(angle: float) -> FloatArray:
+def _roll(angle: float) -> Float64Array:
     cos, sin = math.cos(angle), math.sin(angle)
     return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lmanet_core.arrays import Float32Array
 from lmanet_core.street.mesh import LABEL, Color
 from lmanet_core.street.seeding import Topic, generator
-
-FloatArray = npt.NDArray[np.float32]
 
 BAR_CORNERS = 8
 FIGURE_VARIANTS = 64
@@ -41,9 +40,9 @@ class Bars:
         lit: (N,) whether the bar shines by itself.
     """
 
-    ends: FloatArray
-    radii: FloatArray
-    colors: FloatArray
+    ends: Float32Array
+    radii: Float32Array
+    colors: Float32Array
     labels: npt.NDArray[np.uint8]
     lit: npt.NDArray[np.bool_]
 
@@ -150,7 +149,7 @@ def _wheel(bars: _BarList, z: float, radius: float, tyre: float, label: int, seg
 
 
 def _rider(
-    bars: _BarList, rng: np.random.Generator, seat: float, reach: float, lean: float, feet: FloatArray, helmet: bool
+    bars: _BarList, rng: np.random.Generator, seat: float, reach: float, lean: float, feet: Float32Array, helmet: bool
 ) -> None:
     """A seated body; `feet` (2, 3) are where left and right foot are."""
     label = LABEL["rider"]

@@ -14,10 +14,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import numpy.typing as npt
 
+from lmanet_core.arrays import Float32Array
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.street.textures import PLAIN, TILE_M
 
-FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 Color = tuple[float, float, float]
 Point = tuple[float, float, float]
@@ -46,19 +46,19 @@ class Mesh:
         shadow_points, shadow_counts: outlines of shadows on the ground, as points and counts.
     """
 
-    points: FloatArray
+    points: Float32Array
     counts: IntArray
-    colors: FloatArray
+    colors: Float32Array
     labels: npt.NDArray[np.uint8]
     textures: IntArray
-    u: FloatArray
-    v: FloatArray
-    normals: FloatArray
+    u: Float32Array
+    v: Float32Array
+    normals: Float32Array
     flags: npt.NDArray[np.uint8]
     parts: IntArray
     part_far: npt.NDArray[np.bool_]
-    part_along: FloatArray
-    shadow_points: FloatArray
+    part_along: Float32Array
+    shadow_points: Float32Array
     shadow_counts: IntArray
 
 
@@ -245,7 +245,7 @@ class MeshBuilder:
             shadow_counts=np.array(self._shadow_counts, np.int32),
         )
 
-    def _texture_axes(self) -> tuple[FloatArray, FloatArray]:
+    def _texture_axes(self) -> tuple[Float32Array, Float32Array]:
         origin = np.array([a[0] for a in self._axes], np.float64).reshape(-1, 3)
         along = np.array([a[1] for a in self._axes], np.float64).reshape(-1, 3) - origin
         away = np.array([a[2] for a in self._axes], np.float64).reshape(-1, 3) - origin

@@ -11,7 +11,7 @@ from lmanet_core.labels import CITYSCAPES
 from lmanet_core.media.bag_writer import LATCHED_QOS, BagWriter
 from lmanet_core.media.sinks import output_errors
 from lmanet_core.street.config import StreetConfig
-from lmanet_core.street.street import Street
+from lmanet_core.street.generator import Street
 
 IMAGE_TOPIC = "/camera/image_raw/compressed"
 INFO_TOPIC = "/camera/camera_info"

@@ -14,13 +14,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lmanet_core.arrays import Float32Array, UInt8Array
 from lmanet_core.street.camera import Lens
 from lmanet_core.street.mesh import CONCAVE, GROUND, LABEL, LIT, TWO_SIDED
 from lmanet_core.street.scene import Scene
 from lmanet_core.street.textures import CLOUDS, GRASS, TILE_M, Atlas
 
-UInt8Array = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 NEAR_M = 0.3
@@ -38,10 +37,10 @@ _FIRST_ID = 2  # 0 is the sky, 1 the open ground
 class Light(NamedTuple):
     """Daylight: sun direction in camera coordinates, and colours as factors (ambient, sun) or 0–255 (sky, haze)."""
 
-    sun_direction: FloatArray
-    up: FloatArray
-    east: FloatArray
-    north: FloatArray
+    sun_direction: Float32Array
+    up: Float32Array
+    east: Float32Array
+    north: Float32Array
     sun: tuple[float, float, float]
     ambient: tuple[float, float, float]
     sky: tuple[float, float, float]
@@ -64,7 +63,7 @@ class Rendered:
 
     image: UInt8Array
     labels: UInt8Array
-    depth: FloatArray
+    depth: Float32Array
     glow: UInt8Array
 
 
@@ -72,8 +71,8 @@ class _Drawn(NamedTuple):
     """Polygons that survived culling, in the order they are painted."""
 
     faces: IntArray
-    planes: FloatArray  # (F, 3): 1/z = plane · ray
-    centers: FloatArray  # (F, 3)
+    planes: Float32Array  # (F, 3): 1/z = plane · ray
+    centers: Float32Array  # (F, 3)
 
 
 class Renderer:
@@ -111,7 +110,7 @@ class Renderer:
                 fill(ids, outline, (number,), cv2.LINE_8, _SHIFT)
         return _Drawn(faces, planes, centers)
 
-    def _visible(self, scene: Scene, starts: IntArray) -> tuple[IntArray, FloatArray, FloatArray]:
+    def _visible(self, scene: Scene, starts: IntArray) -> tuple[IntArray, Float32Array, Float32Array]:
         """Polygons in the field of view whose front we see, in painting order, with their planes and centres."""
         lens = self._lens
         x, y, z = scene.points.T
@@ -134,7 +133,7 @@ class Renderer:
         centers = np.add.reduceat(scene.points, starts)[faces] / scene.counts[faces][:, None]
         return faces, planes, centers.astype(np.float32)
 
-    def _painting_order(self, scene: Scene, z: FloatArray, starts: IntArray) -> IntArray:
+    def _painting_order(self, scene: Scene, z: Float32Array, starts: IntArray) -> IntArray:
         part_starts = np.flatnonzero(np.diff(scene.parts, prepend=-1))
         nearest = np.minimum.reduceat(np.minimum.reduceat(z, starts), part_starts)
         farthest = np.maximum.reduceat(np.maximum.reduceat(z, starts), part_starts)
@@ -143,7 +142,7 @@ class Renderer:
         key[(scene.flags & GROUND) != 0] += 1e5
         return np.argsort(-key, kind="stable")
 
-    def _project(self, scene: Scene, starts: IntArray, faces: IntArray) -> tuple[FloatArray, IntArray]:
+    def _project(self, scene: Scene, starts: IntArray, faces: IntArray) -> tuple[Float32Array, IntArray]:
         """Image corners in samples, all polygons after each other, clipped at the near plane."""
         counts = scene.counts[faces].astype(np.int64)
         firsts = np.cumsum(counts) - counts
@@ -157,7 +156,7 @@ class Renderer:
         corners = points[:, :2] * scale[:, None] + center
         return np.clip(corners, -_LIMIT, _LIMIT).astype(np.float32), counts
 
-    def _on_screen(self, corners: FloatArray, counts: IntArray) -> tuple[npt.NDArray[np.bool_], list[npt.NDArray[np.int32]]]:
+    def _on_screen(self, corners: Float32Array, counts: IntArray) -> tuple[npt.NDArray[np.bool_], list[npt.NDArray[np.int32]]]:
         """Which polygons cover something, and their outlines in fixed-point samples."""
         firsts = np.cumsum(counts) - counts
         low = np.minimum.reduceat(corners, firsts)
@@ -199,7 +198,7 @@ class Renderer:
         image = haze_over(np.asarray(image, np.uint8), depth, light.haze, light.haze_per_m)
         return Rendered(image, label_map, depth, np.ascontiguousarray(base[..., 3]))
 
-    def _ratio(self, table: FloatArray, ids: npt.NDArray[np.intp], out: FloatArray) -> FloatArray:
+    def _ratio(self, table: Float32Array, ids: npt.NDArray[np.intp], out: Float32Array) -> Float32Array:
         """table[id] · (ray_x, ray_y, 1) for every pixel."""
         scratch = self._planes[5]
         np.take(table[2], ids, mode="clip", out=out)
@@ -209,7 +208,7 @@ class Renderer:
             out += scratch
         return out
 
-    def _inverse_depth(self, drawn: _Drawn, ids: npt.NDArray[np.intp], light: Light) -> FloatArray:
+    def _inverse_depth(self, drawn: _Drawn, ids: npt.NDArray[np.intp], light: Light) -> Float32Array:
         special = np.stack([light.up / _SKY_M, light.up / -_GROUND_DROP_M]).astype(np.float32)
         table = np.ascontiguousarray(np.concatenate([special, drawn.planes]).T)
         inverse = self._ratio(table, ids, self._planes[0])
@@ -217,7 +216,9 @@ class Renderer:
         np.minimum(inverse, 1 / NEAR_M, out=inverse)
         return inverse
 
-    def _surface(self, scene: Scene, drawn: _Drawn, ids: npt.NDArray[np.intp], inverse: FloatArray, light: Light) -> UInt8Array:
+    def _surface(
+        self, scene: Scene, drawn: _Drawn, ids: npt.NDArray[np.intp], inverse: Float32Array, light: Light
+    ) -> UInt8Array:
         """(H, W, 4) texels: r, g, b to add and m to multiply by."""
         faces = drawn.faces
         textures = np.concatenate([[CLOUDS, GRASS], scene.textures[faces]])
@@ -278,7 +279,7 @@ class Renderer:
 _GROUND_DROP_M = 1.45  # depth of the open ground below the camera
 
 
-def haze_over(image: UInt8Array, depth: FloatArray, color: tuple[float, float, float], per_m: float) -> UInt8Array:
+def haze_over(image: UInt8Array, depth: Float32Array, color: tuple[float, float, float], per_m: float) -> UInt8Array:
     """Let the air's own colour grow over an image with distance (Koschmieder's law)."""
     clear = cv2.exp(depth * np.float32(-per_m))
     air = np.empty_like(image)
@@ -331,10 +332,12 @@ def _levels(scene: Scene, drawn: _Drawn, atlas: Atlas, focal: float) -> IntArray
     return np.asarray(np.clip(level, 0, atlas.size.shape[1] - 1), np.int64)
 
 
-def _clip(points: FloatArray, counts: IntArray, firsts: IntArray, behind: npt.NDArray[np.bool_]) -> tuple[FloatArray, IntArray]:
+def _clip(
+    points: Float32Array, counts: IntArray, firsts: IntArray, behind: npt.NDArray[np.bool_]
+) -> tuple[Float32Array, IntArray]:
     """Cut polygons at the near plane (Sutherland and Hodgman 1974); most pass untouched."""
     crossing = np.add.reduceat(behind, firsts) > 0
-    pieces: list[FloatArray] = []
+    pieces: list[Float32Array] = []
     counts = counts.copy()
     done = 0
     for face in np.flatnonzero(crossing).tolist():
@@ -348,7 +351,7 @@ def _clip(points: FloatArray, counts: IntArray, firsts: IntArray, behind: npt.ND
     return np.concatenate(pieces), counts
 
 
-def _clip_one(polygon: FloatArray) -> FloatArray:
+def _clip_one(polygon: Float32Array) -> Float32Array:
     corners = polygon.tolist()
     kept: list[list[float]] = []
     for (ax, ay, az), (bx, by, bz) in zip(corners[-1:] + corners[:-1], corners, strict=True):

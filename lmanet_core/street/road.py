@@ -13,11 +13,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from lmanet_core.arrays import Float64Array
 from lmanet_core.street.seeding import Topic, generator
-
-FloatArray = npt.NDArray[np.float64]
 
 CHUNK_M = 40.0
 BLOCK_CHUNKS = 5
@@ -53,7 +51,7 @@ class Road:
         """Direction of the road at `along`, radians, positive to the right."""
         return sum(amplitude * math.sin(omega * along + phase) for omega, amplitude, phase in self._waves)
 
-    def _table(self, chunk: int) -> FloatArray:
+    def _table(self, chunk: int) -> Float64Array:
         """(N, 3) x, z and heading in the chunk's frame, one row a metre from its start."""
         along = chunk * CHUNK_M + np.arange(2 * int(CHUNK_M / _STEP_M + _OVERHANG) + 1) * (_STEP_M / 2)
         heading = np.zeros_like(along)

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lmanet_core.arrays import Float32Array
 from lmanet_core.street.camera import Transform
 from lmanet_core.street.figures import BAR_CORNERS, Bars
 from lmanet_core.street.mesh import LIT, TWO_SIDED, Mesh
 from lmanet_core.street.textures import ROUND
 
-FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
 _RISE_M = 50.0  # things grow out of the ground over this distance before the end of the view
@@ -35,23 +35,23 @@ class Scene:
         shadow_points, shadow_counts: outlines on the ground.
     """
 
-    points: FloatArray
+    points: Float32Array
     counts: IntArray
-    colors: FloatArray
+    colors: Float32Array
     labels: npt.NDArray[np.uint8]
     textures: IntArray
-    u: FloatArray
-    v: FloatArray
-    normals: FloatArray
+    u: Float32Array
+    v: Float32Array
+    normals: Float32Array
     flags: npt.NDArray[np.uint8]
     parts: IntArray
     part_far: npt.NDArray[np.bool_]
-    part_bias: FloatArray
-    shadow_points: FloatArray
+    part_bias: Float32Array
+    shadow_points: Float32Array
     shadow_counts: IntArray
 
 
-def mesh_scene(mesh: Mesh, into_camera: Transform, rise: FloatArray | None, bias_m: float = 0.0) -> Scene:
+def mesh_scene(mesh: Mesh, into_camera: Transform, rise: Float32Array | None, bias_m: float = 0.0) -> Scene:
     """A mesh seen from the camera; `rise` (P,) scales the height of its parts (None: full height)."""
     turn, shift = into_camera.turn.astype(np.float32), into_camera.shift.astype(np.float32)
     points = mesh.points
@@ -129,13 +129,13 @@ def figures_scene(figures: list[Figure], focal: float) -> Scene | None:
     )
 
 
-def _place_bars(figure: Figure) -> FloatArray:
+def _place_bars(figure: Figure) -> Float32Array:
     turn, shift = figure.into_camera.turn.copy(), figure.into_camera.shift
     turn[:, 1] *= figure.rise
     return np.asarray(figure.bars.ends.reshape(-1, 3) @ turn.T.astype(np.float32) + shift.astype(np.float32)).reshape(-1, 2, 3)
 
 
-def _outline(ends: FloatArray, radii: FloatArray, u: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _outline(ends: Float32Array, radii: Float32Array, u: Float32Array) -> tuple[Float32Array, Float32Array]:
     """(N·8, 3) corners and (N, 3) directions of view; writes the texture axis across each bar to `u`."""
     a, b = ends[:, 0], ends[:, 1]
     view = _unit(a + b)
@@ -159,14 +159,14 @@ def _outline(ends: FloatArray, radii: FloatArray, u: FloatArray) -> tuple[FloatA
 _FOOTPRINT = np.array([(0.3, 0, 0), (0.15, 0, 0.26), (-0.15, 0, 0.26), (-0.3, 0, 0), (-0.15, 0, -0.26), (0.15, 0, -0.26)])
 
 
-def _cross(a: FloatArray, b: FloatArray) -> FloatArray:
+def _cross(a: Float32Array, b: Float32Array) -> Float32Array:
     """np.cross for (N, 3), without its overhead."""
     ax, ay, az = a.T
     bx, by, bz = b.T
     return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=1)
 
 
-def rise_with_distance(distance: FloatArray, view_m: float) -> FloatArray:
+def rise_with_distance(distance: Float32Array, view_m: float) -> Float32Array:
     """How high things stand: 1 near, down to 0 at the end of the view, so that nothing pops up."""
     rise = np.clip((view_m - distance) / min(_RISE_M, 0.25 * view_m), 0.0, 1.0)
     return np.asarray(rise * rise * (3 - 2 * rise), np.float32)
@@ -180,5 +180,5 @@ def join_scenes(scenes: list[Scene]) -> Scene:
     return Scene(parts=parts, **{name: np.concatenate([getattr(scene, name) for scene in scenes]) for name in names})
 
 
-def _unit(vectors: FloatArray) -> FloatArray:
+def _unit(vectors: Float32Array) -> Float32Array:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6), np.float32)

@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lmanet_core.arrays import Float32Array, UInt8Array
 from lmanet_core.street.seeding import Topic, generator
-
-UInt8Array = npt.NDArray[np.uint8]
 
 (
     PLAIN, ASPHALT, SLABS, GRASS, LEAVES, HEDGE, BRICK, PLASTER, CONCRETE, BOARDS, RAILINGS, ROOF_TILES, CORRUGATED,
@@ -50,9 +49,6 @@ class Atlas(NamedTuple):
     x: npt.NDArray[np.float32]
     y: npt.NDArray[np.float32]
     size: npt.NDArray[np.float32]
-
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @lru_cache(maxsize=2)
@@ -89,7 +85,7 @@ def _shrink(tile: UInt8Array) -> list[UInt8Array]:
     return sizes
 
 
-def tile_noise(rng: np.random.Generator, side: int, *cells: int) -> FloatArray:
+def tile_noise(rng: np.random.Generator, side: int, *cells: int) -> Float32Array:
     """(side, side) smooth noise of unit deviation that tiles, one octave per number of cells."""
     total = np.zeros((side, side), np.float32)
     for weight, count in enumerate(cells, 1):
@@ -102,7 +98,7 @@ def tile_noise(rng: np.random.Generator, side: int, *cells: int) -> FloatArray:
     return np.asarray(total / max(float(total.std()), 1e-6), np.float32)
 
 
-def _modulate(m: FloatArray) -> UInt8Array:
+def _modulate(m: Float32Array) -> UInt8Array:
     tile = np.zeros((*m.shape, 4), np.uint8)
     tile[..., 3] = np.clip(m * _UNIT, 0, 255)
     return tile

@@ -13,15 +13,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from lmanet_core.arrays import Float32Array, UInt8Array
 from lmanet_core.street.camera import Lens
 from lmanet_core.street.config import StreetConfig
 from lmanet_core.street.render import Rendered, haze_over
 from lmanet_core.street.seeding import Topic, Wobble, generator
-
-UInt8Array = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
 
 _USUAL_WIDTH = 512  # sizes in pixels below are for this width and grow with the image
 _FOG_COLOR = (198.0, 202.0, 206.0)
@@ -46,7 +43,7 @@ EFFECTS: dict[str, tuple[str, ...]] = {
 class _Moment(NamedTuple):
     """What an effect may know about a frame."""
 
-    depth: FloatArray
+    depth: Float32Array
     glow: UInt8Array
     day: UInt8Array
     number: int
@@ -277,7 +274,7 @@ def _toned(image: UInt8Array, gains: tuple[float, float, float], gamma: float) -
     return np.asarray(cv2.LUT(image, table.reshape(256, 1, 3)), np.uint8)
 
 
-def _headlight_mask(lens: Lens) -> FloatArray:
+def _headlight_mask(lens: Lens) -> Float32Array:
     """(H, W) 0–1: where the own lights reach, by direction."""
     x = (np.arange(lens.width, dtype=np.float32) - lens.cx)[None, :] / lens.focal
     y = (np.arange(lens.height, dtype=np.float32) - lens.cy)[:, None] / lens.focal
@@ -285,7 +282,7 @@ def _headlight_mask(lens: Lens) -> FloatArray:
     return np.asarray(wide * np.clip((y + 0.035) / 0.05, 0, 1), np.float32)
 
 
-def _line_kernel(length: float, angle: float) -> FloatArray:
+def _line_kernel(length: float, angle: float) -> Float32Array:
     """A normalised line through the centre; the camera's path during exposure."""
     half = max(1, math.ceil(length / 2))
     kernel = np.zeros((2 * half + 1, 2 * half + 1), np.float32)

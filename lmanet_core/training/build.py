@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from lmanet_core.checkpoint import Model, ModelConfig, build_network, load_model
 from lmanet_core.data import CityscapesSource, ClipSource, StillsSource, StreetSource
-from lmanet_core.data.motion import MotionConfig
+from lmanet_core.data.camera_motion import MotionConfig
 from lmanet_core.errors import ConfigError, InputError, WeightsError
-from lmanet_core.evaluation.mapping import load_mapping
 from lmanet_core.geometry import Size, fit_network_size, parse_size
+from lmanet_core.label_mapping import load_mapping
 from lmanet_core.labels import CITYSCAPES, LabelSet
 from lmanet_core.network import Backbone, LMANet
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.losses import ERFNET_CITYSCAPES_WEIGHTS, weights_from_counts
+from lmanet_core.weights.checkpoint import Model, ModelConfig, build_network, load_model
 
 _PROBLEMS_SHOWN = 8
 _WHITENED = 32  # frames that keys are made from

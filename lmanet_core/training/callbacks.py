@@ -21,9 +21,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lmanet_core import __version__
-from lmanet_core.checkpoint import ModelConfig, save_model
 from lmanet_core.errors import OutputError
 from lmanet_core.training.module import TrainingModule
+from lmanet_core.weights.checkpoint import ModelConfig, save_model
 
 RESUME, LAST, BEST, LOG = "resume.ckpt", "last.safetensors", "best.safetensors", "log.csv"
 

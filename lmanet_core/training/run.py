@@ -28,14 +28,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.progress import track
 from torch.utils.data import DataLoader, Subset
 
-from lmanet_core.checkpoint import load_model
 from lmanet_core.data import ClipDataset, ClipSource
 from lmanet_core.data.clips import ClipItem, Preparation, start_worker
 from lmanet_core.data.sampler import BatchStream
 from lmanet_core.errors import ConfigError, InputError, OutputError, WeightsError
 from lmanet_core.labels import LabelSet
 from lmanet_core.network import LMANet
-from lmanet_core.runtime import cpu_computes_bfloat16
 from lmanet_core.training.build import (
     class_weights,
     frozen_modules,
@@ -48,6 +46,8 @@ from lmanet_core.training.callbacks import BEST, LAST, LOG, RESUME, AtomicCheckp
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.module import TrainingModule
 from lmanet_core.training.synced_norm import sync_batch_norms
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.runtime import cpu_computes_bfloat16
 
 #: Warnings of Lightning's about what is meant here.
 _UNHELPFUL = (

@@ -15,8 +15,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
-from lmanet_core.continuity import Discontinuity
-from lmanet_core.frame import Frame, FrameResult
+from lmanet_core.frame import Discontinuity, Frame, FrameResult
 from lmanet_core.geometry import Size, plan_geometry
 
 SECOND = 10**9

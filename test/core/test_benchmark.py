@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from lmanet_core import baselines, benchmark
-from lmanet_core.benchmark import NOT_MEASURED, FrameCase, OperatorSize
-from lmanet_core.cli import main
+from lmanet_core.commands.main import main
 from lmanet_core.errors import OutputError
+from lmanet_core.experiments import baselines, benchmark
+from lmanet_core.experiments.benchmark import NOT_MEASURED, FrameCase, OperatorSize
 from lmanet_core.geometry import Size
 from lmanet_core.network import MemoryConfig, MemoryFrames, MemoryModule
 from lmanet_core.ops import local_attention

@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 
 import lmanet_core
 from lmanet_core import __version__
-from lmanet_core.checkpoint import load_model
-from lmanet_core.cli import main
+from lmanet_core.commands.main import main
 from lmanet_core.labels import CITYSCAPES
-from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.weights.checkpoint import load_model
 
 SECOND = 10**9
 HEIGHT, WIDTH = 32, 64
@@ -656,7 +656,7 @@ def start(*arguments):
     package_folder = str(Path(lmanet_core.__file__).parents[1])
     path = os.pathsep.join((package_folder, *filter(None, [os.environ.get("PYTHONPATH")])))
     return subprocess.Popen(
-        [sys.executable, "-m", "lmanet_core.cli", *map(str, arguments)],
+        [sys.executable, "-m", "lmanet_core.commands", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TERM": "dumb"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmanet_core.continuity import Continuity, ContinuityConfig, ContinuityMonitor, Discontinuity
 from lmanet_core.errors import ConfigError
+from lmanet_core.frame import Discontinuity
+from lmanet_core.stream.continuity import Continuity, ContinuityConfig, ContinuityMonitor
 
 MS = 1_000_000
 SECOND = 1000 * MS

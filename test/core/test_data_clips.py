@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lmanet_core.data import AugmentConfig, Clip, ClipDataset, ClipSource, StreetSource
-from lmanet_core.data import street as street_module
+from lmanet_core.data import street_clips as street_module
 from lmanet_core.data.augment import MAX_BLOCKS, augment, shifted
 from lmanet_core.data.flow import backward_flow
 from lmanet_core.data.sampler import BatchStream

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from lmanet_core.data import StillsSource
+from lmanet_core.data.camera_motion import MotionConfig, move_still, past_homographies
 from lmanet_core.data.files import read_label_ids
-from lmanet_core.data.motion import MotionConfig, move_still, past_homographies
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import Size
 

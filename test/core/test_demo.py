@@ -7,11 +7,11 @@ import json
 import cv2
 import pytest
 
-from lmanet_core.assets import default_weights
-from lmanet_core.checkpoint import load_model
-from lmanet_core.cli import main
+from lmanet_core.commands.main import main
 from lmanet_core.errors import WeightsError
 from lmanet_core.media import open_frames
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.shipped import default_weights
 
 SMALL = ("--frames", "8", "--size", "64x32", "--seed", "5")
 
@@ -74,6 +74,6 @@ def test_the_shipped_weights_are_small_and_say_where_they_come_from():
 
 
 def test_an_installation_without_weights_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr("lmanet_core.assets._WEIGHTS", tmp_path / "none.safetensors")
+    monkeypatch.setattr("lmanet_core.weights.shipped._WEIGHTS", tmp_path / "none.safetensors")
     with pytest.raises(WeightsError, match="install it again, or give weights"):
         default_weights()

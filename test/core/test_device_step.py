@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from lmanet_core import segmenter
-from lmanet_core.checkpoint import load_model
-from lmanet_core.device_step import DeviceStep, _DeviceGeometry
 from lmanet_core.errors import DeviceMemoryError
 from lmanet_core.geometry import Size, plan_geometry
-from lmanet_core.runtime import prepare
-from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.stream import segmenter
+from lmanet_core.stream.device_step import DeviceStep, _DeviceGeometry
+from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.runtime import prepare
 
 PERIOD = 100 * 10**6
 S = 3  # memory frames of the weights

@@ -9,8 +9,9 @@ import cv2
 import pytest
 import torch
 
-from lmanet_core import __version__, doctor
-from lmanet_core.doctor import examine
+from lmanet_core import __version__
+from lmanet_core.commands import doctor
+from lmanet_core.commands.doctor import examine
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def test_rows_name_the_versions_that_run_here():
 def test_device_and_precision_are_those_that_auto_takes(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for computes, name in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("lmanet_core.runtime.cpu_computes_bfloat16", lambda computes=computes: computes)
+        monkeypatch.setattr("lmanet_core.weights.runtime.cpu_computes_bfloat16", lambda computes=computes: computes)
         rows, _ = examine()
         assert found(rows, "device").startswith("cpu (")
         assert found(rows, "precision").startswith(f"{name} chosen by auto")

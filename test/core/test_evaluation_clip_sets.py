@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lmanet_core.checkpoint import load_model
-from lmanet_core.cli import main
+from lmanet_core.commands.main import main
 from lmanet_core.data import Clip, ClipSource
 from lmanet_core.errors import ConfigError, InputError
-from lmanet_core.evaluation.clip_sets import ClipScorer, Condition, make_conditions
-from lmanet_core.evaluation.sets_command import (
+from lmanet_core.experiments.clip_sets import ClipScorer, Condition, make_conditions
+from lmanet_core.experiments.sets import (
     classes_table,
     evaluate_sets,
     evaluation_config,
@@ -26,8 +25,9 @@ from lmanet_core.evaluation.sets_command import (
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CAMVID11, CITYSCAPES
 from lmanet_core.metrics import ConfusionMatrix
-from lmanet_core.runtime import prepare
-from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.runtime import prepare
 
 SIZE = Size(48, 96)
 STREET = {"size": "64x32", "val_clips": 4, "val_seeds": 1}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import Reader
 
-from lmanet_core.cli import main
-from lmanet_core.segmenter import VideoSegmenter
+from lmanet_core.commands.main import main
+from lmanet_core.stream.segmenter import VideoSegmenter
 
 SECOND = 10**9
 START = 1_700_000_000 * SECOND

@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from lmanet_core.checkpoint import load_model, save_model
-from lmanet_core.cli import main
+from lmanet_core.commands.main import main
 from lmanet_core.errors import ConfigError
-from lmanet_core.evaluation import experiments
-from lmanet_core.evaluation.cost import measure
-from lmanet_core.evaluation.experiments import EXPERIMENTS, ExperimentConfig, ExperimentResult, run_experiment
+from lmanet_core.experiments import paper as experiments
+from lmanet_core.experiments.cost import measure
+from lmanet_core.experiments.paper import EXPERIMENTS, ExperimentConfig, ExperimentResult, run_experiment
 from lmanet_core.training.config import TrainConfig
+from lmanet_core.weights.checkpoint import load_model, save_model
 
 pytest.importorskip("lightning", reason="training needs lightning: pip install 'lmanet_ros[train]'")
 

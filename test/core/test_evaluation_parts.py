@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmanet_core.continuity import Discontinuity
 from lmanet_core.evaluation.attention import choose_positions
 from lmanet_core.evaluation.live import ArrivalClock, NewestWins
-from lmanet_core.evaluation.mapping import LabelMapping
 from lmanet_core.evaluation.page import write_page
 from lmanet_core.evaluation.pictures import Moments
 from lmanet_core.evaluation.plots import Timeline, draw_timeline
@@ -21,12 +19,13 @@ from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.report import build_summary, write_summary
 from lmanet_core.evaluation.run import CameraInput, Outcome, name_cameras
 from lmanet_core.evaluation.truth import StampedLabels, StampedTruth, with_truth
-from lmanet_core.frame import Frame, FrameResult
+from lmanet_core.frame import Discontinuity, Frame, FrameResult
 from lmanet_core.geometry import Size, plan_geometry
+from lmanet_core.label_mapping import LabelMapping
 from lmanet_core.labels import CAMVID11
+from lmanet_core.media.mailbox import Mailbox
 from lmanet_core.ops import attention_weights
-from lmanet_core.segmenter import VideoSegmenter
-from lmanet_ros.mailbox import Mailbox
+from lmanet_core.stream.segmenter import VideoSegmenter
 
 SECOND = 10**9
 

@@ -16,8 +16,8 @@ ROS = {"lmanet_ros", "rclpy", "cv_bridge", "launch", "launch_ros", "rosidl_runti
 #: Modules and folders that resize besides geometry.py, and what.
 MAY_RESIZE = {
     "network/pspnet.py": "features and logits inside the network",
-    "motion.py": "flow and its trust, between pixels, blocks and features",
-    "scene_cut.py": "a thumbnail that is compared and thrown away",
+    "stream/motion.py": "flow and its trust, between pixels, blocks and features",
+    "stream/scene_cut.py": "a thumbnail that is compared and thrown away",
     "street/": "textures, fog and samples, while a generated image is made",
 }
 
@@ -103,7 +103,7 @@ def test_only_geometry_resizes():
 
 def test_every_module_is_seen():
     names = {module_name(path) for path in MODULES}
-    assert {"lmanet_core.cli", "lmanet_core.ops.blocked", "lmanet_core.network.lmanet", "lmanet_core.media.bag"} <= names
+    assert {"lmanet_core.commands.main", "lmanet_core.ops.blocked", "lmanet_core.network.lmanet"} <= names
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_import_of_ros_is_found_wherever_it_stands(source, found):
 def test_relative_imports_are_resolved():
     assert "lmanet_core.ops.reference" in imports("from .reference import x", "lmanet_core.ops.blocked")
     assert "lmanet_core.ops.reference" in imports("from . import reference", "lmanet_core.ops.blocked")
-    assert "lmanet_core.checkpoint" in imports("from ..checkpoint import x", "lmanet_core.ops.blocked")
+    assert "lmanet_core.weights.checkpoint" in imports("from ..weights.checkpoint import x", "lmanet_core.ops.blocked")
 
 
 def test_resizing_is_found_however_it_is_called():

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lmanet_core.errors import ConfigError
-from lmanet_core.memory import MemoryBuffer
 from lmanet_core.network import KeyValue
+from lmanet_core.stream.memory import MemoryBuffer
 
 MS = 1_000_000
 SECOND = 1000 * MS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmanet_core.geometry import Size
-from lmanet_core.motion import PictureMotion, PlaceTracker, follow, thumbnail
+from lmanet_core.stream.motion import PictureMotion, PlaceTracker, follow, thumbnail
 
 SIZE = Size(128, 256)
 GRID = Size(16, 32)

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from lmanet_core import checkpoint
-from lmanet_core.checkpoint import ModelConfig, load_model, register_backbone, save_model
 from lmanet_core.errors import ConfigError, WeightsError
 from lmanet_core.labels import LabelSet
-from lmanet_core.memory import MemoryBuffer
 from lmanet_core.network import Backbone, ERFNet, LMANet, MemoryConfig, PSPNet101
 from lmanet_core.network.erfnet import _max_pool
 from lmanet_core.network.fusion import FUSIONS, ConcatFusion, GatedFusion, ReducedGatedFusion
 from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.network.memory_read import MemoryFrames, MemoryModule
 from lmanet_core.ops import local_attention
+from lmanet_core.stream.memory import MemoryBuffer
+from lmanet_core.weights import checkpoint
+from lmanet_core.weights.checkpoint import ModelConfig, load_model, register_backbone, save_model
 
 CLASSES = 5
 

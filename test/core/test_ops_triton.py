@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmanet_core.memory import MemoryBuffer
 from lmanet_core.network.memory_read import KeyValue
 from lmanet_core.ops import api, auto_implementation, available_implementations, local_attention, triton_attention
 from lmanet_core.ops.triton_attention import why_not_triton
+from lmanet_core.stream.memory import MemoryBuffer
 
 ROOT = Path(__file__).parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 import lmanet_core
-from lmanet_core.cli import build_parser, main
+from lmanet_core.commands.main import build_parser, main
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmanet_core.labels import CITYSCAPES, LabelSet
-from lmanet_core.picture import draw_picture
+from lmanet_core.media.picture import draw_picture
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 TWO = LabelSet(("road", "car"), (RED, BLUE))

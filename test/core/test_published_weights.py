@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from lmanet_core.checkpoint import load_model
 from lmanet_core.errors import WeightsError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CAMVID11, CITYSCAPES
 from lmanet_core.network import MemoryConfig
-from lmanet_core.published_weights import import_published
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.published import import_published
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from lmanet_core import runtime
-from lmanet_core.checkpoint import Model, ModelConfig
 from lmanet_core.errors import ConfigError
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.network import Backbone, ERFNet, LMANet, MemoryConfig
-from lmanet_core.runtime import choose_device, choose_precision, prepare
+from lmanet_core.weights import runtime
+from lmanet_core.weights.checkpoint import Model, ModelConfig
+from lmanet_core.weights.runtime import choose_device, choose_precision, prepare
 
 CPU = torch.device("cpu")
 TRAINED = MemoryConfig(key_channels=8, value_channels=16, window=3, memory_frames=2)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from lmanet_core import scene_cut
-from lmanet_core.continuity import ContinuityConfig
-from lmanet_core.scene_cut import SceneCutDetector, extract_texture, measure_similarity
+from lmanet_core.stream import scene_cut
+from lmanet_core.stream.continuity import ContinuityConfig
+from lmanet_core.stream.scene_cut import SceneCutDetector, extract_texture, measure_similarity
 
 HEIGHT, WIDTH = 240, 320
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"

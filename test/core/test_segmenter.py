@@ -13,16 +13,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lmanet_core.checkpoint import Model, ModelConfig, load_model
-from lmanet_core.continuity import ContinuityConfig, Discontinuity
 from lmanet_core.errors import ConfigError, InputError
+from lmanet_core.frame import Discontinuity
 from lmanet_core.geometry import Size
 from lmanet_core.labels import LabelSet
-from lmanet_core.motion import follow
 from lmanet_core.network import Backbone, LMANet, MemoryConfig
 from lmanet_core.network.lmanet import stack_memory
-from lmanet_core.runtime import prepare
-from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.stream.continuity import ContinuityConfig
+from lmanet_core.stream.motion import follow
+from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.weights.checkpoint import Model, ModelConfig, load_model
+from lmanet_core.weights.runtime import prepare
 
 MS = 10**6
 PERIOD = 100 * MS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmanet_core.stamps import StampSource
+from lmanet_core.media.stamps import StampSource
 
 TENTH = 10**8
 START = 1_700_000_000 * 10**9

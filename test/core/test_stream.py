@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lmanet_core.checkpoint import load_model
 from lmanet_core.errors import InputError, OutputError
 from lmanet_core.frame import Frame
-from lmanet_core.runtime import prepare
-from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
-from lmanet_core.stream import StreamSummary, segment_stream
+from lmanet_core.stream.loop import StreamSummary, segment_stream
+from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.runtime import prepare
 
 SECOND = 10**9
 

@@ -8,7 +8,7 @@ import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from lmanet_core.cli import main
+from lmanet_core.commands.main import main
 from lmanet_core.errors import OutputError
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.media import open_frames

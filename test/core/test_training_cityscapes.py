@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from lmanet_core.checkpoint import ModelConfig, build_network, load_model, save_model
-from lmanet_core.cli import main
+from lmanet_core.commands.main import main
 from lmanet_core.data import CityscapesSource
 from lmanet_core.errors import InputError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES
-from lmanet_core.segmenter import VideoSegmenter
+from lmanet_core.stream.segmenter import VideoSegmenter
+from lmanet_core.weights.checkpoint import ModelConfig, build_network, load_model, save_model
 
 SIZE = Size(32, 64)
 LABELLED = 19  # the 20th frame

@@ -19,17 +19,17 @@ import torch
 import yaml
 from torch import nn
 
-from lmanet_core.checkpoint import ModelConfig, build_network, load_model, save_model
-from lmanet_core.cli import main
+from lmanet_core.commands.main import main
 from lmanet_core.errors import ConfigError, InputError, OutputError, WeightsError
-from lmanet_core.evaluation.sets_command import evaluation_config
+from lmanet_core.experiments.sets import evaluation_config
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES, LabelSet
-from lmanet_core.motion import follow
 from lmanet_core.network import MemoryConfig, MemoryFrames
 from lmanet_core.network.memory_read import MemoryModule
-from lmanet_core.segmenter import VideoSegmenter
+from lmanet_core.stream.motion import follow
+from lmanet_core.stream.segmenter import VideoSegmenter
 from lmanet_core.training.config import TrainConfig
+from lmanet_core.weights.checkpoint import ModelConfig, build_network, load_model, save_model
 
 pytest.importorskip("lightning", reason="training needs lightning: pip install 'lmanet_ros[train]'")
 
@@ -286,7 +286,7 @@ def test_cold_start_leaves_frames_out_in_the_asked_share_of_batches(settings):
 
 _KILLED = """
 import os, signal, sys
-from lmanet_core.cli import main
+from lmanet_core.commands.main import main
 from lmanet_core.training.module import TrainingModule
 finish = TrainingModule.finish_batch
 def finish_then_die(self):
@@ -409,7 +409,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(settings, tmp_path):
     one = train(config)
     both = replace(config, out=str(tmp_path / "both"), devices=2)
     (tmp_path / "both.yaml").write_text(yaml.safe_dump({k: v for k, v in both.to_dict().items() if v is not None}))
-    command = [sys.executable, "-m", "lmanet_core.cli", "train", "--config", str(tmp_path / "both.yaml")]
+    command = [sys.executable, "-m", "lmanet_core.commands", "train", "--config", str(tmp_path / "both.yaml")]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=180)
     assert done.returncode == 0, done.stderr.decode()
     first, second = losses(config.out), losses(both.out)

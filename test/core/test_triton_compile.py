@@ -18,7 +18,7 @@ import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from lmanet_core.baseline_kernels import published_scheme  # noqa: E402
+from lmanet_core.experiments.baseline_kernels import published_scheme  # noqa: E402
 from lmanet_core.ops import triton_kernels, triton_launch  # noqa: E402
 from lmanet_core.ops.triton_attention import local_attention_backward_op, local_attention_op  # noqa: E402
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmanet_core import benchmark
-from lmanet_core.baseline_kernels import published_scheme
-from lmanet_core.memory import MemoryBuffer
+from lmanet_core.experiments import benchmark
+from lmanet_core.experiments.baseline_kernels import published_scheme
 from lmanet_core.network.memory_read import KeyValue
 from lmanet_core.ops import local_attention, triton_launch
 from lmanet_core.ops.triton_attention import local_attention_backward_op, local_attention_op
 from lmanet_core.ops.triton_launch import TILES, Tiles
+from lmanet_core.stream.memory import MemoryBuffer
 
 DEVICE = "cpu" if triton_launch.INTERPRETED else "cuda"
 HERE = Path(__file__).parent

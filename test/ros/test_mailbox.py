@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lmanet_ros.mailbox import Mailbox
+from lmanet_core.media.mailbox import Mailbox
 
 
 def test_newest_wins_and_drops_are_counted():

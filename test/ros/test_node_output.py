@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from lmanet_core.cli import main
+from lmanet_core.commands.main import main
 from lmanet_core.geometry import CameraInfo
-from lmanet_core.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_ros.conversions import camera_info_from_ros, camera_info_to_message
 from lmanet_ros.publishers import RateCap
 

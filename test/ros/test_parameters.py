@@ -11,7 +11,7 @@ import yaml
 
 from lmanet_core.errors import ConfigError
 from lmanet_core.labels import CITYSCAPES
-from lmanet_core.segmenter import SegmenterConfig
+from lmanet_core.stream.segmenter import SegmenterConfig
 from lmanet_ros.parameters import TABLE, apply_to_labels, change_settings, defaults, read_settings, unknown_names
 
 CONFIG = Path(__file__).resolve().parents[2] / "config/segment.yaml"

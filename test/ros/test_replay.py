@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lmanet_core.media.bag_writer import BagWriter
-from lmanet_core.segmenter import VideoSegmenter
+from lmanet_core.stream.segmenter import VideoSegmenter
 
 pytestmark = [pytest.mark.ros, pytest.mark.skipif(shutil.which("ros2") is None, reason="no ros2 command")]
 

@@ -1,0 +1,145 @@
+"""`lmanet demo`: the main job on a machine that has nothing else.
+
+Drives a generated street into a bag, segments it with the memory off and on, and shows both side by side.
+
+    OUT/drive.mcap      camera, camera_info, true labels
+    OUT/report/         report.html, result bag, side-by-side video, summary.json (see `lmanet evaluate`)
+    OUT/picture.png     camera, truth, memory off, memory on
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+from lmanet_core.commands.evaluate import evaluate_parser, run_evaluate
+from lmanet_core.commands.terminal import console, progress
+from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.evaluation.pictures import caption
+from lmanet_core.evaluation.report import read_frames
+from lmanet_core.geometry import parse_size
+from lmanet_core.labels import CITYSCAPES, LabelSet
+from lmanet_core.media.picture import draw_legend, write_image
+from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.street import DEGRADATIONS, Street, StreetConfig
+from lmanet_core.street.recording import LABEL_TOPIC, record_street
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.runtime import Runtime, prepare
+from lmanet_core.weights.shipped import default_weights
+
+_TOWN = 2_000_000  # a seed that no training and no validation uses
+_WARM_UP = 6  # frames before the picture, so that the memory is full
+
+
+def demo_parser() -> ArgumentParser:
+    """Options of `lmanet demo`."""
+    parser = ArgumentParser(
+        description="Drive a generated street into a bag, segment it with the memory off and on, and compare.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--out", type=str, default="out", help="folder for bag, report, video and picture")
+    parser.add_argument("--weights", type=str | None, default=None, help="default: those that ship")
+    parser.add_argument("--frames", type=int, default=100, help="how long the drive is")
+    parser.add_argument("--size", type=str, default="512x256", help="WxH of the camera")
+    parser.add_argument("--seed", type=int, default=_TOWN, help="of the town; the default was never trained on")
+    parser.add_argument("--degradation", type=Literal[DEGRADATIONS], default="mixed", help="what the camera suffers")
+    parser.add_argument("--level", type=int, default=3, help="of the degradation, 0 clean to 3 heavy")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo in OUT")
+    return parser
+
+
+def run_demo(options: Namespace) -> int:
+    """Run it; returns the exit code.
+
+    Raises:
+        LmanetError: settings out of range, unusable weights, results that cannot be written.
+    """
+    if options.frames <= _WARM_UP:
+        raise ConfigError(f"--frames must be more than {_WARM_UP}, got {options.frames}")
+    out, size = Path(options.out), parse_size(options.size)
+    street = StreetConfig(
+        width=size.width, height=size.height, seed=options.seed, degradation=options.degradation, level=options.level
+    )
+    weights = options.weights or str(default_weights())
+    runtime = prepare(load_model(weights))
+    if runtime.config.memory is None or runtime.config.labels.names != CITYSCAPES.names:
+        raise ConfigError("the demo compares memory off and on over Cityscapes' classes; give weights that have both")
+    bag, report = out / "drive.mcap", out / "report"
+    _clear(out, bag, report, options.overwrite)
+    with progress("driving", options.frames, None) as advance:
+        record_street(bag, street, options.frames, advance)
+    arguments = [str(bag), "--weights", weights, "--labels", LABEL_TOPIC, "--out", str(report)]
+    run_evaluate(evaluate_parser().parse_args(arguments))
+    summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
+    Console(markup=False, highlight=False).print(classes_table(summary))
+    write_image(out / "picture.png", draw_comparison(Street(street), runtime, _most_different(report)))
+    console.print(f"look at {out / 'picture.png'}, {report / 'report.html'}, {report / 'side_by_side.mp4'}", soft_wrap=True)
+    return 0
+
+
+def _clear(out: Path, bag: Path, report: Path, overwrite: bool) -> None:
+    present = [path for path in (bag, report) if path.exists()]
+    if present and not overwrite:
+        raise OutputError(f"{out} already holds a demo ({present[0].name}, …); choose another --out, or pass --overwrite")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        bag.unlink(missing_ok=True)
+        shutil.rmtree(report, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"cannot write to {out}: {error.strerror or error}") from error
+
+
+def classes_table(summary: Mapping[str, Any]) -> Table:
+    """IoU of each class, steadiness and frame rate of an evaluation, memory off and on side by side."""
+    off, on = summary["runs"]["off"], summary["runs"]["on"]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("IoU by class, %")
+    for column in ("memory off", "memory on", "change"):
+        table.add_column(column, justify="right")
+    for name, without in off["iou"].items():
+        _add_row(table, name, without, on["iou"][name], 100.0)
+    table.add_section()
+    for name, title in (("miou", "mIoU"), ("tc", "temporal consistency"), ("flicker", "flicker")):
+        _add_row(table, title, off[name], on[name], 100.0)
+    rates = [1e3 / summary["frame_ms"][variant] for variant in ("off", "on")]
+    _add_row(table, "frames a second", rates[0], rates[1], 1.0)
+    return table
+
+
+def _add_row(table: Table, title: str, off: float | None, on: float | None, scale: float) -> None:
+    if off is None or on is None:
+        table.add_row(title, "–", "–", "")
+    else:
+        table.add_row(title, f"{scale * off:.1f}", f"{scale * on:.1f}", f"{scale * (on - off):+.1f}")
+
+
+def _most_different(report: Path) -> int:
+    """The frame in which memory off and on differ most, once the memory is full."""
+    rows = read_frames(report)
+    return int(max((row for row in rows if row["index"] >= _WARM_UP), key=lambda row: row["differs"])["index"])
+
+
+def draw_comparison(street: Street, runtime: Runtime, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Camera, truth, memory off and memory on for frame `number` of a drive (RGB), with the names of the classes below."""
+    labels: LabelSet = runtime.config.labels
+    off, on = (VideoSegmenter(runtime, SegmenterConfig(memory=memory)) for memory in (False, True))
+    for frame in street.frames(max(0, number - _WARM_UP), min(number, _WARM_UP) + 1):
+        stamp_ns = frame.stamp_ns + 1
+        without, remembered = off.step(frame.image, stamp_ns), on.step(frame.image, stamp_ns)
+    panels = {
+        "camera": frame.image,
+        "truth": labels.colorize(frame.labels),
+        "memory off": labels.colorize(without.labels),
+        "memory on": labels.colorize(remembered.labels),
+    }
+    drawn = [caption(panel, text) for text, panel in panels.items()]
+    grid = np.concatenate([np.concatenate(drawn[:2], 1), np.concatenate(drawn[2:], 1)])
+    return np.concatenate((grid, draw_legend(frame.labels, labels, grid.shape[1])))

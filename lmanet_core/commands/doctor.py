@@ -1,0 +1,94 @@
+"""What this machine will do: one look at interpreter, libraries, device and precision before something is asked of them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from lmanet_core import __version__
+from lmanet_core.errors import LmanetError
+from lmanet_core.ops import auto_implementation, available_implementations
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.runtime import choose_device, choose_precision, cpu_computes_bfloat16
+
+
+def examine(weights: Path | None = None) -> tuple[list[tuple[str, str]], list[str]]:
+    """Look around.
+
+    Args:
+        weights: a file to load as well.
+
+    Returns:
+        Rows of (what, found), and problems in words; no problems means ready.
+    """
+    device = choose_device()
+    dtype = choose_precision("auto", device)
+    precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    attention = f"{', '.join(available_implementations(device))}; {auto_implementation(device, dtype, 16)} chosen by auto"
+    rows = [
+        ("lmanet_ros", __version__),
+        ("python", f"{platform.python_version()} ({sys.executable})"),
+        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("device", _device_name(device)),
+        ("precision", f"{precision} chosen by auto" + (_why_precision() if device.type == "cpu" else "")),
+        ("local attention", attention),
+        ("opencv", cv2.__version__),
+        ("numpy", np.__version__),
+        ("rosbags", f"{_version('rosbags')}, rosbags-image {_version('rosbags-image')}"),
+        ("ROS", _ros()),
+    ]
+    problems = []
+    if int(cv2.__version__.split(".")[0]) >= 5:
+        problems.append("OpenCV 5 breaks cv_bridge: install 'opencv-python-headless>=4.8,<5'")
+    if os.environ.get("ROS_DISTRO") and find_spec("rclpy") is None:
+        problems.append("ROS is sourced, but this interpreter cannot import rclpy: use the interpreter that ROS was built for")
+    if weights is not None:
+        try:
+            model = load_model(weights)
+            memory = model.config.memory
+            what = "single frame, no memory" if memory is None else f"memory of {memory.memory_frames} frames"
+            rows.append(("weights", f"{weights}: {model.source}, {model.parameters / 1e6:.2f} M parameters, {what}"))
+        except LmanetError as error:
+            problems.append(str(error))
+    return rows, problems
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor}"
+    return f"cpu ({_cpu_model()}, {os.cpu_count()} cores)"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _why_precision() -> str:
+    return ", the CPU multiplies bfloat16" if cpu_computes_bfloat16() else ", the CPU does not multiply bfloat16"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _ros() -> str:
+    distro = os.environ.get("ROS_DISTRO")
+    if distro is None:
+        return "not sourced (not needed for lmanet)"
+    return f"{distro}, rclpy {'found' if find_spec('rclpy') else 'missing'}"

@@ -1,0 +1,70 @@
+"""`lmanet train`: options, their YAML file, and what is printed. Lightning is imported when training starts, not before."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from jsonargparse import ArgumentParser, Namespace
+
+from lmanet_core.errors import ConfigError
+from lmanet_core.training.build import list_problems
+from lmanet_core.training.config import TrainConfig, option_types
+
+_EXTRA = ("lightning", "lightning_fabric", "lightning_utilities", "torchmetrics", "tensorboard")
+
+
+def main() -> int:
+    """`ros2 run lmanet_ros train …`: the same as `lmanet train …`."""
+    from lmanet_core.commands.main import main as lmanet
+
+    return lmanet(["train", *sys.argv[1:]])
+
+
+def train_parser() -> ArgumentParser:
+    """Every setting of `TrainConfig` as an option."""
+    parser = ArgumentParser(
+        description="Train a network: backbone (single frames), then memory, then joint (memory and decoder).",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--config", action="config", help="YAML file with any of these options, such as config/train/street.yaml"
+    )
+    for name, (kind, default, about) in option_types().items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=about)
+    return parser
+
+
+def run_train(options: Namespace) -> int:
+    """Train, or check the data; returns the exit code.
+
+    Raises:
+        ConfigError: Lightning is not installed.
+    """
+    config = TrainConfig(**{name: options[name] for name in option_types()})
+    if config.check:
+        return _check(config)
+    try:
+        from lmanet_core.training.run import is_first_process, train
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
+            raise
+        raise ConfigError(f"training needs Lightning ({error.name} is missing): pip install 'lmanet_ros[train]'") from error
+    result = train(config)
+    if not is_first_process():
+        return 0
+    figures = [f"{result.steps} steps, loss {result.loss:.4f}"]
+    if not math.isnan(result.val_miou):
+        figures.append(f"best validation mIoU {100 * result.val_miou:.2f} %")
+    if not math.isnan(result.network_share):
+        figures.append(f"{100 * result.network_share:.0f} % of the time in the network, the rest waiting for data")
+    print(f"{result.best or result.last}: {'; '.join(figures)}")
+    return 0
+
+
+def _check(config: TrainConfig) -> int:
+    problems = list_problems(config, deep=True)
+    for problem in problems:
+        print(problem)
+    print(f"{len(problems)} problems" if problems else "the data is complete")
+    return 1 if problems else 0

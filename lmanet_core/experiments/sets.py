@@ -1,0 +1,194 @@
+"""`lmanet evaluate --data …` and `lmanet experiment`: weights on a set of labelled clips, as tables and as files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from lmanet_core import __version__
+from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.experiments.clip_sets import ClipScorer, Condition, make_conditions
+from lmanet_core.geometry import parse_size
+from lmanet_core.training.config import TrainConfig
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.runtime import prepare
+from lmanet_core.weights.shipped import default_weights
+
+SET_OPTIONS = ("data", "conditions", "size", "max_clips", "root", "val_root", "cache")
+#: The generated street's validation set, where no configuration says which.
+STREET = {"data": "street", "stage": "backbone", "size": "512x256"}
+
+
+def add_set_options(parser: ArgumentParser) -> None:
+    """What `lmanet evaluate` takes for a set of labelled clips."""
+    parser.add_argument("--data", type=str | None, default=None, help="evaluate on labelled clips: street, or a training YAML")
+    parser.add_argument("--conditions", type=str, default="none", help="--data: what images suffer, such as none,noise,blocks")
+    parser.add_argument("--size", type=str | None, default=None, help="--data: WxH of frames and labels")
+    parser.add_argument("--max-clips", type=int | None, default=None, help="--data: so many clips at most")
+    for name, about in (
+        ("root", "folder of the set"),
+        ("val-root", "of the stills to evaluate on"),
+        ("cache", "of the street"),
+    ):
+        parser.add_argument(f"--{name}", type=str | None, default=None, help=f"--data: {about}; default: as in the YAML")
+
+
+def run_evaluate_set(options: Namespace) -> int:
+    """Print the tables and write the files of `--out`; returns the exit code.
+
+    Raises:
+        ConfigError: recordings beside `--data`, or settings that do not fit.
+        LmanetError: see `evaluate_sets`.
+    """
+    if options.input:
+        raise ConfigError(f"--data says what to evaluate on; leave {options.input[0]} out, or --data")
+    overrides = {name: options[name] for name in ("root", "val_root", "cache", "size") if options[name] is not None}
+    config = evaluation_config(options.data, **overrides)
+    rows = evaluate_sets(
+        (options.weights or str(default_weights())).split(","),
+        config,
+        options.conditions.split(","),
+        memory_frames=options.memory_frames,
+        network_size=options.network_size,
+        stride=config.stride,
+        max_clips=options.max_clips,
+        device=options.device,
+        precision=options.precision,
+    )
+    console = Console(width=160)
+    console.print(scores_table(rows))
+    console.print(classes_table(rows))
+    if options.out is not None:
+        write_scores(Path(options.out), rows, config)
+    return 0
+
+
+def evaluation_config(data: str, **overrides: Any) -> TrainConfig:
+    """The set that `--data` names: "street", or the YAML file of a training run, whose validation set it is."""
+    if data == "street":
+        return TrainConfig(**{**STREET, **overrides})
+    # A stage that needs no weights, and without what only other stages have.
+    return TrainConfig.from_yaml(data, **{"stage": "backbone", "consistency": 0.0, "whiten_keys": False, **overrides})
+
+
+def evaluate_sets(
+    weights: Sequence[str],
+    config: TrainConfig,
+    conditions: Sequence[str],
+    *,
+    memory_frames: int | None = None,
+    network_size: str = "auto",
+    stride: int = 1,
+    max_clips: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Score each weights file under each condition.
+
+    Args:
+        weights: files of any understood kind.
+        config: whose validation set is used.
+        conditions: see `make_conditions`.
+        memory_frames: S; None: as trained. Weights without memory take part without.
+        network_size: "auto" or "WxH".
+        stride: video frames between frames of a clip.
+        max_clips: of each condition; None: all.
+        device, precision: see `prepare`.
+        console: where progress is shown.
+
+    Returns:
+        One dict for each pair: "weights", "condition" and what `ClipScores.to_dict` gives.
+
+    Raises:
+        LmanetError: weights, data or settings that do not fit, see `load_model`, `prepare`, `make_conditions`, `ClipScorer`.
+    """
+    made = make_conditions(config, conditions)
+    size = None if network_size == "auto" else parse_size(network_size)
+    rows = []
+    with Progress(console=console or Console(stderr=True), transient=True) as progress:
+        for path in weights:
+            runtime = prepare(load_model(path), device, precision)
+            scorer = ClipScorer(runtime, memory_frames if runtime.config.memory else None, size, stride)
+            for condition in made:
+                task = progress.add_task(f"{Path(path).name} {condition.name}", total=_count(condition, max_clips))
+                scores = scorer.score(condition, max_clips, lambda task=task: progress.advance(task))  # type: ignore[misc]
+                rows.append({"weights": str(path), "condition": condition.name, **scores.to_dict()})
+    return rows
+
+
+def _count(condition: Condition, max_clips: int | None) -> int:
+    return min(len(condition.source), max_clips or len(condition.source))
+
+
+def scores_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """mIoU by frames in the memory, flicker and temporal consistency without and with it; percent."""
+    most = max(len(row["miou"]) for row in rows)
+    table = Table(title="mIoU by frames in the memory; flicker and TC without and with memory (%)", title_justify="left")
+    for column in ("weights", "condition"):
+        table.add_column(column, overflow="fold")
+    for column in (*(str(filled) for filled in range(most)), "at network size", "flicker", "TC"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        miou = [f"{_percent(value)}" for value in row["miou"]]
+        table.add_row(
+            row["weights"],
+            row["condition"],
+            *(miou + [""] * (most - len(miou))),
+            _pair(row["miou_working"]),
+            _pair(row["flicker"], 2),
+            _pair(row["consistency"]),
+        )
+    return table
+
+
+def classes_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Class-wise IoU without and with memory (the paper's Table VI), percent."""
+    table = Table(title="IoU by class, memory off → on (%)", title_justify="left")
+    table.add_column("class")
+    for row in rows:
+        table.add_column(f"{Path(row['weights']).stem} {row['condition']}", justify="right", no_wrap=True)
+    for name in rows[0]["iou"][0]:
+        table.add_row(name, *(_pair([part[name] for part in row["iou"]]) for row in rows))
+    return table
+
+
+def write_scores(out: Path, rows: Sequence[dict[str, Any]], config: TrainConfig) -> None:
+    """`scores.json` with everything, `scores.csv` with a line for each pair; raises OutputError."""
+    plain = ("weights", "condition", "clips")
+    most = max(len(row["miou"]) for row in rows)
+    named = {f"miou_{filled}": ("miou", filled) for filled in range(most)}
+    named |= {
+        f"{kind}_{state}": (kind, place) for kind in ("flicker", "consistency") for place, state in ((0, "off"), (1, "on"))
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        content = {"version": __version__, "config": config.to_dict(), "scores": list(rows)}
+        (out / "scores.json").write_text(json.dumps(content, indent=1) + "\n")
+        with (out / "scores.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([*plain, *named])
+            for row in rows:
+                figures = [row[key][place] if place < len(row[key]) else "" for key, place in named.values()]
+                writer.writerow([*(row[key] for key in plain), *figures])
+    except OSError as error:
+        raise OutputError(f"cannot write to {out}: {error}") from error
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def _pair(values: Sequence[float], digits: int = 1) -> str:
+    """Without → with memory, or one value where there is none."""
+    ends = [values[0]] if len(values) == 1 else [values[0], values[-1]]
+    return " → ".join(_percent(value, digits) for value in ends)

@@ -1,0 +1,163 @@
+"""A network made ready to run: device, precision, memory layout, folded BatchNorm. Shared by all segmenters of a process.
+
+Holds no state of any stream. Segmenters of several cameras use one `Runtime`, one call at a time (PyTorch uses all cores or the
+whole device for each call anyway).
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmanet_core.errors import ConfigError
+from lmanet_core.network import LMANet, MemoryConfig
+from lmanet_core.network.folding import fold_batch_norm
+from lmanet_core.ops import auto_implementation
+from lmanet_core.weights.checkpoint import Model, ModelConfig
+
+PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What `prepare` made of a model.
+
+    Attributes:
+        network: in eval mode, on `device`, in `dtype`, channels-last.
+        config: of the model, with the memory options in use.
+        device: where it runs.
+        dtype: precision of weights and features.
+        lock: held by whoever has the device compute.
+    """
+
+    network: LMANet
+    config: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @cached_property
+    def graph_pool(self) -> Any:
+        """Where the CUDA graphs of all streams have their intermediate results; only one is replayed at a time."""
+        return torch.cuda.graph_pool_handle()
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """What images are given in: float32 where the first layer keeps full precision."""
+        return next(self.network.backbone.parameters()).dtype
+
+    @property
+    def precision(self) -> str:
+        """Name of the precision, as `prepare` takes it."""
+        return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+
+    def attention(self, impl: str = "auto") -> str:
+        """The implementation of `local_attention` that runs when `impl` is asked for; "none" without memory."""
+        memory = self.config.memory
+        if memory is None:
+            return "none"
+        if impl != "auto":
+            return impl
+        return auto_implementation(self.device, self.dtype, memory.key_channels)
+
+
+def prepare(
+    model: Model, device: str = "auto", precision: str = "auto", memory: MemoryConfig | None = None, fold: bool = True
+) -> Runtime:
+    """Make a model ready for inference; the model itself stays as it is.
+
+    Args:
+        model: as `load_model` gave it.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", …
+        precision: "auto" (fp16 on CUDA, bf16 on a CPU that computes in it, else fp32), "fp32", "bf16" or "fp16".
+        memory: other ways to read: window, softmax, border, memory_frames. Widths and fusion belong to the weights.
+        fold: fold BatchNorm into convolutions.
+
+    Raises:
+        ConfigError: unknown or absent device, unknown precision, memory options that the weights do not allow.
+    """
+    chosen_device = choose_device(device)
+    dtype = choose_precision(precision, chosen_device)
+    network, config = copy.deepcopy(model.network).eval(), model.config
+    if memory is not None:
+        config = replace(config, memory=_override_memory(network, memory))
+    if fold:
+        fold_batch_norm(network)
+    network.requires_grad_(False)
+    network = network.to(device=chosen_device, dtype=dtype)
+    if dtype in (torch.float16, torch.bfloat16):
+        for name in network.backbone.sensitive:
+            original = model.network.backbone.get_submodule(name)
+            network.backbone.set_submodule(name, _FullPrecision(original, dtype, fold).to(chosen_device))
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Runtime(network, config, chosen_device, dtype)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of this name; raises ConfigError where it is unknown or not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ConfigError(f"device {name} is not there: PyTorch {torch.__version__} sees {count} CUDA devices; try auto")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of this name, or the fastest that keeps the labels for "auto"; raises ConfigError for unknown names."""
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.float16
+        return torch.bfloat16 if device.type == "cpu" and cpu_computes_bfloat16() else torch.float32
+    if name not in PRECISIONS:
+        raise ConfigError(f"precision must be auto, {', '.join(PRECISIONS)}; got {name!r}")
+    return PRECISIONS[name]
+
+
+@lru_cache(maxsize=1)
+def cpu_computes_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware. Emulated, it would be slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False
+    words = set(flags.split())
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+class _FullPrecision(nn.Module):
+    """Run one module of a half-precision network in float32."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype, fold: bool) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.dtype = dtype
+        if fold:
+            fold_batch_norm(self.module)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.module(x.float())
+        return out.to(self.dtype)
+
+
+def _override_memory(network: LMANet, memory: MemoryConfig) -> MemoryConfig:
+    if network.memory is None:
+        raise ConfigError("these weights have no memory (single-frame network); leave the memory options out")
+    trained = network.memory.config
+    memory.require_weights_of(trained)
+    network.memory.config = memory
+    return memory
