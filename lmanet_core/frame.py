@@ -1,4 +1,4 @@
-"""What flows through the segmenter: a `Frame` comes in, a `FrameResult` goes out, or a `FeedResult` where nobody wants labels.
+"""What flows through the segmenter: a `Frame` comes in, a `FrameResult` goes out.
 
 All are plain values with no behaviour. Sources of frames (topics, bags, videos, folders) and sinks of results (topics, bags,
 PNGs, videos, metrics) meet only here, so every front end runs the same code in between.
@@ -51,8 +51,8 @@ class FrameResult:
     """What the segmenter says about one frame.
 
     Attributes:
-        labels: (H, W) uint8 class ids at the output size; 255 is unlabelled.
-        confidence: (H, W) uint8, softmax probability of the chosen class as 0–255; None when switched off.
+        labels: (H, W) uint8 class ids at the output size, 255 is unlabelled; (0, 0) where they were not wanted.
+        confidence: (H, W) uint8, softmax probability of the chosen class as 0–255; None where it was not wanted.
         stamp_ns: the frame's own stamp, untouched.
         frame_id: the frame's own frame_id, untouched.
         discontinuity: why the memory was cleared before this frame; None where the stream went on.
@@ -64,23 +64,6 @@ class FrameResult:
 
     labels: UInt8Array
     confidence: UInt8Array | None
-    stamp_ns: int
-    frame_id: str
-    discontinuity: Discontinuity | None
-    memory_frames: int
-    remembered: bool
-    geometry: GeometryPlan
-    timings_ms: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class FeedResult:
-    """What became of a frame that was remembered and not segmented. Attributes as in `FrameResult`.
-
-    Attributes:
-        memory_frames: past frames that would have been read for this one.
-    """
-
     stamp_ns: int
     frame_id: str
     discontinuity: Discontinuity | None

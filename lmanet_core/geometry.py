@@ -25,7 +25,7 @@ IndexArray = npt.NDArray[np.int64]
 ResizeMode = Literal["stretch", "letterbox", "crop"]
 
 _UNLABELLED = 255
-_LETTERBOX_GREY = 114
+LETTERBOX_GREY = 114
 _MAX_SIDE = 32766  # OpenCV keeps coordinates of its resizers in 16 bits
 
 
@@ -157,7 +157,7 @@ class GeometryPlan:
         resized = resize_image(used, landed)
         if landed == self.network_size:
             return resized
-        canvas = np.full((*self.network_size, *image.shape[2:]), _LETTERBOX_GREY, np.uint8)
+        canvas = np.full((*self.network_size, *image.shape[2:]), LETTERBOX_GREY, np.uint8)
         canvas[rows.network_start : rows.network_stop, columns.network_start : columns.network_stop] = resized
         return canvas
 
@@ -227,6 +227,11 @@ class GeometryPlan:
         return slice(self._rows.network_start, self._rows.network_stop), slice(
             self._columns.network_start, self._columns.network_stop
         )
+
+    @property
+    def has_bars(self) -> bool:
+        """Whether `landing` leaves out a part of the network's input."""
+        return any(part.stop - part.start != side for part, side in zip(self.landing, self.network_size, strict=True))
 
     def output_sources(self) -> tuple[IndexArray, IndexArray]:
         """For each row and column of the label map, that of the network's which `labels_to_output` takes; −1 for none."""

@@ -16,7 +16,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
-from lmanet_core.frame import FeedResult, FrameResult
+from lmanet_core.frame import FrameResult
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.media.stamps import StampSource
 from lmanet_core.stream.segmenter import VideoSegmenter
@@ -67,8 +67,6 @@ class Camera:
         self._node = node
         self._log = node.get_logger()
         self._has_memory = has_memory
-        self._with_confidence = replace(config, confidence=True)
-        self._without_confidence = replace(config, confidence=False)
         self._last_warned_s = -_WARN_EVERY_S
         self._stamps = StampSource()
         self._said: set[str] = set()  # what is said once
@@ -122,22 +120,19 @@ class Camera:
         self._warn(f"frame lost: {_explain(error)} ({count} so far)", self._log.error)
         self.segmenter.reset()
 
-    def _segment(
-        self, image: UInt8Array, stamp: int, frame_id: str, due: Collection[str], settings: Settings
-    ) -> FrameResult | FeedResult:
+    def _segment(self, image: UInt8Array, stamp: int, frame_id: str, due: Collection[str], settings: Settings) -> FrameResult:
         segmenter = self.segmenter
         wanted = settings.segmenter.memory and self._has_memory
         if segmenter.memory_enabled != wanted:
             segmenter.memory_enabled = wanted
             self._log.info(f"{self._named()}memory switched {'on' if wanted else 'off'}")
-        segmenter.config = self._with_confidence if "confidence" in due else self._without_confidence
         takes_labels = any(topic != "camera_info" for topic in due)
-        result = (segmenter.step if takes_labels else segmenter.feed)(image, stamp, frame_id)
+        result = segmenter.step(image, stamp, frame_id, labels=takes_labels, confidence="confidence" in due)
         if result.discontinuity is not None and wanted:
             self._log.info(f"{self._named()}memory cleared: {result.discontinuity.value} at stamp {stamp / 1e9:.3f}")
         return result
 
-    def _count(self, result: FrameResult | FeedResult, laps_ms: dict[str, float], receive_s: float, stamp: int | None) -> None:
+    def _count(self, result: FrameResult, laps_ms: dict[str, float], receive_s: float, stamp: int | None) -> None:
         """A frame is done.
 
         Args:
@@ -148,7 +143,7 @@ class Camera:
         """
         since_received_s = time.monotonic() - receive_s
         age_s = since_received_s if stamp is None else self._age_s(stamp)
-        fed = isinstance(result, FeedResult)
+        fed = not result.labels.size
         if fed:
             laps_ms["feed"] = laps_ms.pop("segment")
             del laps_ms["publish"]
@@ -176,7 +171,7 @@ class Camera:
                 self._log.warning(f"{self._named()}{problem}; the time of receiving decides about the memory")
         return stamp
 
-    def _calibration_for(self, result: FrameResult | FeedResult) -> CameraInfo | None:
+    def _calibration_for(self, result: FrameResult) -> CameraInfo | None:
         calibration = self.calibration
         if calibration is None:
             return None

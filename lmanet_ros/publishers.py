@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo
 
 from lmanet_core.arrays import UInt8Array
-from lmanet_core.frame import FeedResult, FrameResult
+from lmanet_core.frame import FrameResult
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.sinks import safe_name
@@ -104,7 +104,7 @@ class CameraPublishers:
         due: Collection[str],
         header: Header,
         image: UInt8Array,
-        result: FrameResult | FeedResult,
+        result: FrameResult,
         camera_info: CameraInfo | None,
         settings: Settings,
     ) -> None:
@@ -119,8 +119,8 @@ class CameraPublishers:
             settings: opacity, PNG level.
         """
         makers: dict[str, Callable[[], Any]] = {}
-        if isinstance(result, FrameResult):
-            makers |= self._label_makers(header, image, result, settings)
+        if result.labels.size:
+            makers |= self._label_makers(header, image, result, result.labels, settings)
         if camera_info is not None:
             makers["camera_info"] = lambda: camera_info_to_message(result.geometry.scale_camera_info(camera_info), header)
         for name, make in makers.items():
@@ -128,9 +128,9 @@ class CameraPublishers:
                 self._publishers[name].publish(make())
 
     def _label_makers(
-        self, header: Header, image: UInt8Array, result: FrameResult, settings: Settings
+        self, header: Header, image: UInt8Array, result: FrameResult, labels: UInt8Array, settings: Settings
     ) -> dict[str, Callable[[], Any]]:
-        labels, set_ = result.labels, self._labels
+        set_ = self._labels
         makers: dict[str, Callable[[], Any]] = {
             "labels": lambda: image_to_message(labels, header),
             "labels/compressed": lambda: labels_to_png_message(labels, header, settings.png_level),

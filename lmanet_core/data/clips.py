@@ -89,16 +89,16 @@ class ClipItem(TypedDict, total=False):
         clip: (T, 3, H, W) uint8 RGB.
         labels: (H, W) uint8 of the last frame, 255 void.
         index: () int64, position in the source.
-        places: (T - 1, 2, h, w) float32, row and column of the past frames' cells in the last frame, see `motion.follow`.
-        places_before: (T - 2, 2, h, w) float32, the same in the frame before it.
+        positions: (T - 1, 2, h, w) float32, row and column of the past frames' cells in the last frame, see `motion.follow`.
+        positions_before: (T - 2, 2, h, w) float32, the same in the frame before it.
         flow: (2, H, W) float32, x and y displacement in pixels from the last frame to the one before; NaN where unknown.
     """
 
     clip: torch.Tensor
     labels: torch.Tensor
     index: torch.Tensor
-    places: torch.Tensor
-    places_before: torch.Tensor
+    positions: torch.Tensor
+    positions_before: torch.Tensor
     flow: torch.Tensor
 
 
@@ -115,8 +115,8 @@ class ClipDataset(Dataset[ClipItem]):
         augmentation: None for validation.
         seed: of everything random.
         with_flow: also give the optical flow to the frame before (for the temporal-consistency loss).
-        feature_stride: of the network; also give the places of past frames' cells (for a memory that follows motion). None: do
-            not.
+        feature_stride: of the network; also give the positions of past frames' cells (for a memory that follows motion).
+            None: do not.
     """
 
     source: ClipSource
@@ -146,9 +146,9 @@ class ClipDataset(Dataset[ClipItem]):
         }
         if self.feature_stride is not None and len(frames) > 1:
             *_, before, last = follow(frames, feature_grid(Size(*frames.shape[1:3]), self.feature_stride))
-            item["places"] = torch.from_numpy(last)
+            item["positions"] = torch.from_numpy(last)
             if self.with_flow:
-                item["places_before"] = torch.from_numpy(before)
+                item["positions_before"] = torch.from_numpy(before)
         if self.with_flow and len(frames) > 1:
             item["flow"] = torch.from_numpy(backward_flow(frames[-2], frames[-1]))
         return item

@@ -13,7 +13,8 @@ from lmanet_core.data.files import resize_labels
 from lmanet_core.errors import InputError
 from lmanet_core.evaluation.pictures import caption
 from lmanet_core.frame import Frame, FrameResult
-from lmanet_core.stream.segmenter import Attention, VideoSegmenter
+from lmanet_core.stream.attention_view import Attention, attend
+from lmanet_core.stream.segmenter import VideoSegmenter
 
 _CROSS = (255, 0, 160)
 _MIN_SHARE = 0.01  # of the picture: smaller classes are no place to look from
@@ -69,7 +70,7 @@ class AttentionWatch:
         positions = self._positions
         if positions is None:
             positions = [] if self._labels is None else choose_positions(self._labels, frame.image.shape[:2])
-        self._pending = self._segmenter.attend(frame.image, positions)
+        self._pending = attend(self._segmenter, frame.image, positions)
 
     def after_step(self, frame: Frame, result: FrameResult) -> None:
         """Call with each frame and its result.

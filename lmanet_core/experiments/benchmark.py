@@ -297,9 +297,9 @@ class _PublishedRead:
     module: MemoryModule
 
     def __call__(
-        self, features: torch.Tensor, memory: MemoryFrames, impl: str = "auto", places: torch.Tensor | None = None
+        self, features: torch.Tensor, memory: MemoryFrames, impl: str = "auto", positions: torch.Tensor | None = None
     ) -> torch.Tensor:
-        query = self.module.ask(features)
+        query = self.module.project_query(features)
         read = BASELINES["published scheme"](query.key, memory.keys, memory.values, self.module.config.window)()
         fused: torch.Tensor = self.module.fusion(query.value, read)
         return fused

@@ -194,27 +194,26 @@ class ClipScorer:
         images = np.stack([plan.to_network(frame) for frame in frames])
         features = [network.encode(self._to_input(image)) for image in images]
         kept = [network.remember(seen) for seen in features[:-1]] if past else []
-        places: list[torch.Tensor | None] = [None] * len(images)
+        positions: list[torch.Tensor | None] = [None] * len(images)
         if past and network.memory is not None and network.memory.config.follow_motion:
             followed = follow(images, Size(*features[0].shape[-2:]))
-            places = [torch.from_numpy(one).unsqueeze(0).to(self.runtime.device) for one in followed]
+            positions = [torch.from_numpy(one).unsqueeze(0).to(self.runtime.device) for one in followed]
 
         def decode(frame: int, filled: int) -> UInt8Array:
             """Frame −1 or −2 with so many of the frames before it remembered."""
             memory = kept[: len(kept) + 1 + frame]
-            first, moved = len(memory) - filled, places[frame]
+            first, moved = len(memory) - filled, positions[frame]
             return self._decode(features[frame], memory[first:], None if moved is None else moved[:, first:])
 
         return [decode(-1, filled) for filled in range(past + 1)], [decode(-2, filled) for filled in sorted({0, past})]
 
-    def _decode(self, features: torch.Tensor, memory: Sequence[Any], places: torch.Tensor | None) -> UInt8Array:
-        logits = self.runtime.network.decode(features, stack_memory(list(memory)), places=places)
+    def _decode(self, features: torch.Tensor, memory: Sequence[Any], positions: torch.Tensor | None) -> UInt8Array:
+        logits = self.runtime.network.decode(features, stack_memory(list(memory)), positions=positions)
         labels, _ = argmax_labels(logits[:, : len(self.runtime.config.labels.names)], False)
         return np.asarray(labels.cpu().numpy(), np.uint8)
 
     def _to_input(self, image: UInt8Array) -> torch.Tensor:
-        normalised = self.runtime.network.backbone.normalize(image_batch(torch.from_numpy(image)))
-        return normalised.to(self.runtime.device, self.runtime.input_dtype)
+        return self.runtime.normalize(image_batch(torch.from_numpy(image)).to(self.runtime.device))
 
 
 def make_conditions(config: TrainConfig, names: Sequence[str]) -> list[Condition]:

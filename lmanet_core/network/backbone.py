@@ -45,10 +45,15 @@ class Backbone(nn.Module, ABC):
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     sensitive: tuple[str, ...] = ()
 
+    def normalization(self, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and offset (3, 1, 1), float32, that take RGB of 0–255 to what the weights expect."""
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return (1.0 / (255.0 * std)).to(device), (-mean / std).to(device)
+
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """RGB (…, 3, H, W) of 0–255, uint8 or float → float32 as the weights expect it."""
-        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (self.mean, self.std))
-        return (images.float() / 255.0 - mean) / std
+        scale, offset = self.normalization(images.device)
+        return images.float() * scale + offset
 
     @abstractmethod
     def encode(self, image: torch.Tensor) -> torch.Tensor:

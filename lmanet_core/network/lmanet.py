@@ -36,7 +36,7 @@ class LMANet(nn.Module):
         features: torch.Tensor,
         memory: MemoryFrames | None = None,
         impl: str = "auto",
-        places: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Features → logits (B, classes, H, W); without memory frames exactly the backbone's own.
 
@@ -44,11 +44,11 @@ class LMANet(nn.Module):
             features: (B, C, h, w) of the current frame.
             memory: past frames, None while there are none.
             impl: implementation of `local_attention`.
-            places: (B, T, 2, h, w), where the remembered positions are in this frame, for a memory that follows motion; None:
-                where they were.
+            positions: (B, T, 2, h, w), where the remembered positions are in this frame, for a memory that follows motion;
+                None: where they were.
         """
         if memory is not None:
-            features = self._memory_module().read(features, memory, impl, places)
+            features = self._memory_module().read(features, memory, impl, positions)
         return self.backbone.decode(features)
 
     def remember(self, features: torch.Tensor) -> KeyValue:

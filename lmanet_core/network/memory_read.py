@@ -130,7 +130,7 @@ class MemoryModule(nn.Module):
         """What to keep of a frame with these features (B, C, h, w), not fused with anything."""
         return self._place(self.memory_head(features))
 
-    def ask(self, features: torch.Tensor) -> KeyValue:
+    def project_query(self, features: torch.Tensor) -> KeyValue:
         """What a frame with these features (B, C, h, w) asks the memory with: its key, and its own value."""
         return self._place(self.query_head(features))
 
@@ -147,7 +147,7 @@ class MemoryModule(nn.Module):
         place = self._circles(*_grid(height, width, head.key.device)).to(head.key.dtype)
         return KeyValue(torch.cat((head.key, place.expand(batch, -1, -1, -1)), 1), head.value)
 
-    def moved(self, memory: MemoryFrames, places: torch.Tensor | None) -> MemoryFrames:
+    def compensate_motion(self, memory: MemoryFrames, positions: torch.Tensor | None) -> MemoryFrames:
         """What is remembered, its keys saying where its positions are now instead of where they were.
 
         What moved out of its window counts as just within: farther on, half a turn on the circles is passed, and what left to
@@ -155,17 +155,17 @@ class MemoryModule(nn.Module):
 
         Args:
             memory: as `remember` made it.
-            places: (B, T, 2, h, w), row and column of each remembered position in the present frame, in positions; None: all
+            positions: (B, T, 2, h, w), row and column of each remembered position in the present frame, in positions; None: all
                 are where they were.
         """
-        if places is None or not self.config.follow_motion:
+        if positions is None or not self.config.follow_motion:
             return memory
         content = memory.keys[:, :, : self.config.content_channels]
-        height, width = places.shape[-2:]
+        height, width = positions.shape[-2:]
         reach = self._window_side(height, width) // 2
         now = (
             place.clamp(home - reach, home + reach)
-            for place, home in zip(places.float().unbind(2), _grid(height, width, places.device), strict=True)
+            for place, home in zip(positions.float().unbind(2), _grid(height, width, positions.device), strict=True)
         )
         place = self._circles(*now).to(content.dtype)
         keys = torch.cat((content.movedim(2, -1), place.movedim(2, -1)), -1).movedim(-1, 2)  # in the layout of `MemoryBuffer`
@@ -212,12 +212,15 @@ class MemoryModule(nn.Module):
             head.key.bias.copy_(-mean @ strongest)  # type: ignore[union-attr]  # it has one
 
     def read(
-        self, features: torch.Tensor, memory: MemoryFrames, impl: str = "auto", places: torch.Tensor | None = None
+        self, features: torch.Tensor, memory: MemoryFrames, impl: str = "auto", positions: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Features (B, C, h, w) joined with what the memory holds for them → the same for the decoder; places as `moved`."""
-        query = self.ask(features)
+        """Features (B, C, h, w) joined with what the memory holds for them → the same for the decoder.
+
+        Positions are those of `compensate_motion`.
+        """
+        query = self.project_query(features)
         config = self.config
-        memory = self.moved(memory, places)
+        memory = self.compensate_motion(memory, positions)
         read = local_attention(
             query.key, memory.keys, memory.values, config.window, softmax=config.softmax, border=config.border, impl=impl
         )

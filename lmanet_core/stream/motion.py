@@ -70,7 +70,7 @@ class PictureMotion:
         return np.ascontiguousarray(moved.transpose(2, 0, 1)[::-1], np.float32)
 
 
-class PlaceTracker:
+class PositionTracker:
     """Follows the cells of remembered frames through one stream. One thread at a time.
 
     A frame's cells start as its grid of features, and move with the picture from each remembered frame to the next, and from
@@ -80,16 +80,16 @@ class PlaceTracker:
     def __init__(self) -> None:
         self._motion = PictureMotion()
         self._newest: UInt8Array | None = None
-        self._seen: tuple[UInt8Array, Size] | None = None  # what was looked at last, and its grid
+        self._seen: tuple[UInt8Array, Size] | None = None  # what was tracked last, and its grid
         self._kept: list[Float32Array] = []  # by slot: where its cells were in the newest frame
-        self._now: list[Float32Array] = []  # and are in the one that was looked at
+        self._now: list[Float32Array] = []  # and are in the one that was tracked
 
     def clear(self) -> None:
         """Forget every frame."""
         self._newest, self._seen = None, None
         self._kept, self._now = [], []
 
-    def look(self, image: UInt8Array, grid: Size) -> Float32Array:
+    def track(self, image: UInt8Array, grid: Size) -> Float32Array:
         """Where the remembered frames' cells are in this image.
 
         Args:
@@ -103,17 +103,17 @@ class PlaceTracker:
         self._seen, self._now = (small, grid), []
         if self._newest is not None:
             shift = _to_grid(self._motion.measure(self._newest, small), grid)
-            self._now = [_moved(places, shift) for places in self._kept]
+            self._now = [_moved(positions, shift) for positions in self._kept]
         return np.stack(self._now) if self._now else np.empty((0, 2, *grid), np.float32)
 
-    def keep(self, slot: int) -> None:
-        """The image that was looked at last is remembered in this slot, a new one or one that is overwritten.
+    def commit(self, slot: int) -> None:
+        """The image that was tracked last is remembered in this slot, a new one or one that is overwritten.
 
         Raises:
-            ValueError: none was looked at.
+            ValueError: none was tracked.
         """
         if self._seen is None:
-            raise ValueError("there is no image to keep: look at one first")
+            raise ValueError("there is no image to commit: track one first")
         self._newest, grid = self._seen
         self._kept, self._now = self._now, []
         self._kept[slot : slot + 1] = [np.indices(grid).astype(np.float32)]
@@ -127,14 +127,14 @@ def follow(frames: UInt8Array, grid: Size) -> list[Float32Array]:
         grid: height and width of the features.
 
     Returns:
-        For frame t: (t, 2, h, w), see `PlaceTracker.look`.
+        For frame t: (t, 2, h, w), see `PositionTracker.track`.
     """
-    tracker = PlaceTracker()
-    places = []
+    tracker = PositionTracker()
+    positions = []
     for number, frame in enumerate(frames):
-        places.append(tracker.look(frame, grid))
-        tracker.keep(number)
-    return places
+        positions.append(tracker.track(frame, grid))
+        tracker.commit(number)
+    return positions
 
 
 def thumbnail(image: UInt8Array) -> UInt8Array:
@@ -190,8 +190,8 @@ def _to_grid(shares: Float32Array, grid: Size) -> Float32Array:
     return np.stack([plane * np.float32(side) for plane, side in zip(planes, grid, strict=True)])
 
 
-def _moved(places: Float32Array, shift: Float32Array) -> Float32Array:
+def _moved(positions: Float32Array, shift: Float32Array) -> Float32Array:
     """Places (2, h, w) in one frame, in cells → the same in the next."""
-    rows, columns = places
+    rows, columns = positions
     steps = (cv2.remap(plane, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for plane in shift)
-    return np.asarray(places + np.stack(list(steps)), np.float32)
+    return np.asarray(positions + np.stack(list(steps)), np.float32)

@@ -110,7 +110,7 @@ class TrainingModule(L.LightningModule):
         """Logits of the last frame, (B, C, H, W); with those of the frame before it, if asked for.
 
         Args:
-            batch: its clip (B, T, 3, H, W) uint8 or 0–255, and places for a memory that follows motion.
+            batch: its clip (B, T, 3, H, W) uint8 or 0–255, and positions for a memory that follows motion.
             memory_frames: how many of the past frames are remembered; 0 decodes the last frame by itself.
             with_before: needs memory_frames of 1 or more.
         """
@@ -126,14 +126,14 @@ class TrainingModule(L.LightningModule):
             return [self.network.decode(features[:, -1])]
         kept = self.network.remember(features[:, :-1].flatten(0, 1))
         memory = MemoryFrames(*(maps.unflatten(0, (len(pixels), memory_frames)) for maps in kept))
-        places, places_before = batch.get("places"), batch.get("places_before")
-        places = None if places is None else places[:, -memory_frames:]
-        logits = [self.network.decode(features[:, -1], memory, places=places)]
+        positions, positions_before = batch.get("positions"), batch.get("positions_before")
+        positions = None if positions is None else positions[:, -memory_frames:]
+        logits = [self.network.decode(features[:, -1], memory, positions=positions)]
         if with_before:
             with torch.no_grad():
                 older = MemoryFrames(*(maps[:, :-1] for maps in memory)) if memory_frames > 1 else None
-                moved = None if older is None or places_before is None else places_before[:, 1 - memory_frames :]
-                logits.append(self.network.decode(features[:, -2], older, places=moved))
+                moved = None if older is None or positions_before is None else positions_before[:, 1 - memory_frames :]
+                logits.append(self.network.decode(features[:, -2], older, positions=moved))
         return logits
 
     def _encode(self, pixels: torch.Tensor, trained: bool) -> torch.Tensor:

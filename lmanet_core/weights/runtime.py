@@ -48,6 +48,16 @@ class Runtime:
         """Where the CUDA graphs of all streams have their intermediate results; only one is replayed at a time."""
         return torch.cuda.graph_pool_handle()
 
+    @cached_property
+    def _normalization(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Made once: within a CUDA graph nothing may be copied from the host."""
+        return self.network.backbone.normalization(self.device)
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """RGB (B, 3, h, w) of 0–255 on the device → what the network's first layer takes; float32 is overwritten."""
+        scale, offset = self._normalization
+        return pixels.float().mul_(scale).add_(offset).to(self.input_dtype)
+
     @property
     def input_dtype(self) -> torch.dtype:
         """What images are given in: float32 where the first layer keeps full precision."""

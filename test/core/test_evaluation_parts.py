@@ -25,6 +25,7 @@ from lmanet_core.label_mapping import LabelMapping
 from lmanet_core.labels import CAMVID11
 from lmanet_core.media.mailbox import Mailbox
 from lmanet_core.ops import attention_weights
+from lmanet_core.stream.attention_view import attend
 from lmanet_core.stream.segmenter import VideoSegmenter
 
 SECOND = 10**9
@@ -39,10 +40,10 @@ def test_attention_of_a_position_is_that_of_the_whole_map(video_weights, make_sc
     images = [np.roll(make_scene(), 2 * shift, axis=1) for shift in range(5)]
     for number, image in enumerate(images[:4]):
         segmenter.step(image, number * SECOND // 10)
-    (attention,) = segmenter.attend(images[4], [position])
+    (attention,) = attend(segmenter, images[4], [position])
     network = segmenter.runtime.network
     pixels = torch.from_numpy(images[4]).permute(2, 0, 1)[None].float() / 255
-    memory = segmenter._memory.frames()
+    memory = segmenter.memory.buffer.frames()
     with torch.inference_mode():
         query = network.memory.query_head(network.encode(pixels)).key
         whole = attention_weights(query, memory.keys, 5)[0, :, :, attention.row, attention.column].view(-1, 5, 5).numpy()
@@ -61,7 +62,7 @@ def test_attending_changes_nothing(video_weights, make_scene):
         segmenter = VideoSegmenter.from_weights(video_weights, device="cpu", precision="fp32")
         for number, image in enumerate(images):
             if look:
-                segmenter.attend(image, [(10, 10)])
+                attend(segmenter, image, [(10, 10)])
             labels = segmenter.step(image, number * SECOND // 10).labels
         maps.append(labels)
     assert np.array_equal(*maps)
@@ -69,7 +70,7 @@ def test_attending_changes_nothing(video_weights, make_scene):
 
 def test_nothing_to_attend_to_before_the_first_frame(video_weights, make_scene):
     segmenter = VideoSegmenter.from_weights(video_weights, device="cpu", precision="fp32")
-    assert segmenter.attend(make_scene(), [(10, 10)]) == []
+    assert attend(segmenter, make_scene(), [(10, 10)]) == []
 
 
 def test_positions_are_the_middles_of_small_regions():

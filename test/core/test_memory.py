@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lmanet_core.errors import ConfigError
+from lmanet_core.geometry import Size
 from lmanet_core.network import KeyValue
-from lmanet_core.stream.memory import MemoryBuffer
+from lmanet_core.stream.memory import MemoryBuffer, StreamMemory
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -199,3 +200,64 @@ def test_memory_without_room_is_refused(capacity):
 def test_interval_that_is_no_time_is_refused(interval_s):
     with pytest.raises(ConfigError, match=f"must be 0 s or more, got {interval_s}"):
         MemoryBuffer(1, interval_s)
+
+
+# ---- the memory of a stream: a view first, then one commit
+
+GRID = Size(2, 3)
+
+
+def committed(memory, number, stamp_ns):
+    view = memory.view(None, GRID)
+    memory.commit(view, stamp_ns, kept(number))
+    return view
+
+
+def test_a_view_tells_what_is_held_and_where_the_frame_will_be():
+    memory = StreamMemory(2)
+    assert [(committed(memory, n, n).count, committed(memory, n + 1, n + 1).slot) for n in (0, 2)] == [(0, 1), (2, 1)]
+    assert held(memory.buffer) == [2, 3] and memory.view(None, GRID).positions is None
+
+
+def test_a_frame_is_remembered_with_the_view_that_was_made_for_it_and_once():
+    memory = StreamMemory(3)
+    old = memory.view(None, GRID)
+    new = memory.view(None, GRID)
+    with pytest.raises(ValueError, match="once, with the last view"):
+        memory.commit(old, 0, kept(0))
+    memory.commit(new, 0, kept(0))
+    with pytest.raises(ValueError, match="once, with the last view"):
+        memory.commit(new, 1, kept(1))
+    assert held(memory.buffer) == [0]
+
+
+def test_a_view_from_before_the_memory_was_cleared_is_worth_nothing():
+    memory = StreamMemory(3)
+    view = memory.view(None, GRID)
+    memory.clear()
+    with pytest.raises(ValueError, match="last view"):
+        memory.commit(view, 0, kept(0))
+
+
+def test_a_stamp_that_is_not_due_is_not_committed():
+    memory = StreamMemory(3)
+    committed(memory, 0, 10)
+    with pytest.raises(ValueError, match="stamp 10 is not due: the newest frame held is of 10"):
+        committed(memory, 1, 10)
+    assert held(memory.buffer) == [0] and memory.buffer.stamps_ns == (10,)
+
+
+def test_a_device_fills_the_slot_itself():
+    memory = StreamMemory(2)
+    committed(memory, 0, 0)
+    view = memory.view(None, GRID)
+    keys, values = memory.buffer.reserve(kept(7))
+    keys[:, view.slot], values[:, view.slot] = 7.0, -7.0
+    memory.commit(view, 1, None)
+    assert held(memory.buffer) == [0, 7] and memory.buffer.stamps_ns == (0, 1)
+
+
+def test_a_memory_that_follows_motion_wants_the_image():
+    memory = StreamMemory(2, follows_motion=True)
+    with pytest.raises(ValueError, match="wanted the image, got None"):
+        memory.view(None, GRID)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmanet_core.geometry import Size
-from lmanet_core.stream.motion import PictureMotion, PlaceTracker, follow, thumbnail
+from lmanet_core.stream.motion import PictureMotion, PositionTracker, follow, thumbnail
 
 SIZE = Size(128, 256)
 GRID = Size(16, 32)
@@ -105,50 +105,50 @@ def test_pictures_of_two_sizes_are_refused():
 
 def test_remembered_cells_are_followed_from_frame_to_frame(wide_scene):
     frames = np.stack([window(wide_scene, 2 * t, 8 * t) for t in range(4)])
-    places = follow(frames, GRID)
-    assert [one.shape for one in places] == [(t, 2, *GRID) for t in range(4)]
-    for number, moved in enumerate(places[3]):
+    positions = follow(frames, GRID)
+    assert [one.shape for one in positions] == [(t, 2, *GRID) for t in range(4)]
+    for number, moved in enumerate(positions[3]):
         cells = (3 - number) * np.array((0.25, 1.0))  # 8 pixels a cell
         assert np.abs(np.median(moved - HOME, (1, 2)) - cells).max() < 0.15
-    np.testing.assert_array_equal(follow(frames, GRID)[3], places[3])
+    np.testing.assert_array_equal(follow(frames, GRID)[3], positions[3])
 
 
 def test_a_frame_that_is_not_remembered_leaves_no_trace(wide_scene):
     first, other, last = window(wide_scene), wide_scene[::-1][:128, :256], window(wide_scene, 0, 8)
-    straight, around = PlaceTracker(), PlaceTracker()
+    straight, around = PositionTracker(), PositionTracker()
     for tracker in (straight, around):
-        assert len(tracker.look(first, GRID)) == 0
-        tracker.keep(0)
-    around.look(other, GRID)
-    np.testing.assert_array_equal(around.look(last, GRID), straight.look(last, GRID))
+        assert len(tracker.track(first, GRID)) == 0
+        tracker.commit(0)
+    around.track(other, GRID)
+    np.testing.assert_array_equal(around.track(last, GRID), straight.track(last, GRID))
 
 
 def test_the_slot_that_is_overwritten_starts_anew(wide_scene):
-    tracker = PlaceTracker()
+    tracker = PositionTracker()
     for number in range(4):
-        tracker.look(window(wide_scene, 0, 4 * number), GRID)
-        tracker.keep(number % 3)
-    steps = np.median(tracker.look(window(wide_scene, 0, 16), GRID)[:, 1] - HOME[1], (1, 2))
+        tracker.track(window(wide_scene, 0, 4 * number), GRID)
+        tracker.commit(number % 3)
+    steps = np.median(tracker.track(window(wide_scene, 0, 16), GRID)[:, 1] - HOME[1], (1, 2))
     np.testing.assert_allclose(steps, (0.5, 1.5, 1.0), atol=0.15)  # slot 0 holds the newest, slot 1 the oldest
 
 
 def test_a_cleared_tracker_knows_nothing(wide_scene):
-    tracker = PlaceTracker()
-    tracker.look(window(wide_scene), GRID)
-    tracker.keep(0)
+    tracker = PositionTracker()
+    tracker.track(window(wide_scene), GRID)
+    tracker.commit(0)
     tracker.clear()
-    assert tracker.look(window(wide_scene, 0, 8), GRID).shape == (0, 2, *GRID)
-    tracker.keep(0)
-    assert len(tracker.look(window(wide_scene, 0, 8), GRID)) == 1
+    assert tracker.track(window(wide_scene, 0, 8), GRID).shape == (0, 2, *GRID)
+    tracker.commit(0)
+    assert len(tracker.track(window(wide_scene, 0, 8), GRID)) == 1
 
 
 def test_nothing_can_be_kept_that_was_not_looked_at():
-    with pytest.raises(ValueError, match="look at one first"):
-        PlaceTracker().keep(0)
+    with pytest.raises(ValueError, match="track one first"):
+        PositionTracker().commit(0)
 
 
 def test_features_may_be_finer_than_the_measured_blocks(wide_scene):
     frames = np.stack([cv2.resize(window(wide_scene, 0, right), (1024, 512)) for right in (0, 4)])
-    places = follow(frames, Size(129, 257))[1]
-    assert places.shape == (1, 2, 129, 257)
-    assert abs(np.median(places[0, 1] - np.indices((129, 257))[1]) - 257 * 4 / 256) < 0.3
+    positions = follow(frames, Size(129, 257))[1]
+    assert positions.shape == (1, 2, 129, 257)
+    assert abs(np.median(positions[0, 1] - np.indices((129, 257))[1]) - 257 * 4 / 256) < 0.3

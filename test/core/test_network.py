@@ -523,7 +523,7 @@ def test_with_nearness_logits_gain_the_cosines_of_the_way():
     assert module.memory_head.key.out_channels == config.content_channels == 8
     features = torch.randn(2, 16, 6, 9)
     with torch.inference_mode():
-        asked, kept = module.ask(features), module.remember(features)
+        asked, kept = module.project_query(features), module.remember(features)
         plain = module.query_head(features).key, module.memory_head(features).key
     assert asked.key.shape == kept.key.shape == (2, 12, 6, 9)
     logits = torch.einsum("bcyx,bcvu->byxvu", asked.key, kept.key) - torch.einsum("bcyx,bcvu->byxvu", *plain)
@@ -543,7 +543,7 @@ def test_what_cannot_be_recognised_reads_what_was_in_its_place():
             torch.nn.init.zeros_(head.key.bias)
         past = torch.arange(4 * 9 * 9.0).view(1, 4, 9, 9)
         kept = module.remember(past)
-        read = local_attention(module.ask(past).key, kept.key[:, None], kept.value[:, None], config.window)
+        read = local_attention(module.project_query(past).key, kept.key[:, None], kept.value[:, None], config.window)
         return read[0, :, 0, 0] - past[0, :, 0, 0]  # in a corner, whose window's mean lies elsewhere
 
     far, near = (read_in_a_corner(nearness).abs().max() for nearness in (0.0, 20.0))
@@ -573,17 +573,17 @@ def test_what_moved_is_read_where_it_has_moved_to():
     module = following_module(nearness=80.0)
     past = torch.rand(1, 4, 9, 9)
     memory = MemoryFrames(*(maps[:, None] for maps in module.remember(past)))
-    places = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij"))[None, None].clone()
-    places[:, :, 0] += 1  # everything has moved down by one and left by two
-    places[:, :, 1] -= 2
-    moved = module.moved(memory, places)
-    read = local_attention(module.ask(past).key, moved.keys, moved.values, module.config.window)
+    positions = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij"))[None, None].clone()
+    positions[:, :, 0] += 1  # everything has moved down by one and left by two
+    positions[:, :, 1] -= 2
+    moved = module.compensate_motion(memory, positions)
+    read = local_attention(module.project_query(past).key, moved.keys, moved.values, module.config.window)
     inside = read[:, :, 3:7, 2:5]
     torch.testing.assert_close(inside, past[:, :, 2:6, 4:7], rtol=0, atol=1e-3)
     assert (inside - past[:, :, 3:7, 2:5]).abs().max() > 0.1
     with torch.no_grad():
         torch.nn.init.ones_(module.fusion.blend.bias)  # what was read is what comes out
-        torch.testing.assert_close(module.read(past, memory, places=places), read)
+        torch.testing.assert_close(module.read(past, memory, positions=positions), read)
 
 
 @pytest.mark.parametrize("window", [5, None])
@@ -592,10 +592,10 @@ def test_what_moved_is_read_where_it_has_moved_to():
 def test_what_moved_out_of_its_window_is_nearest_where_it_left(window, way, axis):
     module = following_module(window=window)
     memory = MemoryFrames(*(maps[:, None] for maps in module.remember(torch.rand(1, 4, 9, 9))))
-    places = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij"))[None, None].clone()
-    places[:, :, axis] += way
-    asked = module.ask(torch.rand(1, 4, 9, 9)).key[0].select(1 + (1 - axis), 4)  # of the middle column, or row
-    kept = module.moved(memory, places).keys[0, 0, :, 4, 4]  # what was in the middle
+    positions = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij"))[None, None].clone()
+    positions[:, :, axis] += way
+    asked = module.project_query(torch.rand(1, 4, 9, 9)).key[0].select(1 + (1 - axis), 4)  # of the middle column, or row
+    kept = module.compensate_motion(memory, positions).keys[0, 0, :, 4, 4]  # what was in the middle
     near = (asked * kept[:, None]).sum(0).detach()
     reach = 2 if window else 4  # of those that see it
     left = 4 + max(-reach, min(reach, way))
@@ -607,11 +607,11 @@ def test_what_stayed_in_its_place_and_a_memory_that_follows_nothing_are_as_they_
     module = following_module()
     memory = MemoryFrames(*(maps[:, None] for maps in module.remember(torch.rand(2, 4, 6, 9))))
     home = torch.stack(torch.meshgrid(torch.arange(6.0), torch.arange(9.0), indexing="ij")).expand(2, 1, 2, 6, 9)
-    torch.testing.assert_close(module.moved(memory, home).keys, memory.keys, rtol=0, atol=1e-5)
-    assert module.moved(memory, home).keys.stride(2) == 1  # as a ring has them
-    assert module.moved(memory, None) is memory
+    torch.testing.assert_close(module.compensate_motion(memory, home).keys, memory.keys, rtol=0, atol=1e-5)
+    assert module.compensate_motion(memory, home).keys.stride(2) == 1  # as a ring has them
+    assert module.compensate_motion(memory, None) is memory
     still = MemoryModule(4, replace(module.config, follow_motion=False))
-    assert still.moved(memory, home + 1) is memory
+    assert still.compensate_motion(memory, home + 1) is memory
 
 
 @pytest.mark.parametrize(("wrong", "message"), [

@@ -231,13 +231,13 @@ def test_a_clip_in_training_follows_motion_as_a_stream_does(settings, textured_d
         clip = torch.from_numpy(frames).movedim(-1, 1)[None]
         before, last = (torch.from_numpy(one)[None] for one in follow(frames, Size(8, 16))[2:])
         assert (last[0, 0, 1] - torch.arange(16.0)).median() > 2.5
-        batch = {"clip": clip, "places": last, "places_before": before}
+        batch = {"clip": clip, "positions": last, "positions_before": before}
         features = network.encode(clip[0].float() / 255.0)
         kept = network.remember(features)
 
-        def decoded(now, past, places):
+        def decoded(now, past, positions):
             memory = MemoryFrames(*(maps[None, past] for maps in kept))
-            return network.decode(features[now : now + 1], memory, places=places)
+            return network.decode(features[now : now + 1], memory, positions=positions)
 
         expected, expected_before = decoded(3, slice(1, 3), last[:, 1:]), decoded(2, slice(1, 2), before[:, 1:])
         logits, logits_before = module.predict(batch, 2, with_before=True)
@@ -248,13 +248,13 @@ def test_a_clip_in_training_follows_motion_as_a_stream_does(settings, textured_d
 
 def test_weights_trained_to_follow_motion_do_so(settings, monkeypatch):
     config = replace(settings, follow_motion=True, nearness=20.0, key_channels=8, consistency=0.5, epochs=1)
-    followed, moved = set(), MemoryModule.moved
+    followed, moved = set(), MemoryModule.compensate_motion
 
-    def watched(module, memory, places):
-        followed.add((memory.keys.shape[1], None if places is None else places.shape[1]))
-        return moved(module, memory, places)
+    def watched(module, memory, positions):
+        followed.add((memory.keys.shape[1], None if positions is None else positions.shape[1]))
+        return moved(module, memory, positions)
 
-    monkeypatch.setattr(MemoryModule, "moved", watched)
+    monkeypatch.setattr(MemoryModule, "compensate_motion", watched)
     result = train(config)
     assert followed == {(2, 2), (1, 1)}  # training, its frame before, validation
     memory = load_model(result.last).config.memory

@@ -171,9 +171,11 @@ def test_nothing_is_built_that_nobody_subscribes_to(robot, drive, monkeypatch):
     monkeypatch.setattr(
         type(node.node._cameras[""].segmenter.labels), "colorize", lambda *a: built.append("color") or original(*a)
     )
+    wanted, step = [], VideoSegmenter.step
+    monkeypatch.setattr(VideoSegmenter, "step", lambda *a, **options: wanted.append(options) or step(*a, **options))
     node.step(drive(1)[0], SECOND)
     assert not built
-    assert node.node._cameras[""].segmenter.config.confidence is False
+    assert wanted == [{"labels": True, "confidence": False}]
 
 
 def test_rate_cap_thins_one_topic_and_not_the_others(robot, drive):

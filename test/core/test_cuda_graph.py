@@ -13,9 +13,11 @@ import torch
 
 from lmanet_core.errors import DeviceMemoryError
 from lmanet_core.geometry import Size, plan_geometry
-from lmanet_core.stream import segmenter
-from lmanet_core.stream.device_step import DeviceStep, _DeviceGeometry
+from lmanet_core.stream import cuda_graph
+from lmanet_core.stream.cuda_graph import BufferedStep
+from lmanet_core.stream.resampling import DeviceResampling
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.stream.step import FrameStep
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import prepare
 
@@ -66,7 +68,7 @@ def assert_same(results, others):
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"memory": False}, {"memory_frames": 1}, {"memory_interval_s": 0.2}, {"confidence": False}, {"upsample": "logits"},
+        {}, {"memory": False}, {"memory_frames": 1}, {"memory_interval_s": 0.2}, {"upsample": "logits"},
         {"output_size": "40x20"}, {"output_size": "network"},
     ],
     ids=str,
@@ -132,16 +134,27 @@ def test_results_belong_to_the_caller_and_images_may_be_views(make, drive):
 def test_buffers_stay_where_they_are(make, drive):
     on_device = make()
     on_device.step(drive[0], 0, "camera")
-    _, step = on_device._device_step
+    step = on_device._runner._buffered
 
     def addresses():
-        memory = on_device._memory
+        memory = on_device.memory.buffer
         buffers = (step._image, step._host_image, step._planes, step._host_planes, step._slot, memory._keys, memory._values)
         return [buffer.data_ptr() for buffer in buffers]
 
     before = addresses()
     stream(on_device, [*drive[1:], drive[0]], [1, 2, 3, 4, 5, 100])  # fills, then a gap clears
-    assert on_device._device_step[1] is step and addresses() == before
+    assert on_device._runner._buffered is step and addresses() == before
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_what_nobody_wants_is_not_given(make, drive, labels):
+    on_device, ordinary = make(), make(on_device=False)
+    for index, image in enumerate(drive):
+        one = on_device.step(image, index * PERIOD, labels=labels, confidence=False)
+        other = ordinary.step(image, index * PERIOD, labels=labels, confidence=False)
+        assert one.confidence is None and other.confidence is None
+        assert np.array_equal(one.labels, other.labels) and bool(one.labels.size) is labels
+    assert_same(stream(on_device, drive, range(6, 12)), stream(ordinary, drive, range(6, 12)))
 
 
 def test_timings_name_the_stages(make, drive):
@@ -162,7 +175,7 @@ def test_image_reaches_the_network_as_the_plan_says(camera, network, mode, rando
     plan = plan_geometry(Size(*camera), Size(*network), mode=mode)
     image = random_image(*camera)
     wanted = plan.to_network(image).astype(int)
-    got = _DeviceGeometry(plan, CPU).to_network(torch.from_numpy(image)).numpy()
+    got = DeviceResampling(plan, CPU).to_network(torch.from_numpy(image)).numpy()
     assert got.shape == wanted.shape and (got == got.round()).all()
     # sums are of float32, and OpenCV's own differ from machine to machine
     assert np.abs(got - wanted).max() <= 1 and np.mean(got != wanted) < 0.02
@@ -174,9 +187,9 @@ def test_image_reaches_the_network_as_the_plan_says(camera, network, mode, rando
 def test_labels_come_back_by_exactly_the_plans_pixels(camera, network, mode, output):
     plan = plan_geometry(Size(*camera), Size(*network), output, mode)
     labels = np.random.default_rng(0).integers(0, 200, network).astype(np.uint8)
-    geometry = _DeviceGeometry(plan, CPU)
-    assert np.array_equal(geometry.to_output(torch.from_numpy(labels), 255).numpy(), plan.labels_to_output(labels))
-    assert np.array_equal(geometry.to_output(torch.from_numpy(labels), 0).numpy(), plan.confidence_to_output(labels))
+    resampling, given = DeviceResampling(plan, CPU), torch.from_numpy(labels)
+    assert np.array_equal(resampling.labels_to_output(given).numpy(), plan.labels_to_output(labels))
+    assert np.array_equal(resampling.confidence_to_output(given).numpy(), plan.confidence_to_output(labels))
 
 
 # ---- what is captured
@@ -206,9 +219,9 @@ def captures(monkeypatch):
         original(step, *arguments)
         step._captures, step.replayed = arguments[-1], []
 
-    original = DeviceStep.__init__
-    monkeypatch.setattr(DeviceStep, "__init__", start)
-    monkeypatch.setattr(DeviceStep, "_capture", capture)
+    original = BufferedStep.__init__
+    monkeypatch.setattr(BufferedStep, "__init__", start)
+    monkeypatch.setattr(BufferedStep, "_capture", capture)
     return captured
 
 
@@ -217,7 +230,7 @@ def test_all_fills_of_the_memory_are_captured_at_the_first_frame_and_none_later(
     results = stream(on_device, drive[:1])
     assert captures == [(held, True, True) for held in range(S + 1)]
     results += stream(on_device, drive[1:], range(1, 6))
-    assert on_device._device_step[1].replayed == [(held, True, True) for held in (0, 1, 2, S, S, S)]
+    assert on_device._runner._buffered.replayed == [(held, True, True) for held in (0, 1, 2, S, S, S)]
     assert len(captures) == S + 1
     assert_same(results, stream(make(on_device=False), drive))
     on_device.reset()
@@ -229,7 +242,7 @@ def test_image_that_is_not_remembered_has_a_graph_of_its_own(make, drive, captur
     on_device = make()
     stream(on_device, [drive[0], drive[1], drive[1], drive[1]], [0, 1, 1, 1])
     assert captures[S + 1 :] == [(2, False, True)]
-    assert len(on_device._memory) == 2
+    assert len(on_device.memory) == 2
 
 
 def test_another_size_is_captured_anew(make, drive, make_scene, captures):
@@ -250,7 +263,7 @@ def test_graphs_can_be_switched_off(make, drive, captures):
 def test_memory_that_is_off_has_neither_graphs_nor_storage(make, drive, captures):
     off = make(memory=False)
     stream(off, drive)
-    assert captures == [(0, False, True)] and off._memory._keys is None
+    assert captures == [(0, False, True)] and off._memory.buffer._keys is None
     off.memory_enabled = True
     wanted = make(on_device=False)
     assert_same(stream(off, drive, range(100, 106))[1:], stream(wanted, drive, range(100, 106))[1:])
@@ -260,7 +273,7 @@ def test_network_that_cannot_be_captured_runs_without_and_says_so_once(make, dri
     def fail(step, *key):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    monkeypatch.setattr(DeviceStep, "_capture", fail)
+    monkeypatch.setattr(BufferedStep, "_capture", fail)
     assert_same(stream(make(), drive), stream(make(on_device=False), drive))
     assert [record.message for record in caplog.records] == [
         "this network cannot be captured in a CUDA graph (operation not permitted when stream is capturing); "
@@ -270,7 +283,7 @@ def test_network_that_cannot_be_captured_runs_without_and_says_so_once(make, dri
 
 def test_streams_of_one_network_take_turns(make, runtime, drive, monkeypatch):
     busy, overlaps = threading.Event(), []
-    compute = DeviceStep._compute
+    compute = BufferedStep._compute
 
     def watch(step, *key):
         overlaps.append(busy.is_set())
@@ -278,7 +291,7 @@ def test_streams_of_one_network_take_turns(make, runtime, drive, monkeypatch):
         compute(step, *key)
         busy.clear()
 
-    monkeypatch.setattr(DeviceStep, "_compute", watch)
+    monkeypatch.setattr(BufferedStep, "_compute", watch)
     threads = [threading.Thread(target=stream, args=(make(), drive)) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -293,7 +306,7 @@ def test_streams_of_one_network_take_turns(make, runtime, drive, monkeypatch):
 @pytest.fixture
 def short_of_memory(monkeypatch):
     """`short(condition)`: the work raises where condition(step, frames, remember) holds."""
-    compute = DeviceStep._compute
+    compute = BufferedStep._compute
 
     def short(condition):
         def run(step, frames, remember, confidence):
@@ -301,7 +314,7 @@ def short_of_memory(monkeypatch):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
             compute(step, frames, remember, confidence)
 
-        monkeypatch.setattr(DeviceStep, "_compute", run)
+        monkeypatch.setattr(BufferedStep, "_compute", run)
 
     return short
 
@@ -309,7 +322,7 @@ def short_of_memory(monkeypatch):
 def test_without_room_for_graphs_the_stream_goes_on_and_tries_again_later(
     make, drive, captures, short_of_memory, monkeypatch, caplog
 ):
-    monkeypatch.setattr(segmenter, "_FRAMES_WITHOUT_GRAPH", 3)
+    monkeypatch.setattr(cuda_graph, "_FRAMES_WITHOUT_GRAPH", 3)
     there_is_room = False
     short_of_memory(lambda step, frames, remember: step._captures and not there_is_room)
     on_device = make()
@@ -319,7 +332,7 @@ def test_without_room_for_graphs_the_stream_goes_on_and_tries_again_later(
     ]
     there_is_room = True
     results += stream(on_device, drive[2:], range(2, 6))
-    assert len(captures) > 0 and on_device._device_step[1]._captures
+    assert len(captures) > 0 and on_device._runner._buffered._captures
     assert_same(results, stream(make(on_device=False), drive))
 
 
@@ -343,7 +356,7 @@ def test_without_room_for_a_single_frame_there_is_one_clear_error_and_the_next_f
     short_of_memory(lambda step, frames, remember: tight)
     with pytest.raises(DeviceMemoryError, match=r"cpu has too little memory for one frame of 64x32 in fp32 .*smaller"):
         on_device.step(drive[2], 2 * PERIOD, "camera")
-    assert on_device._device_step is None and on_device._memory._keys is None
+    assert on_device._runner._buffered is None and on_device.memory.buffer._keys is None
     tight = False
     assert_same(stream(on_device, drive[3:], [3, 4, 5]), stream(make(on_device=False), drive[3:], [3, 4, 5]))
 
@@ -352,13 +365,13 @@ def test_warm_up_writes_nothing_to_the_memory(runtime, make, drive):
     ordinary = make(on_device=False)
     stream(ordinary, drive[:2])
     plan = plan_geometry(Size(32, 64), Size(32, 64))
-    normalize = (ordinary._scale, ordinary._offset)
-    step = DeviceStep(runtime, plan, ordinary._memory, normalize, "auto", False, False)
-    before = ordinary._memory._keys.clone()
+    memory = ordinary.memory.buffer
+    step = BufferedStep(FrameStep(runtime, plan, resampling=DeviceResampling(plan, CPU)), memory, False)
+    before = memory._keys.clone()
     with torch.inference_mode():
         step._compute(2, False, True)
-        assert torch.equal(before, ordinary._memory._keys)
-        step._slot.fill_(ordinary._memory.next_slot)
+        assert torch.equal(before, memory._keys)
+        step._slot.fill_(memory.next_slot)
         step._compute(2, True, True)
-    changed = (before != ordinary._memory._keys).flatten(2).any(2)[0]
+    changed = (before != memory._keys).flatten(2).any(2)[0]
     assert changed.tolist() == [False, False, True]

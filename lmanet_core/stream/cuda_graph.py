@@ -1,0 +1,246 @@
+"""Runs the step of a stream on a GPU: buffers that stay where they are, one CUDA graph a frame, and what to do without memory.
+
+    image (pinned) → upload → `FrameStep.compute` → labels, confidence → one download
+                                 └→ key, value into the memory's next slot
+
+Every buffer that outlives a frame keeps its address, so the work can be captured in CUDA graphs, one for each number of frames
+that the memory may hold, and launched at once (`SegmenterConfig.cuda_graph`). Belongs to one stream; streams that share a
+`Runtime` share the graphs' working memory and take turns. On a CPU nothing is captured, which is how all else is tested.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+
+import torch
+
+from lmanet_core.arrays import UInt8Array
+from lmanet_core.errors import DeviceMemoryError
+from lmanet_core.geometry import GeometryPlan, feature_grid
+from lmanet_core.stream.memory import MemoryBuffer, MemoryView, StreamMemory
+from lmanet_core.stream.resampling import DeviceResampling
+from lmanet_core.stream.step import NO_LABELS, FrameStep, Lap, StepResult, Wanted
+from lmanet_core.weights.runtime import Runtime
+
+_WARM_UPS = 2  # passes before a capture: kernels compile, tiles are chosen, libraries allocate
+_FRAMES_WITHOUT_GRAPH = 300  # after the device ran out of memory
+_log = logging.getLogger(__name__)
+
+
+class DeviceRunner:
+    """Runs the step, and degrades where the device has too little memory: speed goes first, then the past.
+
+    Args:
+        runtime: the network.
+        plan: for the images that will come.
+        attention: implementation of `local_attention`.
+        upsample_logits: choose labels after interpolating the logits.
+        graph: capture the work; only on CUDA.
+    """
+
+    def __init__(self, runtime: Runtime, plan: GeometryPlan, attention: str, upsample_logits: bool, graph: bool) -> None:
+        self._step = FrameStep(runtime, plan, attention, upsample_logits, DeviceResampling(plan, runtime.device))
+        self._graph = graph
+        self._pause = 0  # frames to go without a CUDA graph
+        self._buffered: BufferedStep | None = None
+
+    def run(
+        self,
+        image: UInt8Array,
+        seen: UInt8Array | None,
+        memory: StreamMemory | None,
+        view: MemoryView | None,
+        wanted: Wanted,
+        stamp_ns: int,
+        lap: Lap,
+    ) -> StepResult:
+        """One frame; see `HostRunner.run`. Labels are computed even where they are not wanted: it is one launch all the same.
+
+        Raises:
+            DeviceMemoryError: too little memory even for this frame by itself. The memory is empty then.
+        """
+        try:
+            return self._run(image, memory, view, wanted, stamp_ns, lap)
+        except torch.OutOfMemoryError as error:
+            first = _in_short(error)
+        self.release()
+        self._pause = _FRAMES_WITHOUT_GRAPH
+        try:
+            result = self._run(image, memory, view, wanted, stamp_ns, lap)
+            _log.warning("%s: CUDA graphs are given up for %d frames, which saves memory", first, _FRAMES_WITHOUT_GRAPH)
+            return result
+        except torch.OutOfMemoryError:
+            pass
+        if memory is not None:
+            memory.release()
+        self.release()
+        try:
+            result = self._run(image, None, None, Wanted(wanted.labels, wanted.confidence, False), stamp_ns, lap)
+            _log.warning("%s: the past was forgotten and this frame segmented by itself", first)
+            return StepResult(result.labels, result.confidence, 0, remembered=False, forgot=True)
+        except torch.OutOfMemoryError as error:
+            self.release()
+            runtime, size = self._step.runtime, self._step.plan.network_size
+            raise DeviceMemoryError(
+                f"{runtime.device} has too little memory for one frame of {size} in {runtime.precision} "
+                f"({_in_short(error)}); try a smaller network size, a lower precision, or free memory that others use"
+            ) from error
+
+    def release(self) -> None:
+        """Give buffers and graphs back to the device."""
+        self._buffered = None
+        gc.collect()  # graphs and what an error's traceback held
+        if self._step.runtime.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _run(
+        self,
+        image: UInt8Array,
+        memory: StreamMemory | None,
+        view: MemoryView | None,
+        wanted: Wanted,
+        stamp_ns: int,
+        lap: Lap,
+    ) -> StepResult:
+        buffered = self._buffered_for(None if memory is None else memory.buffer)
+        labels, confidence = buffered.run(image, view, remember=wanted.key_value, confidence=wanted.confidence)
+        if memory is not None and view is not None and wanted.key_value:
+            memory.commit(view, stamp_ns, None)
+        lap("device")
+        count = view.count if view is not None else 0
+        return StepResult(labels if wanted.labels else NO_LABELS, confidence, count, wanted.key_value)
+
+    def _buffered_for(self, memory: MemoryBuffer | None) -> BufferedStep:
+        graph = self._graph and self._pause == 0
+        self._pause = max(0, self._pause - 1)
+        if self._buffered is None or self._buffered.memory is not memory or self._buffered.wants_graph != graph:
+            self._buffered = None  # before the next one takes its memory
+            self._buffered = BufferedStep(self._step, memory, graph)
+        return self._buffered
+
+
+class BufferedStep:
+    """The step between buffers that stay.
+
+    Args:
+        step: the work.
+        memory: of the stream; None reads and remembers nothing.
+        graph: capture the work; only on CUDA.
+    """
+
+    def __init__(self, step: FrameStep, memory: MemoryBuffer | None, graph: bool) -> None:
+        self.memory = memory
+        self.wants_graph = graph
+        self._step, self._runtime = step, step.runtime
+        self._device = step.runtime.device
+        self._captures = graph and self._device.type == "cuda"
+        self._graphs: dict[tuple[int, bool, bool], torch.cuda.CUDAGraph] = {}
+        plan = step.plan
+        self._image, self._host_image = self._buffers(*plan.camera_size, 3)
+        self._planes, self._host_planes = self._buffers(2, *plan.output_size)  # labels, confidence
+        self._slot = torch.zeros(1, dtype=torch.int64, device=self._device)
+        self._positions: torch.Tensor | None = None
+        if memory is not None and self._runtime.config.memory is not None and self._runtime.config.memory.follow_motion:
+            grid = feature_grid(plan.network_size, self._runtime.network.backbone.stride)
+            self._positions = torch.zeros(1, memory.capacity, 2, *grid, device=self._device)
+
+    def run(
+        self, image: UInt8Array, view: MemoryView | None, *, remember: bool, confidence: bool
+    ) -> tuple[UInt8Array, UInt8Array | None]:
+        """One frame.
+
+        Args:
+            image: (H, W, 3) uint8 of the plan's camera size.
+            view: of the memory, for this image; None reads nothing.
+            remember: write this one to the view's slot; the caller commits it afterwards.
+            confidence: whether it is wanted.
+
+        Returns:
+            Labels and confidence (H, W), the caller's to keep.
+
+        Raises:
+            torch.OutOfMemoryError: the memory's content is as before.
+        """
+        count = 0 if view is None else view.count
+        with self._runtime.lock:
+            self._host_image.numpy()[:] = image
+            self._image.copy_(self._host_image, non_blocking=True)
+            if view is not None and remember:
+                self._slot.fill_(view.slot)
+            if self._positions is not None and view is not None and view.positions is not None and count:
+                self._positions[:, :count].copy_(view.positions)
+            self._launch(count, remember, confidence)
+            wanted = slice(0, 2 if confidence else 1)
+            self._host_planes[wanted].copy_(self._planes[wanted], non_blocking=True)
+            if self._device.type == "cuda":
+                torch.cuda.current_stream(self._device).synchronize()
+            labels, *certain = (plane.copy() for plane in self._host_planes[wanted].numpy())
+        return labels, certain[0] if certain else None
+
+    def _launch(self, count: int, remember: bool, confidence: bool) -> None:
+        graph = self._graph_for(count, remember, confidence) if self._captures else None
+        if graph is None:
+            self._compute(count, remember, confidence)
+        else:
+            graph.replay()
+
+    def _compute(self, count: int, remember: bool, confidence: bool) -> None:
+        """The work itself, from `_image` to `_planes` and the memory's slot."""
+        memory = self.memory
+        past = memory.slots(count) if memory is not None and count else None
+        positions = None if self._positions is None or past is None else self._positions[:, :count]
+        made = self._step.compute(self._image, past, positions, Wanted(True, confidence, memory is not None))
+        if memory is not None and made.key_value is not None:
+            rings = memory.reserve(made.key_value)
+            if remember:
+                for ring, maps in zip(rings, made.key_value, strict=True):
+                    ring.index_copy_(1, self._slot, maps.movedim(1, -1).unsqueeze(1))
+        for plane, found in zip(self._planes, (made.labels, made.confidence), strict=True):
+            if found is not None:
+                plane.copy_(found)
+
+    def _graph_for(self, count: int, remember: bool, confidence: bool) -> torch.cuda.CUDAGraph | None:
+        """The graph for this; all that a stream needs are captured at its first frame, so that no later frame is late."""
+        wanted = [(count, remember, confidence)]
+        if not self._graphs and self.memory is not None:
+            self._compute(0, False, confidence)  # reserves the memory's rings, which graphs then know by address
+            wanted += [(held, True, confidence) for held in range(self.memory.capacity + 1)]
+        try:
+            for key in wanted:
+                if key not in self._graphs:
+                    self._graphs[key] = self._capture(*key)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._captures = False
+            self._graphs.clear()
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            _log.warning("this network cannot be captured in a CUDA graph (%s); it runs without, more slowly", reason)
+            return None
+        return self._graphs[count, remember, confidence]
+
+    def _capture(self, count: int, remember: bool, confidence: bool) -> torch.cuda.CUDAGraph:
+        """Record the work without doing it; what runs before, to have kernels compiled, writes nothing to the memory."""
+        device = self._device
+        with torch.cuda.device(device):
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UPS):
+                    self._compute(count, False, confidence)
+            torch.cuda.current_stream(device).wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # thread_local: what other threads of the process do with the device does not spoil the capture
+            with torch.cuda.graph(graph, pool=self._runtime.graph_pool, capture_error_mode="thread_local"):
+                self._compute(count, remember, confidence)
+        return graph
+
+    def _buffers(self, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One on the device, and one in the host's memory that the device copies from and to by itself."""
+        host = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        return torch.zeros(shape, dtype=torch.uint8, device=self._device), host
+
+
+def _in_short(error: BaseException) -> str:
+    return str(error).strip().split(". ")[0] or type(error).__name__

@@ -1,0 +1,204 @@
+"""The work of one frame, from pixels to labels, on tensors: the same lines for a CPU and for a CUDA graph.
+
+    image → to the network's size → normalise → encode → read the memory and decode → argmax → to the output's size
+                                                └→ key, value of this frame
+
+A pure function of image and memory. Whoever runs it writes key and value into the memory afterwards: `HostRunner` here at once,
+`cuda_graph.DeviceRunner` within the graph.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lmanet_core.arrays import UInt8Array
+from lmanet_core.geometry import GeometryPlan
+from lmanet_core.network.backbone import image_batch
+from lmanet_core.network.memory_read import KeyValue, MemoryFrames
+from lmanet_core.stream.argmax import argmax_labels
+from lmanet_core.stream.memory import MemoryView, StreamMemory
+from lmanet_core.stream.resampling import DeviceResampling, HostResampling, resampling_for
+from lmanet_core.weights.runtime import Runtime
+
+NO_LABELS: UInt8Array = np.empty((0, 0), np.uint8)
+Lap = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be computed for a frame: its label map, how sure it is, and what the memory keeps of it."""
+
+    labels: bool = True
+    confidence: bool = True
+    key_value: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What `FrameStep.compute` gives; None for what was not wanted.
+
+    Attributes:
+        labels: (H, W) uint8 at the output's size.
+        confidence: (H, W) uint8, softmax probability as 0–255.
+        key_value: (1, Dk, h, w) and (1, Dv, h, w).
+    """
+
+    labels: torch.Tensor | None = None
+    confidence: torch.Tensor | None = None
+    key_value: KeyValue | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a runner has done for a frame.
+
+    Attributes:
+        labels: (H, W) uint8, the caller's to keep; (0, 0) where they were not wanted.
+        confidence: (H, W) uint8, likewise; None where it was not wanted.
+        memory_frames: past frames read.
+        remembered: whether the frame was committed to the memory.
+        forgot: the past was given up for want of device memory.
+    """
+
+    labels: UInt8Array
+    confidence: UInt8Array | None
+    memory_frames: int
+    remembered: bool
+    forgot: bool = False
+
+
+class Stopwatch:
+    """Wall time of stages, milliseconds; waits for the device at each lap."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._laps: dict[str, float] = {}
+        self._start = self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """What went by since the lap before belongs to this stage."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self._laps[name] = self._laps.get(name, 0.0) + (now - self._last) * 1e3
+        self._last = now
+
+    def finish(self) -> dict[str, float]:
+        """All laps, "total" last."""
+        self._laps["total"] = (self._last - self._start) * 1e3
+        return self._laps
+
+
+class FrameStep:
+    """The work for images of one size.
+
+    Args:
+        runtime: the network.
+        plan: for the images that will come.
+        attention: implementation of `local_attention`.
+        upsample_logits: choose labels after interpolating the logits.
+        resampling: how sizes are changed; None: as the runtime's device wants it.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        plan: GeometryPlan,
+        attention: str = "auto",
+        upsample_logits: bool = False,
+        resampling: HostResampling | DeviceResampling | None = None,
+    ) -> None:
+        self.runtime, self.plan = runtime, plan
+        self._attention, self._upsample_logits = attention, upsample_logits
+        self._resampling = resampling or resampling_for(plan, runtime.device)
+        self._classes = len(runtime.config.labels.names)
+
+    def compute(
+        self,
+        image: torch.Tensor,
+        past: MemoryFrames | None,
+        positions: torch.Tensor | None,
+        wanted: Wanted,
+        lap: Lap = lambda stage: None,
+    ) -> Computed:
+        """One frame.
+
+        Args:
+            image: (H, W, 3) uint8 on the device, as the resampling takes it.
+            past: what the memory holds; None reads nothing.
+            positions: of what it holds, in this image; see `MemoryView`.
+            wanted: what to compute.
+            lap: told the name of each stage that is done.
+        """
+        network = self.runtime.network
+        pixels = self.runtime.normalize(image_batch(self._resampling.to_network(image)))
+        lap("preprocess")
+        features = network.encode(pixels)  # (1, C, h, w)
+        lap("encode")
+        labels = confidence = key_value = None
+        if wanted.labels:
+            logits = network.decode(features, past, self._attention, positions)
+            lap("decode")
+        if wanted.key_value:
+            key_value = network.remember(features)
+            lap("remember")
+        if wanted.labels:
+            labels, confidence = self._choose(logits[:, : self._classes], wanted.confidence)  # a void channel never wins
+            lap("postprocess")
+        return Computed(labels, confidence, key_value)
+
+    def _choose(self, logits: torch.Tensor, confidence: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self._upsample_logits:
+            return argmax_labels(self.plan.logits_to_output(logits), confidence)
+        labels, certain = argmax_labels(logits, confidence)
+        labels = self._resampling.labels_to_output(labels)
+        return labels, None if certain is None else self._resampling.confidence_to_output(certain)
+
+
+class HostRunner:
+    """Runs the step on a CPU, as it stands.
+
+    Args:
+        step: for images of one size.
+    """
+
+    def __init__(self, step: FrameStep) -> None:
+        self._step = step
+
+    def run(
+        self,
+        image: UInt8Array,
+        seen: UInt8Array | None,
+        memory: StreamMemory | None,
+        view: MemoryView | None,
+        wanted: Wanted,
+        stamp_ns: int,
+        lap: Lap,
+    ) -> StepResult:
+        """One frame.
+
+        Args:
+            image: (H, W, 3) uint8 RGB at the camera's size.
+            seen: the same at the network's size, where the host has it.
+            memory: of the stream; None where nothing is read nor remembered.
+            view: of the memory, for this image.
+            wanted: what to compute; the frame is committed where key and value are.
+            stamp_ns: of the frame.
+            lap: told the name of each stage that is done.
+        """
+        past = memory.buffer.frames() if memory is not None else None
+        positions = view.positions if view is not None else None
+        pixels = self._step.plan.to_network(image) if seen is None else seen
+        writable = np.require(pixels, requirements="W")  # a copy of read-only frames, of which PyTorch warns
+        made = self._step.compute(torch.from_numpy(writable), past, positions, wanted, lap)
+        if memory is not None and view is not None and made.key_value is not None:
+            memory.commit(view, stamp_ns, made.key_value)
+            lap("remember")
+        labels = NO_LABELS if made.labels is None else made.labels.numpy()
+        confidence = None if made.confidence is None else made.confidence.numpy()
+        return StepResult(labels, confidence, view.count if view is not None else 0, made.key_value is not None)
