@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 ARGUMENTS = {
     "bag": ("", "ROS 2 bag to play"),
     "image": ("", "image topic in the bag, with /compressed where it ends so; empty: the only camera"),
-    "out": ("replay_report", "folder for recording and report"),
+    "out": ("replay_report", "folder for recorded/ and report/"),
     "weights": ("", "weights file; empty: the shipped ones"),
     "labels": ("", "label topic of the bag or folder of PNGs; empty: no accuracy"),
     "mapping": ("", "what label ids mean, see lmanet evaluate --mapping"),
@@ -86,7 +86,7 @@ def make_processes(context):
         replay = Node(package="lmanet_ros", executable="replay", arguments=arguments, output="screen", emulate_tty=True)
 
     score = [python, "-m", "lmanet_core.commands", "evaluate", chosen["bag"], "--topic", topic, "--results", str(recording)]
-    score += ["--out", str(out), *shlex.split(chosen["options"])]
+    score += ["--out", str(out / "report"), *shlex.split(chosen["options"])]
     for name in ("weights", "labels", "mapping", "thresholds"):
         if chosen[name]:
             score += [f"--{name}", chosen[name]]

@@ -10,7 +10,6 @@ Drives a generated street into a bag, segments it with the memory off and on, an
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,14 +19,15 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from lmanet_core.commands.evaluate import evaluate_parser, run_evaluate
+from lmanet_core.commands import evaluate
 from lmanet_core.commands.terminal import console, progress
-from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation.pictures import caption
 from lmanet_core.evaluation.report import read_frames
 from lmanet_core.geometry import parse_size
 from lmanet_core.labels import CITYSCAPES, LabelSet
 from lmanet_core.media.picture import draw_legend, write_image
+from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.street import DEGRADATIONS, Street, StreetConfig
 from lmanet_core.street.recording import LABEL_TOPIC, record_street
@@ -39,7 +39,7 @@ _TOWN = 2_000_000  # a seed that no training and no validation uses
 _WARM_UP = 6  # frames before the picture, so that the memory is full
 
 
-def demo_parser() -> ArgumentParser:
+def make_parser() -> ArgumentParser:
     """Options of `lmanet demo`."""
     parser = ArgumentParser(
         description="Drive a generated street into a bag, segment it with the memory off and on, and compare.",
@@ -56,7 +56,7 @@ def demo_parser() -> ArgumentParser:
     return parser
 
 
-def run_demo(options: Namespace) -> int:
+def run(options: Namespace) -> int:
     """Run it; returns the exit code.
 
     Raises:
@@ -73,28 +73,18 @@ def run_demo(options: Namespace) -> int:
     if runtime.config.memory is None or runtime.config.labels.names != CITYSCAPES.names:
         raise ConfigError("the demo compares memory off and on over Cityscapes' classes; give weights that have both")
     bag, report = out / "drive.mcap", out / "report"
-    _clear(out, bag, report, options.overwrite)
-    with progress("driving", options.frames, None) as advance:
-        record_street(bag, street, options.frames, advance)
-    arguments = [str(bag), "--weights", weights, "--labels", LABEL_TOPIC, "--out", str(report)]
-    run_evaluate(evaluate_parser().parse_args(arguments))
-    summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
-    Console(markup=False, highlight=False).print(classes_table(summary))
-    write_image(out / "picture.png", draw_comparison(Street(street), runtime, _most_different(report)))
+    with ResultFolder(out, overwrite=options.overwrite) as folder:
+        folder.keep = False
+        with progress("driving", options.frames, None) as advance:
+            record_street(bag, street, options.frames, advance)
+        arguments = [str(bag), "--weights", weights, "--labels", LABEL_TOPIC, "--out", str(report)]
+        evaluate.run(evaluate.make_parser().parse_args(arguments))
+        folder.keep = True
+        summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
+        Console(markup=False, highlight=False).print(classes_table(summary))
+        write_image(out / "picture.png", draw_comparison(Street(street), runtime, _most_different(report)))
     console.print(f"look at {out / 'picture.png'}, {report / 'report.html'}, {report / 'side_by_side.mp4'}", soft_wrap=True)
     return 0
-
-
-def _clear(out: Path, bag: Path, report: Path, overwrite: bool) -> None:
-    present = [path for path in (bag, report) if path.exists()]
-    if present and not overwrite:
-        raise OutputError(f"{out} already holds a demo ({present[0].name}, …); choose another --out, or pass --overwrite")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        bag.unlink(missing_ok=True)
-        shutil.rmtree(report, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"cannot write to {out}: {error.strerror or error}") from error
 
 
 def classes_table(summary: Mapping[str, Any]) -> Table:

@@ -12,12 +12,38 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
 
 from lmanet_core import __version__
+from lmanet_core.commands.process import describe_waiting
+from lmanet_core.commands.terminal import plain_table
 from lmanet_core.errors import LmanetError
 from lmanet_core.ops import auto_implementation, available_implementations
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import choose_device, choose_precision, cpu_computes_bfloat16
+
+
+def make_parser() -> ArgumentParser:
+    """Options of `lmanet doctor`."""
+    parser = ArgumentParser(
+        description="Interpreter, libraries, device, precision, ROS; exit code 1 where something is wrong.", exit_on_error=False
+    )
+    parser.add_argument("--weights", type=str | None, default=None, help="also try to load these")
+    return parser
+
+
+def run(options: Namespace) -> int:
+    """Print what was found; returns 1 where there is a problem."""
+    rows, problems = examine(None if options.weights is None else Path(options.weights))
+    table = plain_table()
+    for row in rows:
+        table.add_row(*row)
+    Console(soft_wrap=True, markup=False).print(table)
+    for problem in problems:
+        print(f"PROBLEM: {problem}")
+    print("ready" if not problems else f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
+    return 1 if problems else 0
 
 
 def examine(weights: Path | None = None) -> tuple[list[tuple[str, str]], list[str]]:
@@ -36,7 +62,7 @@ def examine(weights: Path | None = None) -> tuple[list[tuple[str, str]], list[st
     rows = [
         ("lmanet_ros", __version__),
         ("python", f"{platform.python_version()} ({sys.executable})"),
-        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads; {describe_waiting()}"),
         ("device", _device_name(device)),
         ("precision", f"{precision} chosen by auto" + (_why_precision() if device.type == "cpu" else "")),
         ("local attention", attention),

@@ -1,4 +1,4 @@
-"""`lmanet evaluate`, `lmanet compare`, `lmanet explain`: options, what is printed, exit codes."""
+"""`lmanet evaluate`: accuracy, steadiness, latency and a verdict from recordings, or weights on a set of clips."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from lmanet_core.commands.options import add_segmenter_options, describe_segmenter, hash_file, make_segmenter
-from lmanet_core.commands.terminal import console, progress
-from lmanet_core.errors import ConfigError, InputError, OutputError
-from lmanet_core.evaluation.attention import AttentionWatch, draw_sheet
-from lmanet_core.evaluation.compare import compare, list_differences, load_report
+from lmanet_core.commands.options import add_segmenter_options, describe_segmenter, make_segmenter
+from lmanet_core.commands.terminal import cell, console, progress
+from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation.live import evaluate_live
 from lmanet_core.evaluation.page import write_page
 from lmanet_core.evaluation.recorded import evaluate_recorded
@@ -33,21 +30,19 @@ from lmanet_core.evaluation.report import (
     hash_input,
     write_summary,
 )
-from lmanet_core.evaluation.run import Outcome, evaluate, name_cameras, require_labels, step_watched
+from lmanet_core.evaluation.run import Outcome, evaluate, name_cameras, require_labels
 from lmanet_core.evaluation.verdict import Check, check_names, read_thresholds
 from lmanet_core.experiments.sets import SET_OPTIONS, add_set_options, run_evaluate_set
 from lmanet_core.label_mapping import LabelMapping, list_mappings, load_mapping
-from lmanet_core.media import open_frames
-from lmanet_core.media.sinks import output_errors
+from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.stream.segmenter import VideoSegmenter
-from lmanet_core.weights.checkpoint import Model, load_model
+from lmanet_core.weights.checkpoint import Model, hash_file, load_model
 from lmanet_core.weights.shipped import default_weights
 
 _SAVE = ("bag", "video", "page")
-_RESULTS = ("summary.json", "frames.jsonl", "report.html")  # of these one is enough to call a folder a report
 
 
-def evaluate_parser() -> ArgumentParser:
+def make_parser() -> ArgumentParser:
     """Options of `lmanet evaluate`."""
     parser = ArgumentParser(
         description="Accuracy, steadiness, latency and a verdict from recordings; exit code 1 where a threshold is missed.",
@@ -97,7 +92,7 @@ def evaluate_parser() -> ArgumentParser:
     return parser
 
 
-def run_evaluate(options: Namespace) -> int:
+def run(options: Namespace) -> int:
     """Evaluate and write the report; returns the exit code.
 
     Raises:
@@ -133,40 +128,43 @@ def run_evaluate(options: Namespace) -> int:
     thresholds = () if options.thresholds is None else read_thresholds(Path(options.thresholds))
     check_names(thresholds, figure_names(mapping.classes.names, variants))
     out = Path(options.out)
-    _prepare_out(out, options.overwrite)
     console.print(describe_segmenter(segmenter, model), highlight=False)
 
     def make_segmenters() -> Mapping[str, VideoSegmenter]:
         return {name: VideoSegmenter(segmenter.runtime, replace(segmenter.config, memory=name == "on")) for name in variants}
 
-    recorder = Recorder(out, labels, mapping, [camera.name for camera in cameras], variants, save)
-    outcome = Outcome()
-    figures: dict[str, Any] = {}
-    complete = False
-    try:
-        with progress("evaluating", None, options.max_frames) as advance:
-            common: dict[str, Any] = {"tolerance_s": options.tolerance, "max_frames": options.max_frames, "on_frame": advance}
-            if options.results is not None:
-                figures |= evaluate_recorded(cameras, make_segmenters, recorder, outcome, **common)
-            elif options.live is None:
-                evaluate(cameras, make_segmenters, recorder, outcome, **common)
-            else:
-                inference_s = None if options.live == "measured" else options.live / 1e3
-                figures |= evaluate_live(
-                    cameras, make_segmenters, recorder, outcome, mapping, inference_s=inference_s, **common
-                )
-        require_labels(outcome, options.tolerance)
-        complete = True
-    finally:
-        recorder.close()
-        if recorder.summary.frames:
-            elapsed_s = time.perf_counter() - started
-            run = _describe_run(options, model, segmenter)
-            extra = {"figures": figures, "pictures": recorder.save_pictures() if "page" in save else {}}
-            summary = build_summary(recorder, outcome, cameras, thresholds, run, elapsed_s, complete, extra)
-            write_summary(out / "summary.json", summary)
-            if "page" in save:
-                write_page(out)
+    inputs = [*options.input, *_listed(options.labels), *_listed(options.results)]
+    with ResultFolder(out, overwrite=options.overwrite, inputs=inputs) as folder:
+        recorder = Recorder(out, labels, mapping, [camera.name for camera in cameras], variants, save)
+        outcome = Outcome()
+        figures: dict[str, Any] = {}
+        complete = False
+        try:
+            with progress("evaluating", None, options.max_frames) as advance:
+                limits = {"tolerance_s": options.tolerance, "max_frames": options.max_frames}
+                common: dict[str, Any] = {**limits, "on_frame": advance}
+                if options.results is not None:
+                    figures |= evaluate_recorded(cameras, make_segmenters, recorder, outcome, **common)
+                elif options.live is None:
+                    evaluate(cameras, make_segmenters, recorder, outcome, **common)
+                else:
+                    inference_s = None if options.live == "measured" else options.live / 1e3
+                    figures |= evaluate_live(
+                        cameras, make_segmenters, recorder, outcome, mapping, inference_s=inference_s, **common
+                    )
+            require_labels(outcome, options.tolerance)
+            complete = True
+        finally:
+            recorder.close()
+            folder.keep = recorder.summary.frames > 0
+            if folder.keep:
+                elapsed_s = time.perf_counter() - started
+                run = _describe_run(options, model, segmenter)
+                extra = {"figures": figures, "pictures": recorder.save_pictures() if "page" in save else {}}
+                summary = build_summary(recorder, outcome, cameras, thresholds, run, elapsed_s, complete, extra)
+                write_summary(out / "summary.json", summary)
+                if "page" in save:
+                    write_page(out)
     _print_figures(summary)
     failed = [Check(**check).describe() for check in summary["verdict"]["checks"] if not check["passed"]]
     for line in failed:
@@ -183,25 +181,6 @@ def _variants(segmenter: VideoSegmenter, compare_off: bool) -> tuple[str, ...]:
     if not segmenter.memory_enabled:
         return ("off",)
     return ("on", "off") if compare_off else ("on",)
-
-
-def _prepare_out(out: Path, overwrite: bool) -> None:
-    import shutil
-
-    try:
-        if not out.is_dir():
-            return
-        present = [out / name for name in _RESULTS if (out / name).exists()]
-        if present and not overwrite:
-            raise OutputError(f"{out} already holds a report ({present[0].name}, …); choose another --out, or pass --overwrite")
-        ours = [*present, *out.glob("result*/metadata.yaml"), *out.glob("side_by_side*.mp4"), *out.glob("pictures/*.jpg")]
-        for path in ours:
-            if path.name == "metadata.yaml":
-                shutil.rmtree(path.parent)
-            else:
-                path.unlink()
-    except OSError as error:
-        raise OutputError(f"cannot replace the report in {out}: {error.strerror or error}") from error
 
 
 def _describe_run(options: Namespace, model: Model, segmenter: VideoSegmenter) -> dict[str, Any]:
@@ -243,128 +222,16 @@ def _print_figures(summary: Mapping[str, Any]) -> None:
     for figure in QUALITY:
         if figures[figure] is None:
             continue
-        cells = [_cell(figures[figure]), *(_cell(figures[f"{variant}.{figure}"]) for variant in variants[1:])]
+        cells = [cell(figures[figure]), *(cell(figures[f"{variant}.{figure}"]) for variant in variants[1:])]
         if len(variants) > 1:
-            cells.append(_cell(figures[f"gain.{figure}"], "+.4f"))
+            cells.append(cell(figures[f"gain.{figure}"], "+.4f"))
         table.add_row(figure, *cells)
     for figure in SHARES:
         if figures.get(figure) is not None:
-            table.add_row(figure, _cell(figures[figure]))
+            table.add_row(figure, cell(figures[figure]))
     for figure in (*COUNTS, *SPEED):
         value = figures.get(figure, summary["speed"].get(figure))
         if value is not None:
             table.add_row(figure, f"{value:.1f}" if isinstance(value, float) else str(value))
     Console(soft_wrap=True, markup=False, highlight=False).print(table)
     print(f"hash {summary['hash']}")
-
-
-def _cell(value: float | None, form: str = ".4f") -> str:
-    return "–" if value is None else format(value, form)
-
-
-def compare_parser() -> ArgumentParser:
-    """Options of `lmanet compare`."""
-    parser = ArgumentParser(
-        description="What changed from report A to report B; exit code 1 where something got worse beyond the tolerance.",
-        exit_on_error=False,
-    )
-    parser.add_argument("before", type=str, help="folder of report A")
-    parser.add_argument("after", type=str, help="folder of report B")
-    parser.add_argument("--tolerance", type=float, default=0.005, help="of shares and counts: how much worse is still the same")
-    parser.add_argument("--speed-tolerance", type=float, default=0.1, help="of times and memory, as a share; .inf ignores them")
-    parser.add_argument("--all", action="store_true", help="list every figure, also those that did not change")
-    return parser
-
-
-def run_compare(options: Namespace) -> int:
-    """Print the comparison; returns the exit code.
-
-    Raises:
-        InputError: not a report.
-        ConfigError: a tolerance below 0.
-    """
-    for name in ("tolerance", "speed_tolerance"):
-        if not options[name] >= 0.0:
-            raise ConfigError(f"--{name.replace('_', '-')} must be 0 or more, got {options[name]}")
-    before, after = load_report(Path(options.before)), load_report(Path(options.after))
-    changes = compare(before, after, options.tolerance, options.speed_tolerance)
-    follows = ("off.", "gain.iou.")  # from the other figures
-    shown = [
-        change for change in changes if options.all or (change.before != change.after and not change.figure.startswith(follows))
-    ]
-    if shown:
-        table = Table(box=None, pad_edge=False)
-        for heading, side in (("", "left"), ("A", "right"), ("B", "right"), ("change", "right"), ("", "left")):
-            table.add_column(heading, justify="left" if side == "left" else "right")
-        for change in shown:
-            cells = (_cell(change.before), _cell(change.after), _cell(change.difference, "+.4f"))
-            table.add_row(change.figure, *cells, "worse" if change.worse else "")
-        Console(soft_wrap=True, markup=False, highlight=False).print(table)
-    for difference in list_differences(before, after):
-        print(f"differs: {difference}")
-    worse = [change.figure for change in changes if change.worse]
-    same = before["hash"] == after["hash"]
-    print(
-        f"worse: {', '.join(worse)}"
-        if worse
-        else "the same, hash for hash"
-        if same
-        else "nothing got worse beyond the tolerance"
-    )
-    return 1 if worse else 0
-
-
-def explain_parser() -> ArgumentParser:
-    """Options of `lmanet explain`."""
-    parser = ArgumentParser(
-        description="Draw where in the past images the memory is read for some positions of a frame.", exit_on_error=False
-    )
-    parser.add_argument("input", type=str, help="video, image folder or bag")
-    parser.add_argument("--weights", type=str | None, default=None, help="with a memory; default: those that ship")
-    parser.add_argument("--out", type=str, required=True, help="picture to write, .png or .jpg")
-    parser.add_argument("--at", type=str, nargs="+", required=True, help="positions X,Y in pixels of the camera image")
-    parser.add_argument("--frame", type=int, required=True, help="number of the frame; those before it are segmented first")
-    parser.add_argument("--topic", type=str | None, default=None, help="image topic of a bag with several cameras")
-    parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
-    add_segmenter_options(parser)
-    return parser
-
-
-def run_explain(options: Namespace) -> int:
-    """Write the picture, print the shares.
-
-    Raises:
-        LmanetError: input or weights are not usable, or no memory was read for this frame.
-    """
-    positions = [_parse_position(text) for text in options.at]
-    path = Path(options.out)
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ConfigError(f"--out must end in .png or .jpg, got {path.name}")
-    options.weights = options.weights or str(default_weights())
-    model = load_model(options.weights)
-    segmenter = make_segmenter(model, options)
-    if not segmenter.memory_enabled:
-        raise ConfigError("nothing to explain: these weights have no memory, or it is switched off")
-    watch = AttentionWatch(segmenter, options.frame, positions)
-    with open_frames(options.input, topic=options.topic, **({} if options.fps is None else {"fps": options.fps})) as frames:
-        for frame in frames:
-            step_watched({"on": segmenter}, frame, watch)
-            if watch.is_done:
-                break
-        else:
-            raise InputError(f"{options.input}: there is no frame {options.frame}; frames are counted from 0")
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(path.suffix, draw_sheet(watch.explanations)[:, :, ::-1])[1].tobytes())
-    for explanation in watch.explanations:
-        shares = ", ".join(f"{100 * share:.1f} %" for share in explanation.shares)
-        print(f"{explanation.title}; newest first: {shares}")
-    return 0
-
-
-def _parse_position(text: str) -> tuple[float, float]:
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--at wants X,Y in pixels, such as 320,180, got {text!r}") from error
-    return x, y

@@ -15,7 +15,7 @@ from lmanet_core.training.config import TrainConfig
 _OVERRIDES = ("weights", "root", "val_root", "cache", "max_steps", "seed")
 
 
-def experiment_parser() -> ArgumentParser:
+def make_parser() -> ArgumentParser:
     """The options of `lmanet experiment`."""
     parser = ArgumentParser(
         description="The paper's experiments on any data set: train the variants, evaluate them, write a table and a plot.",
@@ -40,7 +40,7 @@ def experiment_parser() -> ArgumentParser:
     return parser
 
 
-def run_experiment_command(options: Namespace) -> int:
+def run(options: Namespace) -> int:
     """Run the experiment and print its table; returns the exit code."""
     overrides = {name: options[name] for name in _OVERRIDES if options[name] is not None}
     stages = tuple(options.stages.split(","))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
@@ -71,12 +69,3 @@ def describe_segmenter(segmenter: VideoSegmenter, model: Model) -> str:
     else:
         state = "off"
     return f"{model.source} on {segmenter.runtime.device} in {segmenter.runtime.precision}; memory {state}"
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content, as hexadecimal."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -1,22 +1,34 @@
-"""Tell the C library to keep freed memory. For executables, at their start; a library has no business calling this.
-
-By default glibc gives blocks of camera-image and feature-map size back to the system when they are freed, and every new one is
-cleared by the kernel page by page, for each message and each layer of each frame.
-"""
+"""What every executable of ours does to its process before PyTorch is imported. A library has no business calling this."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20  # bytes; older glibc refuses more
 _KEEP = 512 * 2**20  # bytes; a frame's own needs come and go far below this
 
+#: OpenMP's own settings of how its threads wait; one that is set is the user's, and all are left alone.
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+#: Turns that a waiting thread of GNU OpenMP spins before it sleeps, and milliseconds of LLVM's (benchmarks/shared_cpu.py).
+_SPINS, _BLOCKTIME_MS = "1000", "0"
+
+
+def prepare_process() -> None:
+    """Keep freed memory, and let the threads of OpenMP sleep where others want the processor."""
+    keep_freed_memory()
+    let_threads_sleep()
+
 
 def keep_freed_memory() -> bool:
-    """Reuse freed blocks instead of asking the system for new ones.
+    """Have the C library reuse freed blocks instead of asking the system for new ones.
 
-    Resident memory stays at its peak, as far as that is below 512 MiB above what is in use. Blocks above 32 MiB are not kept.
+    By default glibc gives blocks of camera-image and feature-map size back to the system when they are freed, and every new one
+    is cleared by the kernel page by page, for each message and each layer of each frame: a tenth of the time of a frame on a
+    CPU. Resident memory stays at its peak instead, as far as that is below 512 MiB above what is in use. Blocks above 32 MiB
+    are not kept.
 
     Returns:
         Whether the C library took it; only glibc knows how.
@@ -26,3 +38,25 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, _KEEP))
+
+
+def let_threads_sleep() -> bool:
+    """Have OpenMP's threads spin only briefly while they wait for each other.
+
+    By default they spin for as long as a layer takes. Where another process wants the same cores, the one thread that still has
+    work is then kept from it by those that have none, and a frame takes up to twenty times as long. The results are the same
+    bits. Nothing is changed where the user has set how threads wait, or where PyTorch is loaded already and would not look.
+
+    Returns:
+        Whether it was set.
+    """
+    if "torch" in sys.modules or any(name in os.environ for name in _WAITING):
+        return False
+    os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"] = _SPINS, _BLOCKTIME_MS
+    return True
+
+
+def describe_waiting() -> str:
+    """How OpenMP's threads wait in this process, in words."""
+    found = [f"{name}={os.environ[name]}" for name in _WAITING if name in os.environ]
+    return f"threads wait by {', '.join(found)}" if found else "threads spin while they wait (OpenMP's default)"

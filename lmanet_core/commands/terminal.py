@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 console = Console(stderr=True, markup=False)  # paths may hold brackets
 
@@ -37,3 +38,16 @@ def progress(doing: str, expected: int | None, limit: int | None) -> Iterator[Ca
             bar.update(task, rate=f"{speed:.1f} frames/s" if speed else "")
 
         yield advance
+
+
+def plain_table() -> Table:
+    """Rows of a name and what there is to say of it."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def cell(value: float | None, form: str = ".4f") -> str:
+    """A figure in a table; a dash where there is none."""
+    return "–" if value is None else format(value, form)

@@ -21,7 +21,7 @@ def main() -> int:
     return lmanet(["train", *sys.argv[1:]])
 
 
-def train_parser() -> ArgumentParser:
+def make_parser() -> ArgumentParser:
     """Every setting of `TrainConfig` as an option."""
     parser = ArgumentParser(
         description="Train a network: backbone (single frames), then memory, then joint (memory and decoder).",
@@ -35,7 +35,7 @@ def train_parser() -> ArgumentParser:
     return parser
 
 
-def run_train(options: Namespace) -> int:
+def run(options: Namespace) -> int:
     """Train, or check the data; returns the exit code.
 
     Raises:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from lmanet_core import __version__
-from lmanet_core.commands.options import hash_file
 from lmanet_core.evaluation.flow import MAX_PIXELS
 from lmanet_core.evaluation.measures import MVC_FRAMES, Measures
 from lmanet_core.evaluation.recorder import Recorder
@@ -24,6 +23,7 @@ from lmanet_core.evaluation.verdict import Threshold, judge
 from lmanet_core.media.sinks import output_errors
 from lmanet_core.metrics.temporal import FLOW_AGREEMENT_PX, STATIC_GREY_LEVELS
 from lmanet_core.stream.loop import StreamSummary
+from lmanet_core.weights.checkpoint import hash_file
 
 #: What a threshold may be on besides `iou.<class>`, the same of the other variant (`off.miou`), and `gain.<figure>`.
 QUALITY = ("accuracy", "miou", "boundary_miou", f"mvc_{MVC_FRAMES}", "tc", "flicker", "agreement")

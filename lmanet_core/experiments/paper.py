@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from lmanet_core.commands.options import hash_file
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.experiments.sets import evaluate_sets
+from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.network import LMANet
 from lmanet_core.training.config import TrainConfig
-from lmanet_core.weights.checkpoint import load_model, save_model
+from lmanet_core.weights.checkpoint import hash_file, load_model, save_model
 
 _log = logging.getLogger(__name__)
 
@@ -124,17 +124,17 @@ def run_experiment(config: ExperimentConfig, say: Callable[[str], None] = print)
     Raises:
         LmanetError: as training and evaluation; variants that are done are kept.
     """
-    config.out.mkdir(parents=True, exist_ok=True)
-    if config.name == "cost":
-        result = _cost(config)
-    elif config.name == "longer-memory":
-        result = _longer_memory(config)
-    elif config.name == "classes":
-        result = _classes(config)
-    else:
-        result = _trained_variants(config, say)
-    write_result(config.out, config.name, result)
-    return result
+    with ResultFolder(config.out, resume=True):
+        if config.name == "cost":
+            result = _cost(config)
+        elif config.name == "longer-memory":
+            result = _longer_memory(config)
+        elif config.name == "classes":
+            result = _classes(config)
+        else:
+            result = _trained_variants(config, say)
+        write_result(config.out, config.name, result)
+        return result
 
 
 # ---- experiments that train

@@ -18,6 +18,7 @@ from lmanet_core import __version__
 from lmanet_core.errors import ConfigError, OutputError
 from lmanet_core.experiments.clip_sets import ClipScorer, Condition, make_conditions
 from lmanet_core.geometry import parse_size
+from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import prepare
@@ -68,7 +69,8 @@ def run_evaluate_set(options: Namespace) -> int:
     console.print(scores_table(rows))
     console.print(classes_table(rows))
     if options.out is not None:
-        write_scores(Path(options.out), rows, config)
+        with ResultFolder(Path(options.out), overwrite=options.overwrite):
+            write_scores(Path(options.out), rows, config)
     return 0
 
 

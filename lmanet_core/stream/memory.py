@@ -3,7 +3,7 @@
 `StreamMemory` is what a segmenter holds: `view` says what the next image may read, `commit` remembers that image afterwards.
 The paper's order, read and then remember, cannot be broken: a frame is committed with the view that was read, and each view
 once. Beneath it is `MemoryBuffer`, a ring of S frames allocated once. Its slots are channels-last, so that the read gathers
-whole feature vectors. The softmax over the memory is joint, so the order of slots means nothing and the oldest is simply overwritten.
+whole feature vectors. The softmax over the memory is joint, so the order of slots means nothing: the oldest is overwritten.
 
 A memory belongs to one stream and its caller, never to a network. Not thread-safe: one thread steps a stream.
 """

@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lmanet_core import __version__
 from lmanet_core.errors import OutputError
+from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.training.module import TrainingModule
 from lmanet_core.weights.checkpoint import ModelConfig, save_model
 
@@ -63,9 +64,11 @@ class RunFiles(Checkpoint):
         out: folder of the run.
         model: what is known about the network, its origin included.
         batches_per_epoch: to know when an epoch ends.
+        folder: the claim on `out`, told of what was written; None in processes other than the first.
     """
 
-    def __init__(self, out: Path, model: ModelConfig, batches_per_epoch: int) -> None:
+    def __init__(self, out: Path, model: ModelConfig, batches_per_epoch: int, folder: ResultFolder | None = None) -> None:
+        self._folder = folder
         self.out, self._model, self._batches_per_epoch = out, model, batches_per_epoch
         self._data_s = self._network_s = 0.0
         self._total_data_s = self._total_network_s = 0.0
@@ -125,6 +128,8 @@ class RunFiles(Checkpoint):
     def _save(self, trainer: L.Trainer, module: TrainingModule) -> None:
         trainer.save_checkpoint(self.out / RESUME)
         self._save_weights(trainer, module, LAST)
+        if self._folder is not None:
+            self._folder.update()
 
     def _save_weights(self, trainer: L.Trainer, module: TrainingModule, name: str) -> None:
         if trainer.is_global_zero:

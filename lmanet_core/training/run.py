@@ -9,13 +9,14 @@ An epoch of Lightning's is an epoch of ours, or what is left of it after an inte
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import os
 import pickle
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from lmanet_core.data.clips import ClipItem, Preparation, start_worker
 from lmanet_core.data.sampler import BatchStream
 from lmanet_core.errors import ConfigError, InputError, OutputError, WeightsError
 from lmanet_core.labels import LabelSet
+from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.network import LMANet
 from lmanet_core.training.build import (
     class_weights,
@@ -167,46 +169,48 @@ def train(config: TrainConfig) -> TrainResult:
     teacher = _load_teacher(config, training.labels)
     weights = class_weights(config, training)
     length = _Length.of(config, len(training))
-    if is_first_process():
-        _prepare_out(out, config, saved)
-        _prepare(training, frames, config, length.total)
-        if validation is not None:
-            _prepare(validation, frames, config, None)
-    if config.whiten_keys and saved is None:
-        whiten_keys(network, training, config)
-    frozen = frozen_modules(network, config)
-    if config.devices * config.nodes > 1:
-        sync_batch_norms(network)
-    module = TrainingModule(
-        network,
-        frozen,
-        config,
-        weights,
-        length.total // config.accumulate,
-        teacher,
-        out,
-    )
-    module.data_info = data_info
-    files = RunFiles(out, model, length.per_epoch)
-    done = 0 if saved is None else int(saved["progress"]["batches"])
-    epochs = math.ceil(length.total / length.per_epoch) - done // length.per_epoch
-    trainer = _make_trainer(config, files, epochs, on_gpu)
-    if done < length.total:
-        follows = model.memory is not None and model.memory.follow_motion
-        stride = network.backbone.stride if follows else None
-        datasets = _datasets(config, training, validation, frames, stride)
-        _fit(trainer, module, _Loaders(*datasets, module, length), None if saved is None else out / RESUME)
-    else:
-        module.on_load_checkpoint({"lmanet": saved})
-    best = out / BEST
-    return TrainResult(
-        last=out / LAST,
-        best=best if best.exists() else None,
-        steps=module.progress.batches // config.accumulate,
-        loss=module.last_loss,
-        val_miou=module.progress.best_miou if module.progress.best_miou >= 0 else math.nan,
-        network_share=files.network_share,
-    )
+    with _claim(out, config, saved) as folder:
+        if is_first_process():
+            _prepare(training, frames, config, length.total)
+            if validation is not None:
+                _prepare(validation, frames, config, None)
+        if config.whiten_keys and saved is None:
+            whiten_keys(network, training, config)
+        frozen = frozen_modules(network, config)
+        if config.devices * config.nodes > 1:
+            sync_batch_norms(network)
+        module = TrainingModule(
+            network,
+            frozen,
+            config,
+            weights,
+            length.total // config.accumulate,
+            teacher,
+            out,
+        )
+        module.data_info = data_info
+        files = RunFiles(out, model, length.per_epoch, folder)
+        done = 0 if saved is None else int(saved["progress"]["batches"])
+        epochs = math.ceil(length.total / length.per_epoch) - done // length.per_epoch
+        trainer = _make_trainer(config, files, epochs, on_gpu)
+        if done < length.total:
+            follows = model.memory is not None and model.memory.follow_motion
+            stride = network.backbone.stride if follows else None
+            datasets = _datasets(config, training, validation, frames, stride)
+            if folder is not None:
+                folder.keep = True
+            _fit(trainer, module, _Loaders(*datasets, module, length), None if saved is None else out / RESUME)
+        else:
+            module.on_load_checkpoint({"lmanet": saved})
+        best = out / BEST
+        return TrainResult(
+            last=out / LAST,
+            best=best if best.exists() else None,
+            steps=module.progress.batches // config.accumulate,
+            loss=module.last_loss,
+            val_miou=module.progress.best_miou if module.progress.best_miou >= 0 else math.nan,
+            network_share=files.network_share,
+        )
 
 
 def _prepare(source: ClipSource, frames: int, config: TrainConfig, batches: int | None) -> None:
@@ -344,18 +348,22 @@ def _files_of_a_run(out: Path) -> list[Path]:
     return [path for path in (out / name for name in (RESUME, LAST, BEST, LOG, "config.yaml")) if path.exists()]
 
 
-def _prepare_out(out: Path, config: TrainConfig, saved: dict[str, Any] | None) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if saved is None:
-            for path in _files_of_a_run(out):
-                path.unlink()
-        else:
-            rewind_log(out / LOG, int(saved["progress"]["batches"]) // config.accumulate)
-        settings = {name: value for name, value in config.to_dict().items() if name not in ("resume", "overwrite", "check")}
-        (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    except OSError as error:
-        raise OutputError(f"cannot write to {out}: {error}") from error
+@contextlib.contextmanager
+def _claim(out: Path, config: TrainConfig, saved: dict[str, Any] | None) -> Iterator[ResultFolder | None]:
+    """The folder of the run, held for as long as it goes on; nothing in processes other than the first."""
+    if not is_first_process():
+        yield None
+        return
+    with ResultFolder(out, overwrite=config.overwrite, resume=saved is not None) as folder:
+        try:
+            if saved is not None:
+                rewind_log(out / LOG, int(saved["progress"]["batches"]) // config.accumulate)
+            settings = {name: value for name, value in config.to_dict().items() if name not in ("resume", "overwrite", "check")}
+            (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        except OSError as error:
+            raise OutputError(f"cannot write to {out}: {error}") from error
+        folder.keep = saved is not None
+        yield folder
 
 
 @functools.lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ unpickled with `weights_only=True` and never otherwise. A file is recognised by 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -288,3 +289,21 @@ def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return "no pickled tensors"
     return str(error).strip().split("\n", 1)[0][:160] or type(error).__name__
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is in our format, by its content."""
+    try:
+        with safe_open(path, "pt") as file:
+            return _METADATA_KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content, as hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -27,6 +27,7 @@ import lmanet_core
 from lmanet_core import __version__
 from lmanet_core.commands.main import main
 from lmanet_core.labels import CITYSCAPES
+from lmanet_core.media.result_folder import MANIFEST
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import load_model
 
@@ -128,7 +129,7 @@ def test_folder_gives_labels_masks_overlay_and_summary(segment, folder, tmp_path
     ran = segment(folder)
     out = tmp_path / "out"
     assert ran.code == 0 and ran.out == ""
-    assert sorted(path.name for path in out.iterdir()) == ["labels", "masks", "overlay.mp4", "summary.json"]
+    assert sorted(path.name for path in out.iterdir()) == [MANIFEST, "labels", "masks", "overlay.mp4", "summary.json"]
     labels = read_labels(out / "labels")
     assert list(labels) == [f"{index:03d}.png" for index in range(6)]
     segmenter = VideoSegmenter.from_weights(video_weights, device="cpu", precision="fp32")
@@ -202,7 +203,7 @@ def test_two_runs_write_the_same_bytes(segment, folder, tmp_path):
 
 def test_save_chooses_what_is_written(segment, folder, tmp_path):
     assert segment(folder, "--save", "[color,bag]").code == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["color.mp4", "result", "summary.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "color.mp4", "result", "summary.json"]
 
 
 def test_picture_is_two_images_wide(segment, folder, tmp_path, images):
@@ -291,26 +292,46 @@ def test_results_are_not_replaced_unless_asked(segment, folder, tmp_path):
     segment(folder)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert_one_error(
-        segment(folder, "--max-frames", 1), 5, "out already holds results .*; choose another --out, or pass --overwrite"
+        segment(folder, "--max-frames", 1),
+        5,
+        "out already holds results .*; choose another --out, such as .*, or pass --overwrite",
     )
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_overwrite_replaces_all_results_and_nothing_else(segment, folder, bag, tmp_path):
+def test_overwrite_replaces_all_results(segment, folder, bag, tmp_path):
     out = tmp_path / "out"
     segment(bag, "--picture", 0, "--save", "[labels,masks,overlay,color,bag]")
-    (out / "notes.txt").write_text("mine")
     assert segment(folder, "--overwrite", "--max-frames", 1, "--save", "[labels]").code == 0
-    assert sorted(path.name for path in out.iterdir()) == ["labels", "notes.txt", "summary.json"]
+    assert sorted(path.name for path in out.iterdir()) == [MANIFEST, "labels", "summary.json"]
     assert list(read_labels(out / "labels")) == ["000.png"]
 
 
-def test_overwrite_never_deletes_the_input(segment, tmp_path, images):
-    (tmp_path / "out").mkdir()
-    folder = write_folder(tmp_path / "out" / "labels", images)
-    for source in (folder, folder / "000.png"):
+@pytest.mark.parametrize("options", [("--save", "overlay"), ("--overwrite",)], ids=str)
+def test_labels_made_by_hand_beside_the_images_survive(segment, tmp_path, images, options):
+    data = tmp_path / "ds"
+    data.mkdir()
+    folder = write_folder(data / "images", images[:2])
+    (data / "labels").mkdir()
+    (data / "labels" / "000.png").write_bytes(b"made by hand")
+    ran = segment(folder, *options, out=data)
+    assert_one_error(ran, 5, "ds holds images/000.png, which lmanet did not write: choose another --out, such as .*ds_2")
+    assert sorted(path.name for path in data.rglob("*") if path.is_file()) == ["000.png", "000.png", "001.png"]
+    assert (data / "labels" / "000.png").read_bytes() == b"made by hand"
+
+
+def test_a_failed_start_is_not_in_the_way_of_the_next(segment, folder, tmp_path):
+    assert segment(folder, "--weights", tmp_path / "none.pth").code == 4
+    assert segment(folder, "--network-size", "100x50").code == 2
+    assert segment(folder, "--max-frames", 1).code == 0
+
+
+def test_overwrite_never_deletes_the_input(segment, folder, tmp_path):
+    segment(folder, "--save", "labels,overlay")
+    made = tmp_path / "out" / "labels"
+    for source in (made, made / "000.png", tmp_path / "out" / "overlay.mp4"):
         assert_one_error(segment(source, "--overwrite"), 5, "--overwrite would delete the input .*; choose another --out")
-    assert len(read_labels(folder)) == 6
+    assert len(read_labels(made)) == 6
 
 
 def test_wrong_settings_are_found_before_results_are_replaced(segment, folder, tmp_path):
@@ -342,7 +363,7 @@ def test_folder_of_damaged_images(segment, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "0.png").write_bytes(b"no png")
     assert_one_error(segment(tmp_path / "bad"), 3, "bad: no image could be read, 1 damaged; the first was 0.png")
-    assert read_summary(tmp_path / "out") | {"complete": False, "frames": 0, "skipped": 1} == read_summary(tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # nothing that would be in the way of the next try
 
 
 def test_wrong_topic(segment, bag):
@@ -398,7 +419,7 @@ def test_save_takes_a_list_with_and_without_brackets(segment, folder, tmp_path):
     for number, given in enumerate(("labels,masks", "[labels,masks]")):
         out = tmp_path / str(number)
         assert segment(folder, "--save", given, out=out).code == 0
-        assert sorted(path.name for path in out.iterdir()) == ["labels", "masks", "summary.json"]
+        assert sorted(path.name for path in out.iterdir()) == [MANIFEST, "labels", "masks", "summary.json"]
 
 
 @pytest.mark.parametrize("option", [("--memory-frames", 2), ("--memory-interval", 0.5)])
@@ -492,8 +513,6 @@ def test_wrong_option(segment, folder, tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), '"command" to be one of {segment,train,evaluate'),
-        (("segmnt",), "invalid choice: 'segmnt'"),
         (("segment",), "required: .*input"),
         (("segment", "x.mp4"), "required: .*out"),
         (("weights",), "one of {info,convert}"),
@@ -502,6 +521,12 @@ def test_wrong_option(segment, folder, tmp_path, arguments, message):
 )
 def test_incomplete_command(lmanet, arguments, message):
     assert_one_error(lmanet(*arguments), 2, message)
+
+
+def test_command_that_there_is_not(lmanet, capsys):
+    ran = lmanet("segmnt")
+    assert (ran.code, ran.err) == (2, ["error: lmanet has no command 'segmnt'; did you mean segment?"])
+    assert lmanet().code == 2
 
 
 # ---- configuration file ----------------------------------------------------------------------------------------------------
@@ -577,6 +602,9 @@ def test_weights_info_of_weights_without_memory_says_so(lmanet, single_frame_wei
 def test_half_weights_are_half_as_large_and_load_in_full_precision(lmanet, video_weights, tmp_path):
     half = tmp_path / "half.safetensors"
     assert lmanet("weights", "convert", video_weights, "--out", half, "--half").code == 0
+    again = ("weights", "convert", video_weights, "--out", half)
+    assert_one_error(lmanet(*again), 5, "half.*exists; choose another --out, such as .*_2, or pass --overwrite")
+    assert lmanet(*again, "--half", "--overwrite").code == 0
     assert half.stat().st_size < 0.55 * Path(video_weights).stat().st_size
     exact, rounded = (load_model(path).network.state_dict() for path in (video_weights, half))
     for name, tensor in exact.items():
@@ -599,6 +627,20 @@ def test_weights_that_cannot_be_read_or_written(lmanet, video_weights, tmp_path)
     assert_one_error(lmanet("weights", "info", tmp_path), 4, "a folder")
     ran = lmanet("weights", "convert", video_weights, "--out", tmp_path / "none" / "x.safetensors")
     assert_one_error(ran, 5, "cannot write weights to .*none/x.safetensors")
+
+
+def test_converting_replaces_nothing_but_files_in_our_format(lmanet, tmp_path, video_weights):
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(b"not weights")
+    ran = lmanet("weights", "convert", video_weights, "--out", mine, "--overwrite")
+    assert_one_error(ran, 5, "mine.safetensors is none of lmanet's files and stays; choose another --out")
+    assert mine.read_bytes() == b"not weights"
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(video_weights, copy)
+    before = copy.read_bytes()
+    ran = lmanet("weights", "convert", copy, "--out", copy, "--overwrite")
+    assert_one_error(ran, 5, "copy.safetensors is the file to convert; choose another --out")
+    assert copy.read_bytes() == before
 
 
 def test_doctor_is_content_here(lmanet, video_weights, monkeypatch):
@@ -710,7 +752,7 @@ def test_signal_leaves_whole_files(tmp_path, video_weights, images, ros2, number
     labels = read_labels(out / "labels")
     assert len(labels) in whole
     assert all(label_map is not None and label_map.shape == (HEIGHT, WIDTH) for label_map in labels.values())
-    assert [path for path in out.rglob(".*") if path.is_file()] == []
+    assert [path for path in out.rglob(".*") if path.is_file()] == [out / MANIFEST]
     assert count_video_frames(out / "overlay.mp4") in whole
     assert count_video_frames(out / "color.mp4") in whole
     written = read_bag(out / "result", ros2.store)

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 import lmanet_core
-from lmanet_core.commands.main import build_parser, main
+from lmanet_core.commands.main import COMMANDS, main, make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,12 +57,29 @@ def test_pins_lie_within_the_ranges_of_setup():
 
 def test_offline_config_has_only_options_that_exist(tmp_path, capsys):
     options = yaml.safe_load((ROOT / "config/segment_offline.yaml").read_text())
-    parser = build_parser()
-    arguments = ["segment", "in", "--weights", "w", "--out", "o", "--config", str(ROOT / "config/segment_offline.yaml")]
-    parsed = parser.parse_args(arguments).segment
+    arguments = ["in", "--weights", "w", "--out", "o", "--config", str(ROOT / "config/segment_offline.yaml")]
+    parsed = make_parser("segment").parse_args(arguments)
     for name, value in options.items():
         assert parsed[name] == value
-    assert main(["segment", str(tmp_path / "none"), *arguments[2:]]) == 3  # the config was taken, the input is missing
+    assert main(["segment", str(tmp_path / "none"), *arguments[1:]]) == 3  # the config was taken, the input is missing
+
+
+def test_every_command_is_a_module_and_the_other_way_round():
+    shared = {"__init__", "__main__", "main", "options", "process", "terminal"}
+    modules = {path.stem for path in (ROOT / "lmanet_core/commands").glob("*.py")} - shared
+    assert modules == set(COMMANDS)
+    assert all(callable(make_parser(name).parse_args) for name in COMMANDS)
+
+
+def test_version_and_help_import_nothing_large():
+    code = (
+        "import sys\nfrom lmanet_core.commands.main import main\n"
+        "assert main(['--version']) == main(['--help']) == 0\n"
+        "large = {'torch', 'cv2', 'numpy', 'jsonargparse', 'rosbags', 'rich'} & set(sys.modules)\n"
+        "assert not large, large\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def _parts(version: str) -> tuple[int, ...]:

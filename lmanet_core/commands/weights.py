@@ -1,0 +1,91 @@
+"""`lmanet weights`: look at a file of weights, or convert it to our format."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from lmanet_core.commands.terminal import plain_table
+from lmanet_core.errors import OutputError
+from lmanet_core.media.result_folder import free_name
+from lmanet_core.weights.checkpoint import hash_file, is_ours, load_model, save_model
+
+
+def make_parser() -> ArgumentParser:
+    """Options of `lmanet weights`."""
+    parser = ArgumentParser(description="Look at weights of any understood kind, or convert them.", exit_on_error=False)
+    commands = parser.add_subcommands(required=True, dest="action")
+    info = ArgumentParser(description="Print what a weights file holds.", exit_on_error=False)
+    info.add_argument("file", type=str, help="weights of any understood kind")
+    convert = ArgumentParser(description="Write weights as safetensors with metadata.", exit_on_error=False)
+    convert.add_argument("file", type=str, help="weights of any understood kind")
+    convert.add_argument("--out", type=str, required=True, help="file to write, .safetensors")
+    convert.add_argument("--half", action="store_true", help="float16, half the size")
+    convert.add_argument("--overwrite", action="store_true", help="replace a file that is there, if it is in our format")
+    commands.add_subcommand("info", info, help="print what a file holds")
+    commands.add_subcommand("convert", convert, help="write our format")
+    return parser
+
+
+def run(options: Namespace) -> int:
+    """Print what a file holds, or convert it; returns the exit code.
+
+    Raises:
+        WeightsError: not a file of weights that is understood.
+        OutputError: the new file exists, or cannot be written.
+    """
+    action = options[options.action]
+    if options.action == "convert":
+        check_target(Path(action.out), Path(action.file), action.overwrite)
+    model = load_model(action.file)
+    if options.action == "convert":
+        provenance = {
+            **model.config.provenance,
+            "converted_from": Path(action.file).name,
+            "sha256": hash_file(Path(action.file)),
+        }
+        save_model(action.out, model.network, replace(model.config, provenance=provenance), action.half)
+        print(f"{action.out}: {model.source}, {model.parameters:,} parameters")
+        return 0
+    config = model.config
+    table = plain_table()
+    table.add_row("file", action.file)
+    table.add_row("kind", model.source)
+    table.add_row("architecture", config.architecture)
+    table.add_row("parameters", f"{model.parameters:,}")
+    table.add_row("trained at", str(config.input_size))
+    memory = config.memory
+    if memory is None:
+        table.add_row("memory", "none: frames are segmented one by one")
+    else:
+        table.add_row("memory", f"{memory.memory_frames} frames, window {memory.window or 'global'}, {memory.fusion} fusion")
+        table.add_row("key, value", f"{memory.key_channels}, {memory.value_channels or 'the features'} channels")
+        if memory.nearness:
+            table.add_row("nearness", f"{memory.nearness:g}{', follows motion' if memory.follow_motion else ''}")
+    table.add_row("classes", f"{len(config.labels.names)}: {', '.join(config.labels.names)}")
+    for group, members in config.labels.groups.items():
+        table.add_row(f"group {group}", ", ".join(members))
+    for key, value in config.provenance.items():
+        table.add_row(key, value)
+    for reason in sorted(set(model.dropped.values())):
+        keys = [key for key, why in model.dropped.items() if why == reason]
+        table.add_row("not used", f"{len(keys)} keys ({keys[0]}, …): {reason}")
+    Console(soft_wrap=True, markup=False).print(table)
+    return 0
+
+
+def check_target(target: Path, source: Path, overwrite: bool) -> None:
+    """Whether weights may be written there; raises OutputError where something would be lost."""
+    if not target.exists():
+        return
+    if target.resolve() == source.resolve():
+        raise OutputError(f"{target} is the file to convert; choose another --out, such as {free_name(target)}")
+    if not overwrite:
+        raise OutputError(f"{target} exists; choose another --out, such as {free_name(target)}, or pass --overwrite")
+    if not is_ours(target):
+        raise OutputError(
+            f"{target} is not a file of lmanet's and is not replaced; choose another --out, such as {free_name(target)}"
+        )
