@@ -86,6 +86,4 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
     if not overwrite:
         raise OutputError(f"{target} exists; choose another --out, such as {free_name(target)}, or pass --overwrite")
     if not is_ours(target):
-        raise OutputError(
-            f"{target} is not a file of lmanet's and is not replaced; choose another --out, such as {free_name(target)}"
-        )
+        raise OutputError(f"{target} is none of lmanet's files and stays; choose another --out, such as {free_name(target)}")

@@ -177,7 +177,7 @@ def _train_variant(
         settings = replace(config.train, **{**changes, "stage": stage, "weights": weights, "out": str(out)})
         if stage != config.stages[0]:
             settings = replace(settings, whiten_keys=False)  # they were trained by now
-        finished, run = out / "finished.json", {"settings": settings.to_dict(), "weights": hash_file(Path(weights))}
+        finished, run = folder / f"{stage}.json", {"settings": settings.to_dict(), "weights": hash_file(Path(weights))}
         if not _is_finished(finished, run):
             say(f"training stage {stage}")
             train(replace(settings, overwrite=True))

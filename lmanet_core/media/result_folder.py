@@ -150,7 +150,8 @@ class ResultFolder:
 def free_name(path: Path) -> Path:
     """A name like this one that nothing has yet."""
     number = 2
-    while (free := path.with_name(f"{path.name or 'out'}_{number}")).exists():
+    stem, suffix = (path.stem, path.suffix) if path.is_file() else (path.name or "out", "")
+    while (free := path.with_name(f"{stem}_{number}{suffix}")).exists():
         number += 1
     return free
 

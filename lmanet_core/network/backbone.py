@@ -51,9 +51,13 @@ class Backbone(nn.Module, ABC):
         return (1.0 / (255.0 * std)).to(device), (-mean / std).to(device)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """RGB (…, 3, H, W) of 0–255, uint8 or float → float32 as the weights expect it."""
-        scale, offset = self.normalization(images.device)
-        return images.float() * scale + offset
+        """RGB (…, 3, H, W) of 0–255, uint8 or float → float32 as the weights expect it.
+
+        For training, in the order of operations that weights were trained with; streams use `normalization`, which is faster
+        and differs in the last bit.
+        """
+        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (self.mean, self.std))
+        return (images.float() / 255.0 - mean) / std
 
     @abstractmethod
     def encode(self, image: torch.Tensor) -> torch.Tensor:

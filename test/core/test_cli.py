@@ -603,7 +603,7 @@ def test_half_weights_are_half_as_large_and_load_in_full_precision(lmanet, video
     half = tmp_path / "half.safetensors"
     assert lmanet("weights", "convert", video_weights, "--out", half, "--half").code == 0
     again = ("weights", "convert", video_weights, "--out", half)
-    assert_one_error(lmanet(*again), 5, "half.*exists; choose another --out, such as .*_2, or pass --overwrite")
+    assert_one_error(lmanet(*again), 5, "half.*exists; choose another --out, such as .*half_2.safetensors, or pass --overwrite")
     assert lmanet(*again, "--half", "--overwrite").code == 0
     assert half.stat().st_size < 0.55 * Path(video_weights).stat().st_size
     exact, rounded = (load_model(path).network.state_dict() for path in (video_weights, half))

@@ -383,7 +383,7 @@ def test_report_is_not_replaced_unasked(evaluate, bag, tmp_path):
     assert evaluate(drive, "--save", "none").code == 0
     before = (tmp_path / "report" / "summary.json").read_bytes()
     ran = evaluate(drive, "--save", "none", "--max-frames", "2")
-    assert ran.code == 5 and "already holds a report" in ran.err
+    assert ran.code == 5 and "already holds results" in ran.err
     assert (tmp_path / "report" / "summary.json").read_bytes() == before
     assert evaluate(drive, "--save", "none", "--max-frames", "2", "--overwrite").code == 0
     assert summary_of(tmp_path / "report")["figures"]["frames"] == 2

@@ -204,6 +204,9 @@ def test_a_free_name_is_free(tmp_path):
     assert free_name(tmp_path / "out") == tmp_path / "out_2"
     (tmp_path / "out_2").mkdir()
     assert free_name(tmp_path / "out") == tmp_path / "out_3"
+    (tmp_path / "v1.2").mkdir()
+    (tmp_path / "w.safetensors").touch()
+    assert [free_name(tmp_path / name).name for name in ("v1.2", "w.safetensors")] == ["v1.2_2", "w_2.safetensors"]
 
 
 def test_what_cannot_be_written_is_one_clear_error(tmp_path):
