@@ -37,7 +37,7 @@ from lmanet_core.errors import ConfigError, LmanetError, WeightsError
 from lmanet_core.frame import Discontinuity
 from lmanet_core.media.mailbox import Mailbox
 from lmanet_core.weights.checkpoint import Model, load_model
-from lmanet_core.weights.runtime import Runtime, prepare
+from lmanet_core.weights.runtime import Runtime, prepare_runtime
 from lmanet_core.weights.shipped import default_weights
 from lmanet_ros.camera import Arrival, Camera
 from lmanet_ros.compatibility import SubscriptionEventCallbacks
@@ -170,14 +170,7 @@ class SegmentNode(LifecycleNode):
         settings = self._settings
         path = _find_weights(settings.weights)
         model = load_model(path)
-        memory = model.config.memory
-        if settings.memory_window is not None:
-            if memory is None:
-                raise ConfigError("memory.window is set, but these weights have no memory (single-frame network); set it to 0")
-            memory = replace(memory, window=settings.memory_window or None)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        runtime = prepare(model, settings.device, settings.precision, memory)
+        runtime = prepare_runtime(model, settings.runtime)
         labels = apply_to_labels(runtime.config.labels, settings)
         runtime = replace(runtime, config=replace(runtime.config, labels=labels))
         self._model, self._runtime = model, runtime

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -17,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lmanet_core.errors import ConfigError
 from lmanet_core.labels import LabelSet
-from lmanet_core.ops import available_implementations
-from lmanet_core.stream.continuity import ContinuityConfig
+from lmanet_core.settings import describe_range, from_values, settings_of
 from lmanet_core.stream.segmenter import SegmenterConfig
-from lmanet_core.weights.runtime import PRECISIONS
+from lmanet_core.weights.runtime import RuntimeConfig
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -66,27 +66,29 @@ class Parameter:
     when: When = "configure"
 
 
+def _from_settings(config: type[Any]) -> list[Parameter]:
+    """The rows of settings that the command line knows, too."""
+    rows = []
+    for one in settings_of(config):
+        about = one.setting
+        default: Value = one.default if about.unset is None else about.unset
+        when: When = "live" if about.live else "configure"
+        rows.append(Parameter(one.name, default, about.help, about.unit, about.low, about.high, about.choices, when))
+    return rows
+
+
+_RUNTIME, _SEGMENTER = _from_settings(RuntimeConfig), _from_settings(SegmenterConfig)
+
+_WINDOW = 1 + next(row for row, one in enumerate(_SEGMENTER) if one.name == "memory.interval_s")  # its place in the table
+
 TABLE: tuple[Parameter, ...] = (
     Parameter("weights", "", "Weights file: .safetensors or a published .pth; empty takes the shipped weights."),
-    Parameter("device", "auto", "auto (CUDA where there is one), cpu, cuda or cuda:N."),
-    Parameter("precision", "auto", "Precision of the network.", choices=("auto", *PRECISIONS)),
-    Parameter("threads", 0, "CPU threads of the network; 0 lets PyTorch choose.", low=0, high=256),
+    *_RUNTIME[:-1],
     Parameter("cameras", [""], "Names of several cameras, each a prefix of its topics; empty for one camera without prefix."),
     Parameter("transport", "raw", "Subscribe to image (raw) or image/compressed.", choices=("raw", "compressed")),
-    Parameter("network_size", "auto", "WxH the network sees; auto: the camera's, at most as many pixels as trained on."),
-    Parameter("output_size", "input", "Size of the label maps: input (the camera's), network, or WxH."),
-    Parameter("resize", "stretch", "How camera and network size meet.", choices=("stretch", "letterbox", "crop")),
-    Parameter("upsample", "labels", "labels: nearest pixel; logits: finer borders, slower.", choices=("labels", "logits")),
-    Parameter("attention", "auto", "Implementation of the attention.", choices=("auto", *available_implementations())),
-    Parameter("memory.enabled", True, "Read and remember past frames; off segments frame by frame.", when="live"),
-    Parameter("memory.frames", 0, "Past frames kept (S); 0: as trained.", low=0, high=64),
-    Parameter("memory.interval_s", 0.0, "Least time between remembered frames; 0: every frame.", "s", 0.0, 60.0),
-    Parameter("memory.window", 0, "Side of the window, odd; 0: as trained, -1: global attention.", "positions", -1, 255),
-    Parameter("continuity.gap_s", 1.0, "A stamp more than this ahead clears the memory.", "s", 0.001, 86400.0),
-    Parameter("continuity.late_s", 0.1, "A stamp up to this much older is late; a still older one clears.", "s", 0.0, 60.0),
-    Parameter("continuity.scene_cut", True, "Clear the memory when the picture changes abruptly."),
-    Parameter("continuity.scene_cut_similarity", 0.66, "Frames that resemble each other more are never a cut.", "", 0.0, 1.0),
-    Parameter("continuity.scene_cut_margin", 0.15, "How far below the usual similarity a cut must lie.", "", 0.0, 1.0),
+    *_SEGMENTER[: _WINDOW],
+    _RUNTIME[-1],
+    *_SEGMENTER[_WINDOW :],
     Parameter("groups", [""], "Class groups of segmentation/mask/<group>, as 'name=class,class'; empty: as in the weights."),
     Parameter("palette", [""], "Other colours, as 'class=R,G,B'; classes not named keep those of the weights."),
     Parameter("overlay_opacity", 0.5, "Share of the colour in the overlay.", "", 0.0, 1.0, when="live"),
@@ -112,7 +114,7 @@ class Settings:
 
     Attributes:
         cameras: names; one empty name means one camera without prefix.
-        memory_window: side of the window; None: as trained; 0: global.
+        runtime: where and how the network runs.
         segmenter: for every camera; `memory` in it is `memory.enabled`.
         groups: class group → class names; empty: those of the weights.
         palette: class → (R, G, B) that replaces the weights' colour.
@@ -122,13 +124,10 @@ class Settings:
     """
 
     weights: str
-    device: str
-    precision: str
-    threads: int
+    runtime: RuntimeConfig
     cameras: tuple[str, ...]
     transport: str
     segmenter: SegmenterConfig
-    memory_window: int | None
     groups: Mapping[str, tuple[str, ...]]
     palette: Mapping[str, tuple[int, int, int]]
     overlay_opacity: float
@@ -157,40 +156,17 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
         ConfigError: a wrong type, a value out of range, or values that contradict each other.
     """
     v = {parameter.name: _check(parameter, values[parameter.name]) for parameter in TABLE}
-    window = v["memory.window"]
-    if window > 0 and window % 2 == 0:
-        raise ConfigError(f"memory.window must be odd, 0 (as trained) or -1 (global), got {window}")
     if v["diagnostics.age_warn_s"] > v["diagnostics.age_error_s"]:
         raise ConfigError(
             f"diagnostics.age_warn_s ({v['diagnostics.age_warn_s']:g}) must not be above "
             f"diagnostics.age_error_s ({v['diagnostics.age_error_s']:g})"
         )
-    segmenter = SegmenterConfig(
-        memory=v["memory.enabled"],
-        memory_frames=v["memory.frames"] or None,
-        memory_interval_s=v["memory.interval_s"],
-        network_size=v["network_size"],
-        output_size=v["output_size"],
-        resize=v["resize"],
-        upsample=v["upsample"],
-        attention=v["attention"],
-        continuity=ContinuityConfig(
-            gap_s=v["continuity.gap_s"],
-            late_s=v["continuity.late_s"],
-            scene_cut=v["continuity.scene_cut"],
-            scene_cut_similarity=v["continuity.scene_cut_similarity"],
-            scene_cut_margin=v["continuity.scene_cut_margin"],
-        ),
-    )
     return Settings(
         weights=v["weights"],
-        device=v["device"],
-        precision=v["precision"],
-        threads=v["threads"],
+        runtime=from_values(RuntimeConfig, {one.path: v[one.name] for one in settings_of(RuntimeConfig)}),
         cameras=_read_cameras(v["cameras"]),
         transport=v["transport"],
-        segmenter=segmenter,
-        memory_window={0: None, -1: 0}.get(window, window),
+        segmenter=from_values(SegmenterConfig, {one.path: v[one.name] for one in settings_of(SegmenterConfig)}),
         groups={name: tuple(re.split(r"\s*,\s*", members)) for name, members in _pairs("groups", v["groups"])},
         palette={name: _read_color(name, color) for name, color in _pairs("palette", v["palette"])},
         overlay_opacity=v["overlay_opacity"],
@@ -260,7 +236,9 @@ def declare_parameters(node: Node) -> dict[str, Any]:
             dynamic_typing=True,  # so that 1 is taken for 1.0 and [] for no strings; read_settings checks types
         )
         if isinstance(parameter.default, float):
-            descriptor.floating_point_range = [FloatingPointRange(from_value=parameter.low, to_value=parameter.high)]
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=parameter.low, to_value=min(parameter.high, sys.float_info.max))
+            ]
         elif isinstance(parameter.default, int) and not isinstance(parameter.default, bool):
             descriptor.integer_range = [IntegerRange(from_value=int(parameter.low), to_value=int(parameter.high), step=1)]
         node.declare_parameter(parameter.name, parameter.default, descriptor)
@@ -287,8 +265,7 @@ def _check(parameter: Parameter, value: Any) -> Any:
         kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[type(default)]
         raise ConfigError(f"{name} must be {kind}, got {value!r}")
     if isinstance(value, (int, float)) and not parameter.low <= value <= parameter.high:
-        unit = f" {parameter.unit}" if parameter.unit else ""
-        raise ConfigError(f"{name} must be {parameter.low:g} to {parameter.high:g}{unit}, got {value:g}")
+        raise ConfigError(f"{name} must be {describe_range(parameter.low, parameter.high, parameter.unit)}, got {value:g}")
     if parameter.choices and value not in parameter.choices:
         raise ConfigError(f"{name} must be one of {', '.join(parameter.choices)}, got {value!r}")
     return value

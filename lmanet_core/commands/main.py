@@ -140,12 +140,11 @@ def _config_first(arguments: Sequence[str], parser: ArgumentParser) -> list[str]
         else:
             others.append(argument)
     known = [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
-    for file in files:
-        _check_keys(file, known)
-    return [*(f"--config={file}" for file in files), *others]
+    return [*(argument for file in files for argument in _read_config(file, known)), *others]
 
 
-def _check_keys(file: str, known: Sequence[str]) -> None:
+def _read_config(file: str, known: Sequence[str]) -> list[str]:
+    """The arguments that a file stands for: one of ours by its name, a node's parameter file by what it says."""
     from pathlib import Path
 
     import yaml
@@ -156,11 +155,17 @@ def _check_keys(file: str, known: Sequence[str]) -> None:
         raise ConfigError(f"cannot read config {file}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"config {file}: wanted 'option: value' lines, got {type(content).__name__}")
+    for node in content.values():
+        if isinstance(node, dict) and isinstance(node.get("ros__parameters"), dict) and "resize" in known:
+            from lmanet_core.commands.options import options_from_node
+
+            return options_from_node(node["ros__parameters"], file)
     for key in content:
         if key not in known:
             near = get_close_matches(str(key), known, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
             raise ConfigError(f"config {file}: unknown option {key!r}{hint}")
+    return [f"--config={file}"]
 
 
 @contextlib.contextmanager

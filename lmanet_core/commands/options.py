@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Mapping
+from difflib import get_close_matches
+from itertools import chain
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from lmanet_core.errors import ConfigError
-from lmanet_core.network import MemoryConfig
-from lmanet_core.stream.continuity import ContinuityConfig
+from lmanet_core.settings import SettingField, from_values, settings_of
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import Model
-from lmanet_core.weights.runtime import prepare
+from lmanet_core.weights.runtime import RuntimeConfig, prepare_runtime
+
+_CONFIGS = (RuntimeConfig, SegmenterConfig)
 
 
 def add_segmenter_options(parser: ArgumentParser) -> None:
-    """Device, precision, memory, sizes and continuity."""
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", type=Literal["auto", "fp32", "bf16", "fp16"], default="auto", help="of the network")
-    parser.add_argument("--memory", type=bool, default=True, help="false: every frame by itself")
-    parser.add_argument("--memory-frames", type=int | None, default=None, help="past frames kept (S); default as trained")
-    parser.add_argument("--memory-interval", type=float, default=0.0, help="least seconds between remembered frames")
-    parser.add_argument("--window", type=int | Literal["global"] | None, default=None, help="side of the window, odd or global")
-    parser.add_argument("--network-size", type=str, default="auto", help="WxH that the network sees")
-    parser.add_argument("--output-size", type=str, default="input", help="of label maps: input, network or WxH")
-    parser.add_argument("--resize", type=Literal["stretch", "letterbox", "crop"], default="stretch", help="how the sizes meet")
-    parser.add_argument("--upsample", type=Literal["labels", "logits"], default="labels", help="logits: finer borders, slower")
-    parser.add_argument("--gap", type=float, default=ContinuityConfig.gap_s, help="a pause of more seconds clears the memory")
-    parser.add_argument("--scene-cut", type=bool, default=True, help="clear the memory when the picture changes abruptly")
+    """Every setting of `RuntimeConfig` and `SegmenterConfig`."""
+    for one in _settings():
+        about = one.setting
+        kind = Literal[about.choices] if about.choices else one.kind
+        unit = f" [{about.unit}]" if about.unit else ""
+        parser.add_argument(f"--{one.option}", type=kind, default=one.default, help=f"{about.help}{unit}")
 
 
 def make_segmenter(model: Model, options: Namespace) -> VideoSegmenter:
@@ -37,26 +33,37 @@ def make_segmenter(model: Model, options: Namespace) -> VideoSegmenter:
     Raises:
         ConfigError: options that contradict each other or the weights.
     """
-    memory: MemoryConfig | None = None
     if model.config.memory is None:
-        given = [name for name in ("window", "memory_frames", "memory_interval") if options[name]]
+        given = [option for option in ("window", "memory-frames", "memory-interval") if options[_key(option)]]
         if given:
-            option = given[0].replace("_", "-")
-            raise ConfigError(f"--{option} was given, but these weights have no memory (single-frame network)")
-    elif options.window is not None:
-        memory = replace(model.config.memory, window=None if options.window == "global" else options.window)
-    runtime = prepare(model, options.device, options.precision, memory)
-    config = SegmenterConfig(
-        memory=options.memory,
-        memory_frames=options.memory_frames,
-        memory_interval_s=options.memory_interval,
-        network_size=options.network_size,
-        output_size=options.output_size,
-        resize=options.resize,
-        upsample=options.upsample,
-        continuity=ContinuityConfig(gap_s=options.gap, scene_cut=options.scene_cut),
-    )
-    return VideoSegmenter(runtime, config)
+            raise ConfigError(f"--{given[0]} was given, but these weights have no memory (single-frame network)")
+    runtime, segmenter = ({one.path: options[_key(one.option)] for one in settings_of(config)} for config in _CONFIGS)
+    return VideoSegmenter(prepare_runtime(model, from_values(RuntimeConfig, runtime)), from_values(SegmenterConfig, segmenter))
+
+
+def options_from_node(parameters: Mapping[str, Any], source: str) -> list[str]:
+    """The arguments that say what a node's parameter file says; what concerns topics and diagnostics alone is left out.
+
+    Args:
+        parameters: name → value, as below `ros__parameters`.
+        source: what to call the file in errors.
+
+    Raises:
+        ConfigError: a name that no node has.
+    """
+    known = {one.name: one for one in _settings()}
+    arguments = []
+    for name, value in parameters.items():
+        if name == "weights":
+            arguments += [f"--weights={value}"] if value else []
+        elif name in known:
+            value = known[name].default if value == known[name].setting.unset else value
+            if value is not None:
+                arguments.append(f"--{known[name].option}={str(value).lower() if isinstance(value, bool) else value}")
+        elif name.partition(".")[0] in {one.partition(".")[0] for one in known}:
+            near = get_close_matches(name, known, 1)
+            raise ConfigError(f"config {source}: unknown parameter {name}{f'; did you mean {near[0]}?' if near else ''}")
+    return arguments
 
 
 def describe_segmenter(segmenter: VideoSegmenter, model: Model) -> str:
@@ -69,3 +76,11 @@ def describe_segmenter(segmenter: VideoSegmenter, model: Model) -> str:
     else:
         state = "off"
     return f"{model.source} on {segmenter.runtime.device} in {segmenter.runtime.precision}; memory {state}"
+
+
+def _settings() -> list[SettingField]:
+    return list(chain.from_iterable(settings_of(config) for config in _CONFIGS))
+
+
+def _key(option: str) -> str:
+    return option.replace("-", "_")

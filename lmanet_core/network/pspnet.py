@@ -46,6 +46,8 @@ class PSPNet101(Backbone):
         scores = self.decoder(self.ppm(features))
         with_void = F.pad(scores, (0, 0, 0, 0, 0, 1))  # one more channel, zero
         size = tuple(self.stride * (side - 1) + 1 for side in features.shape[-2:])
+        if with_void.is_cuda:  # one plane a class: few channels in channels-last take PyTorch three times as long there
+            with_void = with_void.contiguous()
         return F.interpolate(with_void, size=size, mode="bilinear", align_corners=True)
 
 
@@ -56,7 +58,7 @@ class _PyramidPooling(nn.Module):
         super().__init__()
         self.features = nn.ModuleList(
             nn.Sequential(
-                nn.AdaptiveAvgPool2d(bins),
+                AveragePool(bins),
                 nn.Conv2d(channels_in, channels, 1, bias=False),
                 nn.BatchNorm2d(channels),
                 nn.ReLU(inplace=True),
@@ -68,6 +70,44 @@ class _PyramidPooling(nn.Module):
         size = x.shape[-2:]
         spread = [F.interpolate(f(x), size=size, mode="bilinear", align_corners=True) for f in self.features]
         return torch.cat([x, *spread], 1)
+
+
+class AveragePool(nn.Module):
+    """`nn.AdaptiveAvgPool2d` to a square of bins, as two products with small matrices.
+
+    PyTorch's own kernel for channels-last maps on CUDA gives each of the few outputs to one block: 43 of the 44 ms of a decoder
+    at 1025×2049 on an H200, where the products take 0.3.
+    """
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+        self._shares: dict[tuple[int, torch.device, torch.dtype], torch.Tensor] = {}  # by side; no weights
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) → (B, C, bins, bins); by PyTorch on a CPU and where gradients are wanted."""
+        if not x.is_cuda or torch.is_grad_enabled():
+            return F.adaptive_avg_pool2d(x, self.bins)
+        return self.as_products(x)
+
+    def as_products(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) → (B, C, bins, bins)."""
+        batch, channels, height, width = x.shape
+        rows, columns = self._share(height, x), self._share(width, x)  # (bins, h), (bins, w)
+        over_rows = rows @ x.permute(0, 2, 3, 1).reshape(batch, height, width * channels)  # (B, bins, w * C)
+        pooled = columns @ over_rows.view(batch, self.bins, width, channels)  # (B, bins, bins, C)
+        return pooled.permute(0, 3, 1, 2)
+
+    def _share(self, side: int, x: torch.Tensor) -> torch.Tensor:
+        """What each position of an axis counts in each bin, (bins, side); bins may overlap by one position."""
+        key = (side, x.device, x.dtype)
+        if key not in self._shares:
+            share = torch.zeros(self.bins, side)
+            for index in range(self.bins):
+                first, end = index * side // self.bins, -(-(index + 1) * side // self.bins)
+                share[index, first:end] = 1.0 / (end - first)
+            self._shares[key] = share.to(x.device, x.dtype)
+        return self._shares[key]
 
 
 class _Classifier(nn.Module):

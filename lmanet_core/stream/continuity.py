@@ -15,8 +15,8 @@ import threading
 from dataclasses import dataclass
 
 from lmanet_core.arrays import UInt8Array
-from lmanet_core.errors import ConfigError
 from lmanet_core.frame import Discontinuity
+from lmanet_core.settings import check_settings, setting
 from lmanet_core.stream.scene_cut import SceneCutDetector
 
 _LATE_IN_A_ROW = 3  # so many older stamps are not stragglers: the clock itself stepped back a little
@@ -30,19 +30,16 @@ class ContinuityConfig:
         ConfigError: a value out of its range or of the wrong type.
     """
 
-    gap_s: float = 1.0  # seconds, above 0: a stamp more than this ahead clears the memory; .inf never does
-    late_s: float = 0.1  # seconds, 0 or more: a stamp up to this much older is a late frame, an older one clears the memory
-    scene_cut: bool = True  # whether the images are compared as well; below 0.5 ms per frame
-    scene_cut_similarity: float = 0.66  # 0–1: frames that resemble each other more are never a cut
-    scene_cut_margin: float = 0.15  # 0–1: how far below the stream's usual similarity a cut must lie
+    gap_s: float = setting(1.0, "A stamp more than this ahead clears the memory.", unit="s", low=0.001, option="gap")
+    late_s: float = setting(
+        0.1, "A stamp up to this much older is late; a still older one clears.", unit="s", low=0.0, high=3600.0, option="late"
+    )
+    scene_cut: bool = setting(True, "Clear the memory when the picture changes abruptly.")
+    scene_cut_similarity: float = setting(0.66, "Frames that resemble each other more are never a cut.", low=0.0, high=1.0)
+    scene_cut_margin: float = setting(0.15, "How far below the usual similarity a cut must lie.", low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
-        _require(_is_number(self.gap_s) and self.gap_s > 0, "gap_s", "seconds above 0", self.gap_s)
-        _require(_is_number(self.late_s) and 0 <= self.late_s < math.inf, "late_s", "finite seconds of 0 or more", self.late_s)
-        _require(isinstance(self.scene_cut, bool), "scene_cut", "true or false", self.scene_cut)
-        for name in ("scene_cut_similarity", "scene_cut_margin"):
-            value = getattr(self, name)
-            _require(_is_number(value) and 0 <= value <= 1, name, "a number of 0–1", value)
+        check_settings(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +157,3 @@ class _Seen:
     shape: tuple[int, ...]
     stamp_ns: int
     frame_id: str
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
-
-
-def _require(holds: bool, name: str, wanted: str, got: object) -> None:
-    if not holds:
-        raise ConfigError(f"{name} must be {wanted}, got {got!r}")

@@ -21,6 +21,7 @@ from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, feature_grid, f
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.pixels import to_rgb
 from lmanet_core.ops import available_implementations
+from lmanet_core.settings import check_settings, setting
 from lmanet_core.stream.continuity import ContinuityConfig, ContinuityMonitor
 from lmanet_core.stream.cuda_graph import DeviceRunner
 from lmanet_core.stream.memory import StreamMemory
@@ -37,32 +38,32 @@ class SegmenterConfig:
         ConfigError: a value outside its range.
     """
 
-    memory: bool = True  # off: single frames, nothing is remembered
-    memory_frames: int | None = None  # S; None: as trained
-    memory_interval_s: float = 0.0  # least time between remembered frames, seconds; 0: every frame
-    network_size: str = "auto"  # "WxH"; auto: the camera's size and aspect, at most as many pixels as trained on
-    output_size: str = "input"  # "input", "network" or "WxH"
-    resize: ResizeMode = "stretch"  # "stretch", "letterbox" or "crop"
-    upsample: str = "labels"  # "labels": nearest pixel; "logits": bilinear before the choice, slower, smoother borders
-    attention: str = "auto"  # implementation of local_attention
+    network_size: str = setting("auto", "WxH the network sees; auto: the camera's, at most as many pixels as trained on.")
+    output_size: str = setting("input", "Size of the label maps: input (the camera's), network, or WxH.")
+    resize: ResizeMode = setting("stretch", "How camera and network size meet.", choices=("stretch", "letterbox", "crop"))
+    upsample: str = setting("labels", "labels: nearest pixel; logits: finer borders, slower.", choices=("labels", "logits"))
+    attention: str = setting("auto", "Implementation of the attention.", choices=("auto", *available_implementations()))
+    memory: bool = setting(
+        True, "Read and remember past frames; off segments frame by frame.", live=True, name="memory.enabled"
+    )
+    memory_frames: int | None = setting(
+        None, "Past frames kept (S); 0: as trained.", low=0, high=64, name="memory.frames", unset=0
+    )
+    memory_interval_s: float = setting(
+        0.0, "Least time between remembered frames; 0: every frame.", unit="s", low=0.0, high=60.0,
+        name="memory.interval_s", option="memory-interval",
+    )  # fmt: skip
     cuda_graph: bool = True  # on CUDA: the whole step as one graph, launched at once
     continuity: ContinuityConfig = field(default_factory=ContinuityConfig)
 
     def __post_init__(self) -> None:
-        if self.memory_frames is not None and self.memory_frames < 1:
-            raise ConfigError(f"memory_frames must be 1 or more, got {self.memory_frames}; memory: false switches it off")
-        if not self.memory_interval_s >= 0.0:
-            raise ConfigError(f"memory_interval_s must be 0 or more seconds, got {self.memory_interval_s}")
+        check_settings(self)
+        if self.memory_frames == 0:
+            object.__setattr__(self, "memory_frames", None)
         if self.network_size != "auto":
             parse_size(self.network_size)
         if self.output_size not in ("input", "network"):
             parse_size(self.output_size)
-        if self.attention not in ("auto", *available_implementations()):
-            raise ConfigError(f"attention must be auto, {', '.join(available_implementations())}; got {self.attention!r}")
-        if self.resize not in ("stretch", "letterbox", "crop"):
-            raise ConfigError(f"resize must be stretch, letterbox or crop, got {self.resize!r}")
-        if self.upsample not in ("labels", "logits"):
-            raise ConfigError(f"upsample must be labels or logits, got {self.upsample!r}")
         if self.upsample == "logits" and (self.resize != "stretch" or self.output_size == "network"):
             raise ConfigError("upsample: logits wants resize: stretch and an output_size other than network")
 

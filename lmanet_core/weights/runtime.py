@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -20,9 +20,35 @@ from lmanet_core.errors import ConfigError
 from lmanet_core.network import LMANet, MemoryConfig
 from lmanet_core.network.folding import fold_batch_norm
 from lmanet_core.ops import auto_implementation
+from lmanet_core.settings import check_settings, setting
 from lmanet_core.weights.checkpoint import Model, ModelConfig
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how a network runs.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    device: str = setting("auto", "auto (CUDA where there is one), cpu, cuda or cuda:N.")
+    precision: str = setting("auto", "Precision of the network.", choices=("auto", *PRECISIONS))
+    threads: int = setting(0, "CPU threads of the network; 0 lets PyTorch choose.", low=0, high=256)
+    window: int | Literal["global"] | None = setting(
+        None, "Side of the window, odd; 0: as trained, -1: global attention.", unit="positions", low=-1, high=255,
+        name="memory.window", unset=0,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.window in (0, -1):
+            object.__setattr__(self, "window", None if self.window == 0 else "global")
+        window: object = self.window
+        if window not in (None, "global") and not (isinstance(window, int) and window % 2):
+            raise ConfigError(f"memory.window must be odd, 0 (as trained) or -1 (global), got {self.window}")
 
 
 @dataclass(frozen=True)
@@ -76,6 +102,22 @@ class Runtime:
         if impl != "auto":
             return impl
         return auto_implementation(self.device, self.dtype, memory.key_channels)
+
+
+def prepare_runtime(model: Model, config: RuntimeConfig) -> Runtime:
+    """`prepare` by settings.
+
+    Raises:
+        ConfigError: as `prepare`; a window for weights that have no memory.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    memory = model.config.memory
+    if config.window is not None:
+        if memory is None:
+            raise ConfigError("a window was given, but these weights have no memory (single-frame network); leave it out")
+        memory = replace(memory, window=None if config.window == "global" else config.window)
+    return prepare(model, config.device, config.precision, memory)
 
 
 def prepare(

@@ -327,5 +327,5 @@ def test_setting_out_of_range_is_refused_by_name(name: str, value: object) -> No
 
 
 def test_ends_of_the_ranges_are_accepted() -> None:
-    ContinuityConfig(gap_s=1e-9, late_s=0, scene_cut_similarity=0, scene_cut_margin=0)
+    ContinuityConfig(gap_s=0.001, late_s=0, scene_cut_similarity=0, scene_cut_margin=0)
     ContinuityConfig(gap_s=math.inf, late_s=100, scene_cut_similarity=1, scene_cut_margin=1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lmanet_core.errors import ConfigError, WeightsError
@@ -16,6 +17,7 @@ from lmanet_core.network.erfnet import _max_pool
 from lmanet_core.network.fusion import FUSIONS, ConcatFusion, GatedFusion, ReducedGatedFusion
 from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.network.memory_read import MemoryFrames, MemoryModule
+from lmanet_core.network.pspnet import AveragePool
 from lmanet_core.ops import local_attention
 from lmanet_core.stream.memory import MemoryBuffer
 from lmanet_core.weights import checkpoint
@@ -146,6 +148,17 @@ def test_pspnets_void_channel_is_zero_and_no_other(pspnet):
     *_, logits = pspnet
     assert (logits[:, :, 19] == 0).all()
     assert (logits[:, :, :19].abs().amax((0, 1, 3, 4)) > 0).all()
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 6])
+@pytest.mark.parametrize("size", [(129, 257), (17, 33), (6, 6), (5, 2), (1, 9)])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["nhwc", "nchw"])
+def test_pooling_by_products_is_adaptive_pooling(bins, size, layout):
+    x = torch.randn(2, 8, *size, dtype=torch.float64).to(memory_format=layout)
+    pool = AveragePool(bins)
+    torch.testing.assert_close(pool.as_products(x), F.adaptive_avg_pool2d(x, bins))
+    assert torch.equal(pool(x), F.adaptive_avg_pool2d(x, bins))  # on a CPU, as ever
+    assert not pool.state_dict()
 
 
 def test_pspnet_streams_as_the_whole_clip(pspnet):

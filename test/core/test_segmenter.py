@@ -623,14 +623,16 @@ def test_what_is_no_image_leaves_the_memory(make_segmenter, drive):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"memory_frames": 0}, "memory_frames must be 1 or more, got 0"),
-        ({"memory_interval_s": -0.1}, "memory_interval_s must be 0 or more seconds, got -0.1"),
-        ({"memory_interval_s": float("nan")}, "memory_interval_s must be 0 or more seconds, got nan"),
+        ({"memory": 1}, "memory must be true or false, got 1"),
+        ({"memory_frames": -1}, "memory_frames must be 0 to 64, got -1"),
+        ({"memory_frames": True}, "memory_frames must be 0 to 64, got True"),
+        ({"memory_interval_s": -0.1}, "memory_interval_s must be 0 to 60 s, got -0.1"),
+        ({"memory_interval_s": float("nan")}, "memory_interval_s must be 0 to 60 s, got nan"),
         ({"network_size": "big"}, "a size is WIDTHxHEIGHT .* got 'big'"),
         ({"output_size": "0x0"}, "a size is WIDTHxHEIGHT .* got '0x0'"),
-        ({"resize": "zoom"}, "resize must be stretch, letterbox or crop, got 'zoom'"),
+        ({"resize": "zoom"}, "resize must be stretch or letterbox or crop, got 'zoom'"),
         ({"upsample": "cubic"}, "upsample must be labels or logits, got 'cubic'"),
-        ({"attention": "magic"}, "attention must be auto, reference, blocked.*; got 'magic'"),
+        ({"attention": "magic"}, "attention must be auto or reference or blocked.*, got 'magic'"),
     ],
 )
 def test_setting_out_of_range_is_refused(options, message):

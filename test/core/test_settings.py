@@ -1,0 +1,86 @@
+"""A setting is said once: command line, ROS parameters and YAML have the same ones, and mean the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmanet_core.commands.main import make_parser
+from lmanet_core.commands.options import add_segmenter_options, make_segmenter, options_from_node
+from lmanet_core.errors import ConfigError
+from lmanet_core.settings import from_values, settings_of
+from lmanet_core.stream.continuity import ContinuityConfig
+from lmanet_core.stream.segmenter import SegmenterConfig
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.runtime import RuntimeConfig
+
+NODE = Path(__file__).resolve().parents[2] / "config/segment.yaml"
+ALL = [*settings_of(RuntimeConfig), *settings_of(SegmenterConfig)]
+#: One other value for each setting, as the node's parameter file has it.
+OTHER = {
+    "device": "cpu", "precision": "bf16", "threads": 1, "memory.window": -1, "memory.enabled": False, "memory.frames": 2,
+    "memory.interval_s": 0.25, "network_size": "64x32", "output_size": "network", "resize": "crop", "upsample": "labels",
+    "attention": "reference", "continuity.gap_s": 3.5, "continuity.late_s": 0.02, "continuity.scene_cut": False,
+    "continuity.scene_cut_similarity": 0.5, "continuity.scene_cut_margin": 0.25,
+}  # fmt: skip
+
+
+def from_arguments(arguments, weights):
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    add_segmenter_options(parser)
+    return make_segmenter(load_model(weights), parser.parse_args(arguments))
+
+
+def test_every_setting_has_its_own_name_and_option_and_a_sentence():
+    assert {one.name for one in ALL} == set(OTHER)
+    for names in ([one.name for one in ALL], [one.option for one in ALL]):
+        assert len(set(names)) == len(names)
+    assert all((one.setting.help.endswith(".") and one.setting.help[0].isupper()) or ":" in one.setting.help for one in ALL)
+
+
+@pytest.mark.parametrize("command", ["segment", "evaluate", "explain"])
+def test_the_command_line_has_every_setting(command):
+    options = {action.dest for action in make_parser(command)._actions}
+    assert {one.option.replace("-", "_") for one in ALL} <= options
+
+
+def test_a_nodes_parameter_file_means_the_same_on_the_command_line(video_weights):
+    parameters = {**yaml.safe_load(NODE.read_text())["/**"]["ros__parameters"], **OTHER}
+    del parameters["weights"]
+    segmenter = from_arguments(options_from_node(parameters, "node.yaml"), video_weights)
+    assert segmenter.config == SegmenterConfig(
+        memory=False, memory_frames=2, memory_interval_s=0.25, network_size="64x32", output_size="network", resize="crop",
+        attention="reference",
+        continuity=ContinuityConfig(
+            gap_s=3.5, late_s=0.02, scene_cut=False, scene_cut_similarity=0.5, scene_cut_margin=0.25
+        ),
+    )  # fmt: skip
+    assert segmenter.runtime.config.memory.window is None and segmenter.runtime.precision == "bf16"
+
+
+def test_the_shipped_parameter_file_is_the_default_of_the_command_line(video_weights):
+    parameters = yaml.safe_load(NODE.read_text())["/**"]["ros__parameters"]
+    given, default = (from_arguments(arguments, video_weights) for arguments in (options_from_node(parameters, "x"), []))
+    assert given.config == default.config == SegmenterConfig()
+    assert given.runtime.config == default.runtime.config
+
+
+def test_a_typo_in_a_parameter_file_is_told_with_the_nearest_name():
+    with pytest.raises(ConfigError, match=r"config n\.yaml: unknown parameter memory\.frame; did you mean memory\.frames\?"):
+        options_from_node({"memory.frame": 2}, "n.yaml")
+
+
+def test_zero_and_minus_one_stand_for_what_has_no_number():
+    assert [RuntimeConfig(window=window).window for window in (0, -1, 7, "global", None)] == [None, "global", 7, "global", None]
+    assert SegmenterConfig(memory_frames=0) == SegmenterConfig()
+    with pytest.raises(ConfigError, match="odd"):
+        RuntimeConfig(window=20)
+
+
+def test_values_by_path_make_the_dataclasses():
+    made = from_values(SegmenterConfig, {("resize",): "crop", ("continuity", "gap_s"): 2.0})
+    assert made == SegmenterConfig(resize="crop", continuity=ContinuityConfig(gap_s=2.0))
