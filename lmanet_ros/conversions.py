@@ -1,8 +1,8 @@
 """ROS messages ↔ arrays and the core's values. Pure functions; any thread.
 
 Incoming images go through cv_bridge where it imports and where it converts right: cv_bridge shears rows whose padding is no
-multiple of a pixel, fails on big-endian messages with NumPy 2, scales 16-bit images by its own rule and knows no nv12. All of
-those, and everything where cv_bridge is missing, go through `lmanet_core.media`. A test holds that both give the same pixels.
+multiple of a pixel, scales 16-bit images by its own rule and knows no nv12. All of those, and everything where cv_bridge is
+missing or NumPy is 2 or newer, go through `lmanet_core.media`. A test holds that both give the same pixels.
 
 Outgoing data is filled in place, in one copy: messages copy what they are given, up to twice, and look at every element of
 anything but an `array.array`.
@@ -27,10 +27,14 @@ from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.ros_images import camera_info_from_message, image_from_compressed_message, image_from_message
 
-try:
-    from cv_bridge import CvBridge
-except Exception:  # built for another NumPy it fails with more than ImportError
-    CvBridge = None
+CvBridge: Any = None
+if (
+    int(np.__version__.partition(".")[0]) < 2
+):  # one that was built on NumPy 1 may import beside NumPy 2, and then crash the process
+    try:
+        from cv_bridge import CvBridge
+    except Exception:  # built for another NumPy it fails with more than ImportError
+        CvBridge = None
 
 _Message = TypeVar("_Message", Image, CompressedImage)
 

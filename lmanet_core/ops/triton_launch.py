@@ -1,12 +1,15 @@
 """How the kernels of `triton_kernels.py` are started: which tiles, how many programs, on which device.
 
-Importing this module needs Triton. Which tiles are fastest depends on the device: the first call with a size measures the
-candidates and Triton keeps the answer in its cache on disk, so that later processes take the same ones (results of other tiles
-differ in the last bits). With `TRITON_INTERPRET=1` kernels run on the CPU, in the first candidate's tiles.
+Importing this module needs Triton. Which tiles are fastest depends on the device. Devices that were measured stand in a table,
+others take tiles that fit every device, so no start waits for a measurement (it took 12 s at the first image). With
+`LMANET_TUNE=1` in the environment the first call with a size measures the candidates here, and Triton keeps the answer in its
+cache on disk for later processes that set it, too; results of other tiles differ in the last bits. With `TRITON_INTERPRET=1`
+kernels run on the CPU, in the first candidate's tiles.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -66,15 +69,46 @@ TILES: dict[str, dict[str, tuple[Tiles, ...]]] = {
 }  # fmt: skip
 
 
+#: Compute capability → kernel → kind → the fastest tiles: an H200, float16, R = 21, ERFNet S = 4 and PSPNet S = 3
+#: (benchmarks/results/tiles_h200.json).
+TUNED: dict[tuple[int, int], dict[str, dict[str, Tiles]]] = {
+    (9, 0): {
+        "attend": {"narrow": Tiles(8, 8, 4, 32, 128, 4, 4), "wide": Tiles(8, 8, 4, 16, 512, 8, 2)},
+        "score_gradients": {"narrow": Tiles(8, 8, 2, 32, 64, 8, 2), "wide": Tiles(8, 8, 2, 32, 64, 4, 3)},
+        "value_gradients": {"narrow": Tiles(8, 8, 2, 32, 128, 8, 2), "wide": Tiles(8, 8, 2, 32, 512, 8, 2)},
+    },
+}
+#: What is not in the table takes the tiles of these: as much shared memory, and the same tensor cores or newer ones.
+_LIKE = {(10, 0): (9, 0), (10, 3): (9, 0)}
+
+
+def tiles_for(name: str, value_channels: int, tensor_cores: bool, capability: tuple[int, int]) -> Tiles:
+    """The tiles of a kernel on a device: from the table, or the first candidate, which fits every device.
+
+    Args:
+        name: of the kernel.
+        value_channels: Dv.
+        tensor_cores: whether products run on them.
+        capability: the device's compute capability.
+    """
+    measured = TUNED.get(_LIKE.get(capability, capability)) if tensor_cores else None
+    if measured is None:
+        return candidates(name, value_channels, tensor_cores)[0]
+    return _cut(measured[name]["narrow" if value_channels <= _NARROW else "wide"], value_channels)
+
+
 def candidates(name: str, value_channels: int, tensor_cores: bool) -> list[Tiles]:
     """Tiles to choose from for a kernel, channels cut to what there are.
 
     Without tensor cores (float32, for exactness; Turing, which Triton no longer drives) products take many more registers.
     """
     kind = "plain" if not tensor_cores else "narrow" if value_channels <= _NARROW else "wide"
-    padded = max(16, triton.next_power_of_2(value_channels))
-    cut = (tiles._replace(channels=min(tiles.channels, padded)) for tiles in TILES[name][kind])
-    return list(dict.fromkeys(cut))
+    return list(dict.fromkeys(_cut(tiles, value_channels) for tiles in TILES[name][kind]))
+
+
+def _cut(tiles: Tiles, value_channels: int) -> Tiles:
+    """With no more channels than there are."""
+    return tiles._replace(channels=min(tiles.channels, max(16, triton.next_power_of_2(value_channels))))
 
 
 def forward(
@@ -143,9 +177,15 @@ def backward(
 
 def _start(name: str, grid: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
     first: torch.Tensor = arguments[0]
-    chosen = candidates(name, constants["DV"], _has_tensor_cores(first))
+    tensor_cores = _has_tensor_cores(first)
+    chosen = candidates(name, constants["DV"], tensor_cores)
     if INTERPRETED:
         getattr(kernels, name)[grid(chosen[0])](*arguments, **constants, **chosen[0].config.all_kwargs())
+        return
+    if os.environ.get("LMANET_TUNE", "0") in ("", "0"):
+        tiles = tiles_for(name, constants["DV"], tensor_cores, torch.cuda.get_device_capability(first.device))
+        with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
+            getattr(kernels, name)[grid(tiles)](*arguments, **constants, **tiles.config.all_kwargs())
         return
     tuner = _tuner(name, tuple(chosen), torch.cuda.get_device_name(first.device))
     with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]

@@ -191,7 +191,36 @@ def test_published_scheme_compiles(hopper):
     assert [name for name, _, _ in hopper.started] == ["_correlate", "_gather"]
 
 
+@pytest.mark.parametrize("kernel", OPTIONS)
+@pytest.mark.parametrize("channels", [ERFNET, PSPNET], ids=["erfnet", "pspnet"])
+def test_measured_tiles_fit_their_device(kernel, channels, tmp_path):
+    for capability in triton_launch.TUNED:
+        tiles = triton_launch.tiles_for(kernel, channels[1], True, capability)
+        target = 10 * capability[0] + capability[1]
+        compiled = compile_kernel(kernel, target, tiles, channels, "fp16", tmp_path)
+        assert compiled.shared <= SHARED[target] and compiled.tensor_core_instructions > 0
+
+
+def test_a_device_that_was_not_measured_takes_tiles_that_fit_everywhere():
+    for kernel, kinds in triton_launch.TILES.items():
+        for value_channels, kind in ((128, "narrow"), (2048, "wide")):
+            measured = triton_launch.TUNED[9, 0][kernel][kind]
+            for capability in ((7, 5), (8, 0), (8, 7), (8, 9), (12, 0)):
+                assert triton_launch.tiles_for(kernel, value_channels, True, capability) == kinds[kind][0]
+            for capability in ((9, 0), (10, 0)):
+                assert triton_launch.tiles_for(kernel, value_channels, True, capability) == measured
+        assert triton_launch.tiles_for(kernel, 64, False, (9, 0)) == triton_launch.candidates(kernel, 64, False)[0]
+
+
+def test_no_start_waits_for_a_measurement(hopper):
+    for height in (9, 17):
+        local_attention_op(*maps_of(1, 16, 64, height, 20, torch.float16), 2, False, 1.0)
+    assert hopper.measured == 0
+    assert [warps for _, _, warps in hopper.started] == [triton_launch.TUNED[9, 0]["attend"]["narrow"].warps] * 2
+
+
 def test_tiles_are_measured_once_a_size_and_kept_on_disk_for_the_next_process(hopper, monkeypatch):
+    monkeypatch.setenv("LMANET_TUNE", "1")
     attend = triton_launch.TILES["attend"]["narrow"]
     monkeypatch.setitem(triton_launch.TILES["attend"], "narrow", (attend[0], attend[-1]))
     candidates = triton_launch.candidates("attend", 64, tensor_cores=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 
 import numpy as np
@@ -44,6 +45,12 @@ def test_every_encoding_gives_the_pixels_of_rosbags_image(encoding, padding, big
     image = rgb_from_image(message)
     assert (image.shape, image.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
     np.testing.assert_array_equal(image, image_from_message(message))
+
+
+@pytest.mark.skipif(np.__version__.startswith("1."), reason="NumPy 1 is what cv_bridge was built on")
+def test_cv_bridge_is_left_alone_beside_numpy_2():
+    # Built on NumPy 1 it may import beside NumPy 2, and then crashes the process at the first image.
+    assert not conversions.uses_cv_bridge() and "cv_bridge" not in sys.modules
 
 
 @pytest.mark.skipif(not conversions.uses_cv_bridge(), reason="cv_bridge cannot be imported")
