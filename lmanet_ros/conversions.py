@@ -10,6 +10,8 @@ anything but an `array.array`.
 
 from __future__ import annotations
 
+import contextlib
+from importlib import import_module
 from typing import Any, TypeVar
 
 import cv2
@@ -28,13 +30,9 @@ from lmanet_core.labels import LabelSet
 from lmanet_core.media.ros_images import camera_info_from_message, image_from_compressed_message, image_from_message
 
 CvBridge: Any = None
-if (
-    int(np.__version__.partition(".")[0]) < 2
-):  # one that was built on NumPy 1 may import beside NumPy 2, and then crash the process
-    try:
-        from cv_bridge import CvBridge
-    except Exception:  # built for another NumPy it fails with more than ImportError
-        CvBridge = None
+if np.__version__.startswith("1."):  # one that was built on NumPy 1 may import beside NumPy 2, and then crashes the process
+    with contextlib.suppress(Exception):  # built for another NumPy it fails with more than ImportError
+        CvBridge = import_module("cv_bridge").CvBridge
 
 _Message = TypeVar("_Message", Image, CompressedImage)
 
