@@ -21,11 +21,7 @@ from pathlib import Path
 import torch
 from recording import ROOT, describe_run, finish, median_ratio, summarize, time_alternately
 
-from lmanet_core.evaluation import load_mapping
-from lmanet_core.evaluation.page import write_page
-from lmanet_core.evaluation.recorder import Recorder
-from lmanet_core.evaluation.report import build_summary, write_summary
-from lmanet_core.evaluation.run import CameraInput, Outcome, evaluate
+from lmanet_core.evaluation.run import EvaluationConfig, evaluate
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.media import open_frames
 from lmanet_core.network import MemoryConfig
@@ -34,8 +30,6 @@ from lmanet_core.weights.checkpoint import Model, ModelConfig, build_network
 from lmanet_core.weights.runtime import Runtime, prepare
 
 GOAL = 1.15
-RUN = {"mode": "benchmark", "weights": {"file": "random", "sha256": "", "kind": "random"}, "inputs": [], "device": "cpu",
-       "precision": "", "settings": {}}  # fmt: skip
 
 
 def segment(runtime: Runtime, config: SegmenterConfig, bag: Path, frames: int) -> None:
@@ -46,18 +40,20 @@ def segment(runtime: Runtime, config: SegmenterConfig, bag: Path, frames: int) -
 
 
 def measure(runtime: Runtime, config: SegmenterConfig, bag: Path, labels: str, frames: int, save: tuple[str, ...]) -> None:
-    mapping = load_mapping("camvid11", CITYSCAPES)
-    camera, outcome = CameraInput("camera", bag, labels=labels), Outcome()
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        recorder = Recorder(out, CITYSCAPES, mapping, ["camera"], ("on",), save)
         evaluate(
-            [camera], lambda: {"on": VideoSegmenter(runtime, config)}, recorder, outcome, tolerance_s=0.02, max_frames=frames
+            EvaluationConfig(
+                inputs=(str(bag),),
+                out=Path(folder) / "report",
+                segmenter=VideoSegmenter(runtime, config),
+                weights_kind="random",
+                labels=(labels,),
+                mapping="camvid11",
+                compare_off=False,
+                save=(*save, "page"),
+                max_frames=frames,
+            )
         )
-        recorder.close()
-        extra = {"pictures": recorder.save_pictures()}
-        write_summary(out / "summary.json", build_summary(recorder, outcome, [camera], (), RUN, 1.0, True, extra))
-        write_page(out)
 
 
 def with_cpu_time(used: list[float], run: Callable[[], None]) -> None:

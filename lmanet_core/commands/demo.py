@@ -9,7 +9,6 @@ Drives a generated street into a bag, segments it with the memory off and on, an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +18,12 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from lmanet_core.commands import evaluate
+from lmanet_core.commands.evaluate import segmenter_settings
 from lmanet_core.commands.terminal import console, progress
 from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation.pictures import caption
-from lmanet_core.evaluation.report import read_frames
+from lmanet_core.evaluation.report import Report
+from lmanet_core.evaluation.run import EvaluationConfig, evaluate
 from lmanet_core.geometry import parse_size
 from lmanet_core.labels import CITYSCAPES, LabelSet
 from lmanet_core.media.picture import draw_legend, write_image
@@ -68,22 +68,32 @@ def run(options: Namespace) -> int:
     street = StreetConfig(
         width=size.width, height=size.height, seed=options.seed, degradation=options.degradation, level=options.level
     )
-    weights = options.weights or str(default_weights())
-    runtime = prepare(load_model(weights))
+    weights = Path(options.weights or default_weights())
+    model = load_model(str(weights))
+    runtime = prepare(model)
     if runtime.config.memory is None or runtime.config.labels.names != CITYSCAPES.names:
         raise ConfigError("the demo compares memory off and on over Cityscapes' classes; give weights that have both")
-    bag, report = out / "drive.mcap", out / "report"
+    bag = out / "drive.mcap"
     with ResultFolder(out, overwrite=options.overwrite) as folder:
         folder.keep = False
         with progress("driving", options.frames, None) as advance:
             record_street(bag, street, options.frames, advance)
-        arguments = [str(bag), "--weights", weights, "--labels", LABEL_TOPIC, "--out", str(report)]
-        evaluate.run(evaluate.make_parser().parse_args(arguments))
+        config = EvaluationConfig(
+            inputs=(str(bag),),
+            out=out / "report",
+            weights=weights,
+            segmenter=VideoSegmenter(runtime),
+            weights_kind=model.source,
+            labels=(LABEL_TOPIC,),
+            settings=segmenter_settings(),
+        )
+        with progress("evaluating", options.frames, None) as advance:
+            report = evaluate(config, advance)
         folder.keep = True
-        summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
-        Console(markup=False, highlight=False).print(classes_table(summary))
+        Console(markup=False, highlight=False).print(classes_table(report.summary))
         write_image(out / "picture.png", draw_comparison(Street(street), runtime, _most_different(report)))
-    console.print(f"look at {out / 'picture.png'}, {report / 'report.html'}, {report / 'side_by_side.mp4'}", soft_wrap=True)
+    page, video = report.folder / "report.html", report.folder / "side_by_side.mp4"
+    console.print(f"look at {out / 'picture.png'}, {page}, {video}", soft_wrap=True)
     return 0
 
 
@@ -111,10 +121,9 @@ def _add_row(table: Table, title: str, off: float | None, on: float | None, scal
         table.add_row(title, f"{scale * off:.1f}", f"{scale * on:.1f}", f"{scale * (on - off):+.1f}")
 
 
-def _most_different(report: Path) -> int:
+def _most_different(report: Report) -> int:
     """The frame in which memory off and on differ most, once the memory is full."""
-    rows = read_frames(report)
-    return int(max((row for row in rows if row["index"] >= _WARM_UP), key=lambda row: row["differs"])["index"])
+    return int(max((row for row in report.frames() if row["index"] >= _WARM_UP), key=lambda row: row["differs"])["index"])
 
 
 def draw_comparison(street: Street, runtime: Runtime, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

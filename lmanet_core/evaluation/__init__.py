@@ -2,6 +2,7 @@
 
 from lmanet_core.evaluation.flow import PairMatcher
 from lmanet_core.evaluation.measures import FrameScores, Measures
-from lmanet_core.label_mapping import LabelMapping, list_mappings, load_mapping
+from lmanet_core.evaluation.report import Report
+from lmanet_core.evaluation.run import EvaluationConfig, evaluate
 
-__all__ = ["FrameScores", "LabelMapping", "Measures", "PairMatcher", "list_mappings", "load_mapping"]
+__all__ = ["EvaluationConfig", "FrameScores", "Measures", "PairMatcher", "Report", "evaluate"]

@@ -11,15 +11,15 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.files import resize_labels
 from lmanet_core.evaluation.recorder import Recorder
-from lmanet_core.evaluation.run import CameraInput, Outcome, SegmenterFactory, open_camera, step_all
+from lmanet_core.evaluation.session import Session, step_all
 from lmanet_core.frame import Frame
 from lmanet_core.geometry import Size
 from lmanet_core.label_mapping import LabelMapping
@@ -139,42 +139,31 @@ class LiveRun:
             self.streaming.update(self._mapping.map_prediction(labels), self._mapping.map_truth(truth))
 
 
-def evaluate_live(
-    cameras: Sequence[CameraInput],
-    make_segmenters: SegmenterFactory,
-    recorder: Recorder,
-    outcome: Outcome,
-    mapping: LabelMapping,
-    *,
-    tolerance_s: float,
-    inference_s: float | None,
-    max_frames: int | None = None,
-    on_frame: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """As `run.evaluate`, but as if live; cameras of one recording share one worker.
+def run_live(session: Session, mapping: LabelMapping, inference_s: float | None) -> dict[str, float | None]:
+    """Run a session as if live; cameras of one recording share one worker.
 
     Args:
-        cameras, make_segmenters, recorder, outcome, tolerance_s, max_frames, on_frame: see `run.evaluate`.
-        mapping: of the recorder.
+        session: see `Session`.
+        mapping: of its recorder.
         inference_s: seconds a frame takes; None: measured.
 
     Returns:
         Figures for the report: `streaming_accuracy`, `streaming_miou`; None without labels.
     """
     streaming = ConfusionMatrix(len(mapping.classes.names))
-    for _, group in itertools.groupby(cameras, key=lambda camera: camera.recording):
+    for _, group in itertools.groupby(session.cameras, key=lambda camera: camera.recording):
         of_recording = list(group)
-        live = LiveRun({camera.name: make_segmenters() for camera in of_recording}, recorder, mapping, inference_s)
+        segmenters = {camera.name: session.make_segmenters() for camera in of_recording}
+        live = LiveRun(segmenters, session.recorder, mapping, inference_s)
         with ExitStack() as stack:
-            frames = [stack.enter_context(open_camera(camera, tolerance_s, outcome)) for camera in of_recording]
-            limited = [itertools.islice(pairs, max_frames) for pairs in frames]
-            merged = heapq.merge(*(_name(number, pairs) for number, pairs in enumerate(limited)), key=lambda item: item[0])
+            frames = [stack.enter_context(session.open(camera)) for camera in of_recording]
+            merged = heapq.merge(*(_name(number, pairs) for number, pairs in enumerate(frames)), key=lambda item: item[0])
             clock = ArrivalClock()
             for stamp_ns, number, frame, truth in merged:
                 if inference_s is None and clock.is_new:
-                    step_all(make_segmenters(), frame)  # the first one ever takes longer, as it does before a robot starts
+                    step_all(session.make_segmenters(), frame)  # the first one ever takes longer, as before a robot starts
                 live.arrive(of_recording[number].name, frame, truth, clock.arrival_s(stamp_ns))
-                on_frame()
+                session.on_frame()
             live.finish()
         streaming.counts += live.streaming.counts
     values = {"streaming_accuracy": streaming.accuracy(), "streaming_miou": streaming.mean_iou()}

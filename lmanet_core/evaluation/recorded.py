@@ -7,15 +7,12 @@ without a result were dropped. A result's latency is its time of recording minus
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, InputError
-from lmanet_core.evaluation.recorder import Recorder
-from lmanet_core.evaluation.run import CameraInput, Outcome, SegmenterFactory, open_camera, step_all
+from lmanet_core.evaluation.session import CameraInput, Session, step_all
 from lmanet_core.evaluation.truth import StampedTruth, TopicLabels
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, plan_geometry
@@ -25,17 +22,8 @@ _LONGEST_LATENCY_MS = 60_000.0
 LABELS_TOPIC = "/segmentation/labels"
 
 
-def evaluate_recorded(
-    cameras: Sequence[CameraInput],
-    make_segmenters: SegmenterFactory,
-    recorder: Recorder,
-    outcome: Outcome,
-    *,
-    tolerance_s: float,
-    max_frames: int | None = None,
-    on_frame: Callable[[], None] = lambda: None,
-) -> dict[str, float | None]:
-    """As `run.evaluate`, with the label maps of each camera's `results`.
+def run_recorded(session: Session) -> dict[str, float | None]:
+    """Run a session over the frames that a node segmented, with the label maps of each camera's `results`.
 
     Returns:
         Figures for the report: `reproduced`, the share of pixels on which both agree.
@@ -45,22 +33,22 @@ def evaluate_recorded(
         ConfigError: a camera without results.
     """
     equal = pixels = 0
-    for camera in cameras:
+    for camera in session.cameras:
         published = _open_results(camera)
-        segmenters = make_segmenters()
-        with open_camera(camera, tolerance_s, outcome) as pairs:
-            for frame, truth in itertools.islice(pairs, max_frames):
+        segmenters = session.make_segmenters()
+        with session.open(camera) as pairs:
+            for frame, truth in pairs:
                 labels = published.find(frame, None)
                 if labels is None:
-                    recorder.drop(camera.name, frame)
+                    session.recorder.drop(camera.name, frame)
                 else:
                     results = step_all(segmenters, frame)
                     main, own = next(iter(results.items()))
                     pixels += labels.size
                     equal += int((own.labels == labels).sum()) if own.labels.shape == labels.shape else 0
                     results[main] = _as_published(frame, own, labels)
-                    recorder.add(camera.name, frame, truth, results, _latency_ms(published))
-                on_frame()
+                    session.recorder.add(camera.name, frame, truth, results, _latency_ms(published))
+                session.on_frame()
         published.finish()
         if not published.matched:
             count = published.unmatched + published.damaged

@@ -52,7 +52,7 @@ class Stream:
 
 
 class Recorder:
-    """See the module.
+    """Records one evaluation.
 
     Args:
         out: folder of the report.

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ import torch
 
 from lmanet_core import __version__
 from lmanet_core.evaluation.flow import MAX_PIXELS
-from lmanet_core.evaluation.measures import MVC_FRAMES, Measures
-from lmanet_core.evaluation.recorder import Recorder
-from lmanet_core.evaluation.run import CameraInput, Outcome
-from lmanet_core.evaluation.verdict import Threshold, judge
+from lmanet_core.evaluation.measures import MVC_FRAMES
+from lmanet_core.evaluation.session import CameraInput, Session
+from lmanet_core.evaluation.verdict import Check, Threshold, judge
 from lmanet_core.media.sinks import output_errors
 from lmanet_core.metrics.temporal import FLOW_AGREEMENT_PX, STATIC_GREY_LEVELS
 from lmanet_core.stream.loop import StreamSummary
@@ -31,7 +31,7 @@ COUNTS = ("frames", "labelled_frames", "dropped", "skipped", "resets", "labels_u
 SHARES = ("unjudged", "streaming_accuracy", "streaming_miou", "reproduced")  # where there are such
 SPEED = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "frames_per_second", "peak_memory_mb")
 #: Parts of a summary that differ from run to run; the hash leaves them out.
-NOT_REPEATABLE = ("verdict", "speed", "timings_ms", "frame_ms", "machine", "paths", "hash", "pictures", "live_timing")
+NOT_REPEATABLE = ("verdict", "speed", "timings_ms", "frame_ms", "machine", "paths", "hash", "pictures")
 
 
 def figure_names(classes: Sequence[str], variants: Sequence[str]) -> list[str]:
@@ -42,66 +42,99 @@ def figure_names(classes: Sequence[str], variants: Sequence[str]) -> list[str]:
     return [*own, *others, *gains, *SHARES, *COUNTS, *SPEED]
 
 
+@dataclass(frozen=True)
+class Report:
+    """What came of an evaluation.
+
+    Attributes:
+        folder: holds `summary.json` and `frames.jsonl`, and as asked for `report.html`, the result bag and the video.
+        summary: as written to summary.json.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+
+    @property
+    def figures(self) -> Mapping[str, float | None]:
+        """By name, see docs/evaluation.md; None where it was not measured."""
+        return dict(self.summary["figures"])
+
+    @property
+    def passed(self) -> bool | None:
+        """The verdict; None where there are no thresholds."""
+        passed: bool | None = self.summary["verdict"]["passed"]
+        return passed
+
+    @property
+    def missed(self) -> tuple[Check, ...]:
+        """Thresholds that were missed."""
+        checks = (Check(**check) for check in self.summary["verdict"]["checks"])
+        return tuple(check for check in checks if not check.passed)
+
+    def frames(self) -> Iterator[dict[str, Any]]:
+        """What is known of each frame, in order."""
+        return read_frames(self.folder)
+
+
 def build_summary(
-    recorder: Recorder,
-    outcome: Outcome,
-    cameras: Sequence[CameraInput],
+    session: Session,
     thresholds: Sequence[Threshold],
     run: Mapping[str, Any],
     elapsed_s: float,
     complete: bool,
-    extra: Mapping[str, Any],
+    further: Mapping[str, float | None] | None = None,
+    pictures: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything about an evaluation as plain data.
 
     Args:
-        recorder: closed.
-        outcome: of the recordings.
-        cameras: what was evaluated.
+        session: its recorder closed.
         thresholds: may be empty.
         run: weights, configuration, mode: what was run.
         elapsed_s: wall time of it all.
         complete: false where an error or Ctrl-C ended it.
-        extra: further figures (`figures`) and parts of the summary.
+        further: figures that the recorder does not know.
+        pictures: as `Recorder.save_pictures` gives them.
     """
+    recorder = session.recorder
+    main, *_ = recorder.variants
     totals = {variant: recorder.total(variant) for variant in recorder.variants}
     summaries = {variant: total.summary() for variant, total in totals.items()}
-    main = recorder.variants[0]
-    speed = _speed(recorder.summary, elapsed_s)
-    median_ms = {name: float(np.median(values[1:] or values)) for name, values in recorder.frame_ms.items() if values}
+    mapping, speed = totals[main].mapping, _speed(recorder.summary, elapsed_s)
     figures = {
         **_figures(summaries, recorder.variants),
         "dropped": recorder.dropped,
-        "skipped": sum(outcome.skipped.values()),
+        "skipped": sum(session.skipped.values()),
         "resets": sum(recorder.summary.resets.values()),
-        "labels_unmatched": sum(counts["unmatched"] for counts in outcome.labels.values()),
-        **extra.get("figures", {}),
+        "labels_unmatched": sum(counts["unmatched"] for counts in session.labels.values()),
+        **(further or {}),
     }
     summary: dict[str, Any] = {
-        "verdict": judge(thresholds, {**figures, **speed, **extra.get("speed", {})}),
+        "verdict": judge(thresholds, {**figures, **speed}),
         "complete": complete,
         "figures": figures,
-        "speed": {**speed, **extra.get("speed", {})},
+        "speed": speed,
         "variants": list(recorder.variants),
-        "classes": list(totals[main].mapping.classes.names),
-        "colors": [list(color) for color in totals[main].mapping.classes.colors],
+        "classes": list(mapping.classes.names),
+        "colors": [list(color) for color in mapping.classes.colors],
         "runs": summaries,
         "since_reset_from": [entry["from"] for entry in summaries[main]["since_reset"]],
         "resets": dict(recorder.summary.resets),
         "not_remembered": recorder.summary.not_remembered,
-        "cameras": {
-            camera.name: _camera(recorder, outcome, camera, main) for camera in cameras if camera.name in recorder.streams
-        },
+        "cameras": {camera.name: _camera(session, camera) for camera in session.cameras},
         "unknown_label_values": {str(value): n for value, n in sorted(totals[main].unknown_values.items())},
         "timings_ms": recorder.summary.percentiles(),
-        "frame_ms": median_ms,
+        "frame_ms": {name: float(np.median(values[1:] or values)) for name, values in recorder.frame_ms.items() if values},
         "flow": f"OpenCV DIS, preset medium, both directions, at most {MAX_PIXELS} pixels, agreement {FLOW_AGREEMENT_PX:g} px, "
         f"static within {STATIC_GREY_LEVELS} grey levels",
         "run": {**run, "versions": _versions()},
         "frames_hash": recorder.digest,
         "machine": _machine(),
-        "paths": {"inputs": [str(camera.recording) for camera in cameras], "labels": [camera.labels for camera in cameras]},
-        **{key: value for key, value in extra.items() if key not in ("figures", "speed")},
+        "paths": {
+            "inputs": [str(camera.recording) for camera in session.cameras],
+            "labels": [camera.labels for camera in session.cameras],
+        },
+        "pictures": dict(pictures or {}),
     }
     summary["hash"] = hash_summary(summary)
     return summary
@@ -156,20 +189,19 @@ def _difference(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first - second
 
 
-def _camera(recorder: Recorder, outcome: Outcome, camera: CameraInput, main: str) -> dict[str, Any]:
-    stream = recorder.streams[camera.name]
-    measures: Measures = stream.measures[main]
-    summary = measures.summary()
+def _camera(session: Session, camera: CameraInput) -> dict[str, Any]:
+    stream = session.recorder.streams[camera.name]
+    measured = stream.measures[session.recorder.variants[0]].summary()
     return {
         "topic": camera.topic,
         "frames": stream.summary.frames,
         "dropped": stream.dropped,
-        "skipped": outcome.skipped.get(camera.name, 0),
+        "skipped": session.skipped.get(camera.name, 0),
         "resets": dict(stream.summary.resets),
-        "labels": outcome.labels.get(camera.name),
+        "labels": session.labels.get(camera.name),
         "first_stamp_ns": stream.first_stamp_ns,
         "longest_memory_frames": stream.longest_memory,
-        **{name: summary[name] for name in QUALITY},
+        **{name: measured[name] for name in QUALITY},
     }
 
 

@@ -1,196 +1,172 @@
-"""Run recordings through the segmenter and record what comes of it: lock-step (every frame once, in order) or as if live.
+"""`evaluate`: recordings and weights in; figures, a verdict and a folder with the report out.
 
-    evaluate(cameras, segmenters, recorder) → frames, dropped frames and labels counted in the recorder
-
-In lock-step the measuring of a frame goes on in a thread beside the segmenting of the next, one frame behind at most, always in
-order, so that results do not depend on it.
+report = evaluate(EvaluationConfig(("drive.mcap",), Path("report"), labels=("/camera/labels",)))
+report.figures["miou"], report.passed, report.folder / "report.html"
 """
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from lmanet_core.arrays import UInt8Array
-from lmanet_core.errors import ConfigError, InputError
-from lmanet_core.evaluation.attention import AttentionWatch
+from lmanet_core.errors import ConfigError
+from lmanet_core.evaluation.live import run_live
+from lmanet_core.evaluation.page import write_page
+from lmanet_core.evaluation.recorded import run_recorded
 from lmanet_core.evaluation.recorder import Recorder
-from lmanet_core.evaluation.truth import Truth, open_truth, with_truth
-from lmanet_core.frame import Frame, FrameResult
-from lmanet_core.media import FrameSource, open_frames
-from lmanet_core.media.sinks import safe_name
+from lmanet_core.evaluation.report import Report, build_summary, figure_names, hash_input, write_summary
+from lmanet_core.evaluation.session import CameraInput, Session, name_cameras
+from lmanet_core.evaluation.verdict import check_names, read_thresholds
+from lmanet_core.label_mapping import LabelMapping, load_mapping
+from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.stream.segmenter import VideoSegmenter
+from lmanet_core.weights.checkpoint import hash_file, load_model
+from lmanet_core.weights.runtime import prepare
+from lmanet_core.weights.shipped import default_weights
 
-#: Makes the segmenters of one stream, one for each variant, the main one first.
-SegmenterFactory = Callable[[], Mapping[str, VideoSegmenter]]
-
-
-@dataclass(frozen=True, slots=True)
-class CameraInput:
-    """One stream to evaluate.
-
-    Attributes:
-        name: in reports and file names.
-        recording: video, folder of images or bag.
-        topic: image topic of a bag.
-        labels: see `open_truth`; None where there are none.
-        fps: of a folder of images.
-        results: BAG or BAG:TOPIC with label maps that a node published; see `recorded`.
-    """
-
-    name: str
-    recording: Path
-    topic: str | None = None
-    labels: str | None = None
-    fps: float | None = None
-    results: str | None = None
+SAVE = ("bag", "video", "page")
 
 
-@dataclass
-class Outcome:
-    """What the recordings gave besides frames; true at any time.
-
-    Attributes:
-        skipped: damaged images, by camera.
-        labels: labels matched, unmatched and damaged, by camera that has labels.
-    """
-
-    skipped: dict[str, int] = field(default_factory=dict)
-    labels: dict[str, dict[str, int]] = field(default_factory=dict)
-
-
-def name_cameras(
-    recordings: Sequence[str], topics: Sequence[str], labels: Sequence[str], fps: float | None
-) -> list[CameraInput]:
-    """One camera for each topic of each recording.
-
-    Args:
-        recordings: paths.
-        topics: image topics that every recording has; empty: each has one camera.
-        labels: none, one for all, or one for each camera in order.
-        fps: of folders.
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """One evaluation.
 
     Raises:
-        ConfigError: another number of labels.
+        ConfigError: settings out of range, or that exclude each other; the message names the option of `lmanet evaluate`.
     """
-    of_each: Sequence[str | None] = topics or (None,)
-    pairs = [(recording, topic) for recording in recordings for topic in of_each]
-    if len(labels) not in (0, 1, len(pairs)):
-        raise ConfigError(f"wanted --labels for none, one or all of {len(pairs)} cameras, got {len(labels)}")
-    given: Sequence[str | None] = labels if len(labels) == len(pairs) else [*(labels or (None,))] * len(pairs)
-    cameras: list[CameraInput] = []
-    for (recording, topic), of_this in zip(pairs, given, strict=True):
-        path = Path(recording)
-        parts = [
-            *([path.stem or path.name] if len(recordings) > 1 else []),
-            *([_short(topic)] if len(topics) > 1 and topic else []),
-        ]
-        name = safe_name("_".join(parts)) or "camera"
-        while name in {camera.name for camera in cameras}:
-            name += "_2"
-        cameras.append(CameraInput(name, path, topic, of_this, fps))
-    return cameras
+
+    inputs: tuple[str, ...]  # videos, folders of images, bags
+    out: Path  # folder for the report
+    weights: Path | None = None  # file of any understood kind; None: those that ship, or none where a segmenter is given
+    segmenter: VideoSegmenter | None = None  # ready; its runtime and settings are used for each camera; None: default settings
+    weights_kind: str = ""  # in words; of a ready segmenter's weights
+    labels: tuple[str, ...] = ()  # none, one for all cameras, or one each; see `open_truth`
+    tolerance_s: float = 0.02  # between a label's stamp and its frame's, at most
+    mapping: str | None = None  # name or YAML file, see `load_mapping`; None: the weights' own ids
+    thresholds: Path | None = None  # YAML file, see `read_thresholds`
+    live: str | float | None = None  # as if live: "measured", or milliseconds a frame takes; None: every frame, in order
+    results: tuple[str, ...] = ()  # one for each camera: BAG or BAG:TOPIC with label maps that a node published
+    compare_off: bool = True  # also segment with the memory off
+    save: tuple[str, ...] = SAVE  # what is written besides summary.json and frames.jsonl
+    overwrite: bool = False  # replace a report that is there
+    topics: tuple[str, ...] = ()  # image topics of bags
+    fps: float | None = None  # of folders of images
+    max_frames: int | None = None  # of each camera
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the segmenter as they were asked for, for the record
+
+    def __post_init__(self) -> None:
+        for kind in self.save:
+            if kind not in SAVE:
+                raise ConfigError(f"--save takes {', '.join(SAVE)} or none, got {kind!r}")
+        if not self.tolerance_s >= 0.0:
+            raise ConfigError(f"--tolerance must be 0 seconds or more, got {self.tolerance_s}")
+        if isinstance(self.live, float) and not 0.0 < self.live < math.inf:
+            raise ConfigError(f"--live takes measured or milliseconds above 0, got {self.live}")
+        if self.live is not None and self.results:
+            raise ConfigError("--results are of a live run already; leave --live out")
+
+    def cameras(self) -> list[CameraInput]:
+        """The streams; raises ConfigError where labels or results are not as many as they."""
+        cameras = name_cameras(self.inputs, self.topics, self.labels, self.fps)
+        if not self.results:
+            return cameras
+        if len(self.results) != len(cameras):
+            raise ConfigError(f"wanted --results for each of {len(cameras)} cameras, got {len(self.results)}")
+        return [replace(camera, results=each) for camera, each in zip(cameras, self.results, strict=True)]
 
 
-def _short(topic: str) -> str:
-    """`/front/image_raw/compressed` → front."""
-    kept = [part for part in topic.strip("/").split("/") if not re.match(r"image|compressed", part)]
-    return "_".join(kept) or topic.strip("/").replace("/", "_")
-
-
-def evaluate(
-    cameras: Sequence[CameraInput],
-    make_segmenters: SegmenterFactory,
-    recorder: Recorder,
-    outcome: Outcome,
-    *,
-    tolerance_s: float,
-    max_frames: int | None = None,
-    on_frame: Callable[[], None] = lambda: None,
-) -> None:
-    """Lock-step: every frame of every camera once, in order.
+def evaluate(config: EvaluationConfig, on_frame: Callable[[], None] = lambda: None) -> Report:
+    """Segment the recordings, measure, and write the report.
 
     Args:
-        cameras: one after the other; each has a memory of its own.
-        make_segmenters: for each camera.
-        recorder: takes results.
-        outcome: kept up to date.
-        tolerance_s: how far a label's stamp may be from its frame's.
-        max_frames: of each camera.
-        on_frame: called after each frame, for progress.
+        config: see `EvaluationConfig`.
+        on_frame: called after each frame of each camera, for progress.
 
     Raises:
-        InputError, OutputError: what came before is recorded.
+        LmanetError: input, weights, labels or output are not usable; what was measured by then is in the report's folder.
     """
-    with ThreadPoolExecutor(1, "measures") as pool:
-        for camera in cameras:
-            pending: Future[None] | None = None
-            segmenters = make_segmenters()
-            watch = AttentionWatch(segmenters["on"]) if "on" in segmenters and not recorder.explanations else None
-            with open_camera(camera, tolerance_s, outcome) as pairs:
-                for frame, truth in itertools.islice(pairs, max_frames):
-                    results = step_watched(segmenters, frame, watch)
-                    if pending is not None:
-                        pending.result()
-                    pending = pool.submit(recorder.add, camera.name, frame, truth, results)
-                    on_frame()
-                if pending is not None:
-                    pending.result()
-            recorder.explanations += watch.explanations if watch is not None else []
+    started = time.perf_counter()
+    cameras = config.cameras()
+    config = _with_segmenter(config)
+    segmenter = config.segmenter
+    assert segmenter is not None
+    variants = ("off",) if not segmenter.memory_enabled else ("on", "off") if config.compare_off else ("on",)
+    labels = segmenter.labels
+    mapping = LabelMapping.identity(labels) if config.mapping is None else load_mapping(config.mapping, labels)
+    thresholds = () if config.thresholds is None else read_thresholds(config.thresholds)
+    check_names(thresholds, figure_names(mapping.classes.names, variants))
+
+    def make_segmenters() -> Mapping[str, VideoSegmenter]:
+        return {name: VideoSegmenter(segmenter.runtime, replace(segmenter.config, memory=name == "on")) for name in variants}
+
+    inputs = (*config.inputs, *config.labels, *config.results)
+    with ResultFolder(config.out, overwrite=config.overwrite, inputs=inputs) as folder:
+        recorder = Recorder(config.out, labels, mapping, [camera.name for camera in cameras], variants, config.save)
+        session = Session(cameras, make_segmenters, recorder, config.tolerance_s, config.max_frames, on_frame)
+        figures: dict[str, float | None] = {}
+        complete = False
+        try:
+            if config.results:
+                figures = run_recorded(session)
+            elif config.live is None:
+                session.run_lock_step()
+            else:
+                figures = run_live(session, mapping, None if config.live == "measured" else float(config.live) / 1e3)
+            session.require_labels()
+            complete = True
+        finally:
+            recorder.close()
+            folder.keep = recorder.summary.frames > 0
+            if folder.keep:
+                elapsed_s = time.perf_counter() - started
+                pictures = recorder.save_pictures() if "page" in config.save else {}
+                run = _describe_run(config, segmenter)
+                summary = build_summary(session, thresholds, run, elapsed_s, complete, figures, pictures)
+                write_summary(config.out / "summary.json", summary)
+                if "page" in config.save:
+                    write_page(config.out)
+    return Report(config.out, summary)
 
 
-def step_watched(
-    segmenters: Mapping[str, VideoSegmenter], frame: Frame, watch: AttentionWatch | None
-) -> dict[str, FrameResult]:
-    """`step_all`, and a look at the main one's memory."""
-    if watch is None or watch.is_done:
-        return step_all(segmenters, frame)
-    watch.before_step(frame)
-    results = step_all(segmenters, frame)
-    watch.after_step(frame, next(iter(results.values())))
-    return results
+def _with_segmenter(config: EvaluationConfig) -> EvaluationConfig:
+    if config.segmenter is not None:
+        return config
+    weights = config.weights or default_weights()
+    model = load_model(weights)
+    return replace(config, weights=weights, segmenter=VideoSegmenter(prepare(model)), weights_kind=model.source)
 
 
-def step_all(segmenters: Mapping[str, VideoSegmenter], frame: Frame) -> dict[str, FrameResult]:
-    """The same frame through each."""
-    return {name: each.step(frame.image, frame.stamp_ns, frame.frame_id) for name, each in segmenters.items()}
-
-
-@contextmanager
-def open_camera(
-    camera: CameraInput, tolerance_s: float, outcome: Outcome
-) -> Iterator[Iterator[tuple[Frame, UInt8Array | None]]]:
-    """A camera's frames with their labels; counts damage and labels in `outcome` when it is left."""
-    options = {} if camera.fps is None else {"fps": camera.fps}
-    with ExitStack() as stack:
-        source = stack.enter_context(open_frames(camera.recording, topic=camera.topic, **options))
-        truth = None if camera.labels is None else open_truth(camera.labels, camera.recording, tolerance_s)
-        stack.callback(_count, outcome, camera, source, truth)
-        yield with_truth(source, truth)
-
-
-def _count(outcome: Outcome, camera: CameraInput, source: FrameSource, truth: Truth | None) -> None:
-    outcome.skipped[camera.name] = source.skipped
-    if truth is not None:
-        outcome.labels[camera.name] = {
-            "matched": truth.matched,
-            "unmatched": truth.unmatched,
-            "damaged": truth.damaged,
-        }
-
-
-def require_labels(outcome: Outcome, tolerance_s: float) -> None:
-    """Raise InputError where labels were given and not one of them belongs to a frame."""
-    for camera, counts in outcome.labels.items():
-        if counts["damaged"] and not counts["matched"] + counts["unmatched"]:
-            raise InputError(f"{camera}: none of {counts['damaged']} labels can be read; the warnings say why")
-        if not counts["matched"]:
-            raise InputError(
-                f"{camera}: none of {sum(counts.values())} labels belongs to a frame: names differ, or stamps lie more than "
-                f"{tolerance_s:g} s apart (--tolerance)"
-            )
+def _describe_run(config: EvaluationConfig, segmenter: VideoSegmenter) -> dict[str, Any]:
+    """What the result depends on: weights, inputs, settings. No paths, which may differ where nothing else does."""
+    if config.results:
+        mode = "live, as published by a node"
+    elif config.live is None:
+        mode = "lock-step"
+    else:
+        mode = "as if live, times measured" if config.live == "measured" else f"as if live at {config.live:g} ms a frame"
+    settings = {
+        "tolerance": config.tolerance_s,
+        "mapping": config.mapping,
+        "live": config.live,
+        "compare_off": config.compare_off,
+        "topic": ",".join(config.topics) or None,
+        "fps": config.fps,
+        "max_frames": config.max_frames,
+        **config.settings,
+    }
+    file, sha256 = ("none", "") if config.weights is None else (config.weights.name, hash_file(config.weights))
+    return {
+        "mode": mode,
+        "weights": {"file": file, "sha256": sha256, "kind": config.weights_kind},
+        "inputs": [{"name": Path(path).name, "sha256": hash_input(Path(path))} for path in config.inputs],
+        "labels": [Path(labels).name for labels in config.labels],
+        "device": str(segmenter.runtime.device),
+        "precision": segmenter.runtime.precision,
+        "memory": segmenter.memory_enabled,
+        "memory_frames": segmenter.memory_capacity,
+        "settings": settings,
+    }

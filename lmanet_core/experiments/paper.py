@@ -180,6 +180,7 @@ def _train_variant(
         finished, run = folder / f"{stage}.json", {"settings": settings.to_dict(), "weights": hash_file(Path(weights))}
         if not _is_finished(finished, run):
             say(f"training stage {stage}")
+            finished.unlink(missing_ok=True)
             train(replace(settings, overwrite=True))
             finished.write_text(json.dumps(run))
         weights = str(out / "last.safetensors")

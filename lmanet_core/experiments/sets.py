@@ -1,4 +1,4 @@
-"""`lmanet evaluate --data …` and `lmanet experiment`: weights on a set of labelled clips, as tables and as files."""
+"""Weights on sets of labelled clips: `evaluate_sets`, and its scores as tables and as files."""
 
 from __future__ import annotations
 
@@ -9,69 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from lmanet_core import __version__
-from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.errors import OutputError
 from lmanet_core.experiments.clip_sets import ClipScorer, Condition, make_conditions
 from lmanet_core.geometry import parse_size
-from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import prepare
-from lmanet_core.weights.shipped import default_weights
 
-SET_OPTIONS = ("data", "conditions", "size", "max_clips", "root", "val_root", "cache")
 #: The generated street's validation set, where no configuration says which.
 STREET = {"data": "street", "stage": "backbone", "size": "512x256"}
-
-
-def add_set_options(parser: ArgumentParser) -> None:
-    """What `lmanet evaluate` takes for a set of labelled clips."""
-    parser.add_argument("--data", type=str | None, default=None, help="evaluate on labelled clips: street, or a training YAML")
-    parser.add_argument("--conditions", type=str, default="none", help="--data: what images suffer, such as none,noise,blocks")
-    parser.add_argument("--size", type=str | None, default=None, help="--data: WxH of frames and labels")
-    parser.add_argument("--max-clips", type=int | None, default=None, help="--data: so many clips at most")
-    for name, about in (
-        ("root", "folder of the set"),
-        ("val-root", "of the stills to evaluate on"),
-        ("cache", "of the street"),
-    ):
-        parser.add_argument(f"--{name}", type=str | None, default=None, help=f"--data: {about}; default: as in the YAML")
-
-
-def run_evaluate_set(options: Namespace) -> int:
-    """Print the tables and write the files of `--out`; returns the exit code.
-
-    Raises:
-        ConfigError: recordings beside `--data`, or settings that do not fit.
-        LmanetError: see `evaluate_sets`.
-    """
-    if options.input:
-        raise ConfigError(f"--data says what to evaluate on; leave {options.input[0]} out, or --data")
-    overrides = {name: options[name] for name in ("root", "val_root", "cache", "size") if options[name] is not None}
-    config = evaluation_config(options.data, **overrides)
-    rows = evaluate_sets(
-        (options.weights or str(default_weights())).split(","),
-        config,
-        options.conditions.split(","),
-        memory_frames=options.memory_frames,
-        network_size=options.network_size,
-        stride=config.stride,
-        max_clips=options.max_clips,
-        device=options.device,
-        precision=options.precision,
-    )
-    console = Console(width=160)
-    console.print(scores_table(rows))
-    console.print(classes_table(rows))
-    if options.out is not None:
-        with ResultFolder(Path(options.out), overwrite=options.overwrite):
-            write_scores(Path(options.out), rows, config)
-    return 0
 
 
 def evaluation_config(data: str, **overrides: Any) -> TrainConfig:

@@ -12,6 +12,8 @@ import pytest
 from rosbags.rosbag2 import Reader
 
 from lmanet_core.commands.main import main
+from lmanet_core.evaluation import EvaluationConfig
+from lmanet_core.evaluation import evaluate as evaluate_recordings
 from lmanet_core.stream.segmenter import VideoSegmenter
 
 SECOND = 10**9
@@ -120,6 +122,22 @@ def test_report_is_complete_and_accuracy_is_that_of_the_labels(evaluate, bag, tm
     capture = cv2.VideoCapture(str(report / "side_by_side.mp4"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == FRAMES
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10.0)
+
+
+def test_the_call_gives_what_the_command_writes(evaluate, bag, tmp_path, video_weights):
+    drive, seen = bag(), []
+    segmenter = VideoSegmenter.from_weights(video_weights, device="cpu", precision="fp32")
+    thresholds = tmp_path / "thresholds.yaml"
+    thresholds.write_text("miou: '>= 0.1'\nflicker: '< 0'\n")
+    config = EvaluationConfig(
+        (str(drive),), tmp_path / "call", segmenter=segmenter, labels=LABELS[1:], thresholds=thresholds, save=()
+    )
+    report = evaluate_recordings(config, lambda: seen.append(1))
+    assert evaluate(drive, *LABELS, "--save", "none").code == 0
+    assert report.figures == summary_of(tmp_path / "report")["figures"] and len(seen) == FRAMES
+    assert report.summary == summary_of(tmp_path / "call") and report.summary["run"]["weights"]["file"] == "none"
+    assert report.passed is False and [check.figure for check in report.missed] == ["flicker"]
+    assert [row["name"] for row in report.frames()] == [row["name"] for row in rows_of(tmp_path / "report")]
 
 
 def test_two_runs_have_one_hash_and_another_input_another(evaluate, bag, tmp_path):

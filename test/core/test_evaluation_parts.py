@@ -17,7 +17,7 @@ from lmanet_core.evaluation.pictures import Moments
 from lmanet_core.evaluation.plots import Timeline, draw_timeline
 from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.report import build_summary, write_summary
-from lmanet_core.evaluation.run import CameraInput, Outcome, name_cameras
+from lmanet_core.evaluation.session import CameraInput, Session, name_cameras
 from lmanet_core.evaluation.truth import StampedLabels, StampedTruth, with_truth
 from lmanet_core.frame import Discontinuity, Frame, FrameResult
 from lmanet_core.geometry import Size, plan_geometry
@@ -191,9 +191,9 @@ def record(folder, frames, size=(24, 32)):
     recorder.close()
     run = {"mode": "made up", "weights": {"file": "none", "sha256": "", "kind": "none"}, "inputs": [], "device": "cpu",
            "precision": "fp32", "settings": {}}  # fmt: skip
-    camera = CameraInput("camera", folder)
-    extra = {"pictures": recorder.save_pictures()}
-    write_summary(folder / "summary.json", build_summary(recorder, Outcome(), [camera], (), run, 1.0, True, extra))
+    session = Session([CameraInput("camera", folder)], dict, recorder)
+    pictures = recorder.save_pictures()
+    write_summary(folder / "summary.json", build_summary(session, (), run, 1.0, True, pictures=pictures))
     return sizes
 
 
