@@ -26,7 +26,7 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
-from lmanet_core.commands.process import keep_freed_memory
+from lmanet_core.process import keep_freed_memory
 from lmanet_ros.conversions import image_to_message, stamp_ns
 from lmanet_ros.diagnostics import OK, make_status
 from lmanet_ros.statistics import Statistics

@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def describe_run() -> dict[str, Any]:
     """Machine, versions, commit and command of this process."""
+    from lmanet_core.weights import machine  # PyTorch, which not every benchmark needs while it measures
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    cpu = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        cpu = next((line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line), cpu)
     script = Path(sys.argv[0]).resolve().relative_to(ROOT)
-    torch = sys.modules.get("torch")
-    return {
-        "command": shlex.join(["python", str(script), *sys.argv[1:]]),
-        "commit": git("rev-parse", "HEAD") or "none",
-        "uncommitted_changes": bool(git("status", "--porcelain", "--", "lmanet_core", "benchmarks/*.py")),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "load_average_1min": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "opencv": cv2.__version__,
-        "numpy": np.__version__,
-        **({"torch": torch.__version__, "torch_threads": torch.get_num_threads()} if torch else {}),
-    }
+    return machine.describe_run(shlex.join(["python", str(script), *sys.argv[1:]]), ("lmanet_core", "benchmarks/*.py"))
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:

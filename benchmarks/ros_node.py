@@ -43,9 +43,9 @@ from recording import ROOT, describe_run, finish, resident_mb
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from lmanet_core.commands.process import keep_freed_memory
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.network import MemoryConfig
+from lmanet_core.process import keep_freed_memory
 from lmanet_core.weights.checkpoint import ModelConfig, build_network, save_model
 from lmanet_ros.conversions import image_to_message, stamp_ns
 

@@ -43,8 +43,8 @@ def _run(arguments: list[str] | None, stop: threading.Event) -> int:
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
-    from lmanet_core.commands.process import keep_freed_memory
     from lmanet_core.errors import LmanetError
+    from lmanet_core.process import keep_freed_memory
     from lmanet_ros.lifecycle_node import SegmentNode
 
     if stop.is_set():

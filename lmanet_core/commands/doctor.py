@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import platform
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from lmanet_core import __version__
-from lmanet_core.commands.process import describe_waiting
 from lmanet_core.commands.terminal import plain_table
 from lmanet_core.errors import LmanetError
 from lmanet_core.ops import auto_implementation, available_implementations
+from lmanet_core.process import describe_waiting
 from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.machine import describe_versions, processor_name
 from lmanet_core.weights.runtime import choose_device, choose_precision, cpu_computes_bfloat16
 
 
@@ -59,15 +57,16 @@ def examine(weights: Path | None = None) -> tuple[list[tuple[str, str]], list[st
     dtype = choose_precision("auto", device)
     precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
     attention = f"{', '.join(available_implementations(device))}; {auto_implementation(device, dtype, 16)} chosen by auto"
+    versions = describe_versions()
     rows = [
-        ("lmanet_ros", __version__),
-        ("python", f"{platform.python_version()} ({sys.executable})"),
-        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads; {describe_waiting()}"),
+        ("lmanet_ros", versions["lmanet_ros"]),
+        ("python", f"{versions['python']} ({sys.executable})"),
+        ("torch", f"{versions['torch']}, {torch.get_num_threads()} threads; {describe_waiting()}"),
         ("device", _device_name(device)),
         ("precision", f"{precision} chosen by auto" + (_why_precision() if device.type == "cpu" else "")),
         ("local attention", attention),
-        ("opencv", cv2.__version__),
-        ("numpy", np.__version__),
+        ("opencv", versions["opencv"]),
+        ("numpy", versions["numpy"]),
         ("rosbags", f"{_version('rosbags')}, rosbags-image {_version('rosbags-image')}"),
         ("ROS", _ros()),
     ]
@@ -91,15 +90,7 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor}"
-    return f"cpu ({_cpu_model()}, {os.cpu_count()} cores)"
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"cpu ({processor_name()}, {os.cpu_count()} cores)"
 
 
 def _why_precision() -> str:

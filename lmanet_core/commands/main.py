@@ -17,8 +17,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lmanet_core import __version__
-from lmanet_core.commands.process import prepare_process
 from lmanet_core.errors import ConfigError, LmanetError
+from lmanet_core.process import prepare_process
 
 if TYPE_CHECKING:
     from argparse import ArgumentError

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
-from lmanet_core import __version__
 from lmanet_core.evaluation.flow import MAX_PIXELS
 from lmanet_core.evaluation.measures import MVC_FRAMES
 from lmanet_core.evaluation.session import CameraInput, Session
@@ -24,6 +20,7 @@ from lmanet_core.media.sinks import output_errors
 from lmanet_core.metrics.temporal import FLOW_AGREEMENT_PX, STATIC_GREY_LEVELS
 from lmanet_core.stream.loop import StreamSummary
 from lmanet_core.weights.checkpoint import hash_file
+from lmanet_core.weights.machine import describe_machine, describe_versions, peak_memory_mb
 
 #: What a threshold may be on besides `iou.<class>`, the same of the other variant (`off.miou`), and `gain.<figure>`.
 QUALITY = ("accuracy", "miou", "boundary_miou", f"mvc_{MVC_FRAMES}", "tc", "flicker", "agreement")
@@ -127,9 +124,12 @@ def build_summary(
         "frame_ms": {name: float(np.median(values[1:] or values)) for name, values in recorder.frame_ms.items() if values},
         "flow": f"OpenCV DIS, preset medium, both directions, at most {MAX_PIXELS} pixels, agreement {FLOW_AGREEMENT_PX:g} px, "
         f"static within {STATIC_GREY_LEVELS} grey levels",
-        "run": {**run, "versions": _versions()},
+        "run": {**run, "versions": describe_versions()},
         "frames_hash": recorder.digest,
-        "machine": _machine(),
+        "machine": {
+            **describe_machine(),
+            "cuda_peak_memory_mb": torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None,
+        },
         "paths": {
             "inputs": [str(camera.recording) for camera in session.cameras],
             "labels": [camera.labels for camera in session.cameras],
@@ -212,35 +212,4 @@ def _speed(summary: StreamSummary, elapsed_s: float) -> dict[str, float | None]:
         **{f"latency_{share}_ms": total.get(share) for share in ("p50", "p95", "p99")},
         "frames_per_second": summary.frames / elapsed_s if elapsed_s > 0 else None,
         "peak_memory_mb": peak_memory_mb(),
-    }
-
-
-def peak_memory_mb() -> float | None:
-    """Largest resident memory of this process so far, MB (10⁶ bytes); None where the system does not say."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "lmanet_ros": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "opencv": cv2.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def _machine() -> dict[str, Any]:
-    cuda = torch.cuda.is_available()
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if cuda else None,
-        "cuda_peak_memory_mb": torch.cuda.max_memory_allocated() / 1e6 if cuda else None,
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }

@@ -6,26 +6,17 @@ not depend on them. `--json` records machine, versions, commit and command with 
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from lmanet_core.commands.doctor import examine
-from lmanet_core.errors import OutputError
 from lmanet_core.experiments.baselines import BASELINES, MakeRead
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES
@@ -37,7 +28,8 @@ from lmanet_core.stream.continuity import ContinuityConfig
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.training.config import PAPER_MEMORY
 from lmanet_core.weights.checkpoint import Model, ModelConfig, build_network
-from lmanet_core.weights.runtime import Runtime, prepare
+from lmanet_core.weights.machine import describe_run
+from lmanet_core.weights.runtime import Runtime, choose_device, choose_precision, prepare
 
 NOT_MEASURED = "not measured yet"
 Maps = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -143,29 +135,11 @@ def run_benchmark(quick: bool, arguments: Sequence[str]) -> dict[str, Any]:
         "streamed frame on the GPU, float16": gpu_frame,
         "streamed frame on the CPU": cpu_frame,
     }
+    device = choose_device()
+    computed = {"device": str(device), "precision": str(choose_precision("auto", device)).removeprefix("torch.")}
     return {
-        "run": describe_run(arguments),
+        "run": {**describe_run(shlex.join(["lmanet", *arguments])), **computed},
         "tables": {title: [asdict(row) for row in rows] for title, rows in tables.items()},
-    }
-
-
-def describe_run(arguments: Sequence[str]) -> dict[str, Any]:
-    """Machine, versions, commit and command."""
-
-    def git(*words: str) -> str:
-        folder = Path(__file__).parent
-        try:
-            return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
-        except OSError:  # no git here
-            return ""
-
-    rows, _ = examine()
-    return {
-        "command": shlex.join(["lmanet", *arguments]),
-        "commit": git("rev-parse", "HEAD") or "none: not a checkout",
-        "uncommitted_changes": bool(git("status", "--porcelain", "--", ".")),
-        "load_average_1min": round(os.getloadavg()[0], 2),
-        **dict(rows),
     }
 
 
@@ -404,35 +378,3 @@ def _in_words(error: Exception) -> str:
 
 def _name(window: int | None) -> str:
     return "G" if window is None else f"R={window}"
-
-
-# ---- showing
-
-
-def print_tables(record: dict[str, Any], console: Console) -> None:
-    """One table after the other, a case in each column."""
-    for title, rows in record["tables"].items():
-        console.print(f"{title} (times in ms)")
-        table = Table()
-        table.add_column("")
-        for row in rows:
-            table.add_column(row["what"], justify="right")
-        for figure in rows[0]["cells"] if rows else ():
-            table.add_row(figure, *(_cell(row["cells"][figure]) for row in rows))
-        console.print(table)
-
-
-def _cell(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def run_bench(quick: bool, path: Path | None, arguments: Sequence[str]) -> int:
-    """The command: measure, print, record."""
-    record = run_benchmark(quick, arguments)
-    print_tables(record, Console(markup=False, width=None if sys.stdout.isatty() else 180))
-    if path is not None:
-        try:
-            path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    return 0

@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lmanet_core.commands.process import keep_freed_memory
 from lmanet_core.geometry import parse_size
 from lmanet_core.network import MemoryConfig
+from lmanet_core.process import keep_freed_memory
 from lmanet_core.stream.continuity import ContinuityConfig
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, build_network, load_model

@@ -10,7 +10,7 @@ import pytest
 
 SCRIPT = """
 import resource, sys
-from lmanet_core.commands.process import keep_freed_memory
+from lmanet_core.process import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 blocks = lambda: [b"x" * (3 << 20) for _ in range(10)]  # as many camera images

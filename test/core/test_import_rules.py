@@ -101,6 +101,61 @@ def test_only_geometry_resizes():
     assert {path for path in resizing - {"geometry.py"} if not path.startswith(tuple(MAY_RESIZE))} == set()
 
 
+#: Folders of lmanet_core that hold modules.
+ROOMS = {path.relative_to(PACKAGE).parts[0] for path in MODULES if path.parent != PACKAGE}
+
+
+def room(name: str) -> str | None:
+    """The folder of lmanet_core that a module is in."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == "lmanet_core" and parts[1] in ROOMS else None
+
+
+def rooms_imported() -> dict[str, set[str]]:
+    """Room → rooms that its modules import, also those imported for the type checker only."""
+    graph: dict[str, set[str]] = {name: set() for name in ROOMS}
+    for path in MODULES:
+        here = room(module_name(path))
+        if here is not None:
+            graph[here] |= {other for name in imports_of(path) if (other := room(name)) not in (None, here)}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> set[str]:
+    """What is left of a graph when everything that imports nothing of the rest has been taken away, again and again."""
+    left = set(graph)
+    while free := {name for name in left if not graph[name] & left}:
+        left -= free
+    return left
+
+
+def test_no_two_rooms_import_each_other_in_a_circle():
+    graph = rooms_imported()
+    assert {"ops", "network", "weights", "media", "stream", "metrics", "evaluation", "street", "data", "training"} < ROOMS
+    assert {"media", "stream", "metrics"} <= graph["evaluation"]
+    assert circle(graph) == set()
+
+
+def test_a_circle_is_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == {"a", "b", "c", "d"}
+
+
+def test_nothing_below_imports_the_commands():
+    graph = rooms_imported()
+    assert {name for name, imported in graph.items() if "commands" in imported} == set()
+    loose = [path for path in MODULES if path.parent == PACKAGE]
+    assert not {path.name for path in loose for name in imports_of(path) if below(name, "lmanet_core.commands")}
+
+
+def test_evaluation_knows_nothing_of_training_and_experiments():
+    assert not rooms_imported()["evaluation"] & {"training", "experiments", "commands"}
+
+
+def test_evaluation_and_experiments_know_nothing_of_command_lines():
+    for path in (*PACKAGE.glob("evaluation/*.py"), *PACKAGE.glob("experiments/*.py")):
+        assert not {name for name in imports_of(path) if below(name, "jsonargparse", "argparse")}, path.name
+
+
 def test_every_module_is_seen():
     names = {module_name(path) for path in MODULES}
     assert {"lmanet_core.commands.main", "lmanet_core.ops.blocked", "lmanet_core.network.lmanet"} <= names
