@@ -44,6 +44,14 @@ def test_no_init_file_shadows_a_module():
         assert not list((ROOT / folder).rglob("__init__.py"))
 
 
+def test_every_file_that_is_no_module_is_installed():
+    patterns = re.search(r'package_data=\{"lmanet_core": \[(.*?)\]\}', (ROOT / "setup.py").read_text(), re.DOTALL)[1]
+    core = ROOT / "lmanet_core"
+    installed = {path for pattern in re.findall(r'"([^"]+)"', patterns) for path in core.glob(pattern)}
+    files = {path for path in core.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert core / "evaluation/page.html.j2" in files and files == installed
+
+
 def test_pins_lie_within_the_ranges_of_setup():
     setup = (ROOT / "setup.py").read_text()
     pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
