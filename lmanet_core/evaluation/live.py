@@ -1,6 +1,6 @@
 """As if live: the recording arrives by its stamps, and the node's queue decides which frames are segmented.
 
-The newest image wins: one slot for each camera, one worker, an image that comes while another waits replaces it. Time is
+The node's own mailbox holds what waits: the newest image of each camera, the camera served longest ago first. Time is
 simulated; only how long a frame takes is real, or given. A labelled frame, segmented or dropped, is also compared with what a
 listener had at its time: the newest result published by then (streaming accuracy, Li et al., ECCV 2020).
 """
@@ -11,10 +11,9 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.files import resize_labels
@@ -23,40 +22,11 @@ from lmanet_core.evaluation.session import Session, step_all
 from lmanet_core.frame import Frame
 from lmanet_core.geometry import Size
 from lmanet_core.label_mapping import LabelMapping
+from lmanet_core.media.mailbox import Mailbox
 from lmanet_core.metrics import ConfusionMatrix
 from lmanet_core.stream.segmenter import VideoSegmenter
 
-T = TypeVar("T")
-
 _LONGEST_PAUSE_S = 10.0  # a longer one, or a step back, is a clock that jumped: the next image comes a period later
-
-
-class NewestWins(Generic[T]):
-    """The node's mailbox without its threads: a slot for each camera, the one served longest ago goes first.
-
-    Args:
-        cameras: their names.
-    """
-
-    def __init__(self, cameras: Sequence[str]) -> None:
-        self._slots: dict[str, T | None] = dict.fromkeys(cameras)
-        self._turns = list(cameras)
-
-    def put(self, camera: str, item: T) -> T | None:
-        """Leave the newest item of a camera; returns the one it replaces."""
-        replaced, self._slots[camera] = self._slots[camera], item
-        return replaced
-
-    def take(self) -> tuple[str, T] | None:
-        """The item of the camera whose turn it is; None where nothing waits."""
-        for camera in self._turns:
-            item = self._slots[camera]
-            if item is not None:
-                self._slots[camera] = None
-                self._turns.remove(camera)
-                self._turns.append(camera)
-                return camera, item
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +58,8 @@ class LiveRun:
         self._recorder = recorder
         self._mapping = mapping
         self._inference_s = inference_s
-        self._queue: NewestWins[_Arrival] = NewestWins(list(segmenters))
-        self._waiting = 0
+        self._mailbox: Mailbox[_Arrival] = Mailbox(list(segmenters))
+        self._newest: dict[str, _Arrival] = {}
         self._free_s = -math.inf
         self._published: dict[str, deque[tuple[float, UInt8Array]]] = {camera: deque() for camera in segmenters}
 
@@ -104,11 +74,10 @@ class LiveRun:
         self._work(time_s)
         if truth is not None:
             self._score(camera, truth, time_s)
-        replaced = self._queue.put(camera, _Arrival(frame, truth, time_s))
-        if replaced is None:
-            self._waiting += 1
-        else:
-            self._recorder.drop(camera, replaced.frame)
+        arrival = _Arrival(frame, truth, time_s)
+        if self._mailbox.put(camera, arrival):
+            self._recorder.drop(camera, self._newest[camera].frame)
+        self._newest[camera] = arrival
         self._work(time_s)
 
     def finish(self) -> None:
@@ -117,11 +86,8 @@ class LiveRun:
 
     def _work(self, until_s: float) -> None:
         """Start whatever can start by then."""
-        while self._waiting and self._free_s <= until_s:
-            taken = self._queue.take()
-            assert taken is not None
+        while self._free_s <= until_s and (taken := self._mailbox.take(timeout_s=0.0)) is not None:
             camera, arrival = taken
-            self._waiting -= 1
             results = step_all(self._segmenters[camera], arrival.frame)
             main = next(iter(results.values()))
             took_s = main.timings_ms["total"] / 1e3 if self._inference_s is None else self._inference_s

@@ -1,9 +1,12 @@
-"""Curves over time and the confusion matrix as SVG text; colours and fonts come from the page's style sheet."""
+"""Curves over time, the confusion matrix and bars as SVG text.
+
+The first two are for the page of a report, whose style sheet has their colours and fonts; bars are a file of their own.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -113,6 +116,58 @@ def draw_confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str
                 parts.append(f'<text class="cell" x="{x + cell / 2:.1f}" y="{y + 17:.1f}">{100 * share:.0f}</text>')
             parts.append("</g>")
     return "".join([*parts, "</svg>"])
+
+
+_BAR_STYLE = (
+    "text{font:12px system-ui,'DejaVu Sans',sans-serif;fill:#1c1d21}.grid{stroke:#e2e0da}"
+    ".s0{fill:#1d5fd0}.s1{fill:#c2660a}.s2{fill:#1a7f45}.s3{fill:#8a4fc0}.s4{fill:#5d6069}.s5{fill:#c02c2c}"
+)
+
+
+def draw_bars(title: str, unit: str, names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
+    """An SVG file with bars side by side for each name; NaN has none.
+
+    Args:
+        title: above it all.
+        unit: of the axis.
+        names: of the groups, below them.
+        series: name → a value for each group; several get a legend.
+    """
+    top, bottom, bar = 40.0 + 18 * (len(series) > 1) * len(series), 120.0, 14.0
+    group, plot = bar * (len(series) + 1), 240.0
+    width = max(320.0, _LEFT + group * len(names) + 20)
+    values = [value for row in series.values() for value in row if math.isfinite(value)]
+    low, high = min([0.0, *values]), max([0.0, *values])
+    ticks = _ticks(low, high if high > low else low + 1e-3)
+
+    def y(value: float) -> float:
+        return top + plot * (ticks[-1] - value) / (ticks[-1] - ticks[0])
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {top + plot + bottom:g}" width="{width:g}">',
+        f'<style>{_BAR_STYLE}</style><rect width="100%" height="100%" fill="#fff"/><text x="8" y="20">{escape(title)}</text>',
+        f'<text x="{width - 8:g}" y="20" text-anchor="end">{escape(unit)}</text>',
+    ]
+    for tick in ticks:
+        parts.append(f'<line class="grid" x1="{_LEFT:g}" x2="{width - 8:g}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 6:g}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
+    for place, name in enumerate(names):
+        x = _LEFT + group * (place + 0.5)
+        parts.append(
+            f'<text transform="translate({x:.1f} {top + plot + 14:g}) rotate(-40)" text-anchor="end">{escape(name)}</text>'
+        )
+    for number, (name, row) in enumerate(series.items()):
+        kind = f"s{number % 6}"
+        if len(series) > 1:
+            parts.append(f'<rect class="{kind}" x="{_LEFT:g}" y="{32 + 18 * number}" width="10" height="10"/>')
+            parts.append(f'<text x="{_LEFT + 16:g}" y="{41 + 18 * number}">{escape(name)}</text>')
+        for place, value in enumerate(row):
+            if math.isfinite(value):
+                box = f'y="{min(y(value), y(0.0)):.1f}" width="{bar:g}" height="{abs(y(value) - y(0.0)):.1f}"'
+                tip = escape(f"{names[place]}, {name}: {value:.4g}")
+                x = _LEFT + group * place + bar * (number + 0.5)
+                parts.append(f'<rect class="{kind}" x="{x:.1f}" {box}><title>{tip}</title></rect>')
+    return "".join([*parts, "</svg>\n"])
 
 
 def _curve(name: str, points: Sequence[tuple[float, float | None]]) -> list[str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import os
 import statistics
 import subprocess
@@ -29,13 +28,12 @@ import numpy as np
 from rich.table import Table
 
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
+from lmanet_core.evaluation.plots import draw_bars
 from lmanet_core.experiments.sets import evaluate_sets
 from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.network import LMANet
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.checkpoint import hash_file, load_model, save_model
-
-_log = logging.getLogger(__name__)
 
 #: What varies in each experiment that trains: setting → (column heading, changed settings) of each variant.
 VARIANTS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
@@ -119,7 +117,7 @@ class ExperimentResult:
 
 
 def run_experiment(config: ExperimentConfig, say: Callable[[str], None] = print) -> ExperimentResult:
-    """Train what is missing, evaluate, and write `NAME.csv`, `NAME.txt` and `NAME.png` into `config.out`.
+    """Train what is missing, evaluate, and write `NAME.csv`, `NAME.txt` and `NAME.svg` into `config.out`.
 
     Raises:
         LmanetError: as training and evaluation; variants that are done are kept.
@@ -281,7 +279,7 @@ def _measure_cost(config: ExperimentConfig, window: str) -> tuple[float, float]:
 
 
 def write_result(out: Path, name: str, result: ExperimentResult) -> None:
-    """`NAME.csv`, `NAME.txt` and, where matplotlib is installed, `NAME.png`; raises OutputError."""
+    """`NAME.csv`, `NAME.txt` and, where there are numbers, `NAME.svg`; raises OutputError."""
     from rich.console import Console
 
     try:
@@ -291,32 +289,11 @@ def write_result(out: Path, name: str, result: ExperimentResult) -> None:
             writer.writerows(result.rows)
         with (out / f"{name}.txt").open("w") as file:
             Console(file=file, width=140).print(result.table())
-        _plot(out / f"{name}.png", result)
+        drawn = [place for place in result.plotted if isinstance(result.rows[0][place], float)]
+        if drawn:
+            names = [" ".join(str(value) for value in row if isinstance(value, str)) for row in result.rows]
+            series = {result.columns[place]: [row[place] for row in result.rows] for place in drawn}
+            title = result.title.partition(":")[0]  # what is drawn of it stands at the axis
+            (out / f"{name}.svg").write_text(draw_bars(title, result.unit, names, series), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write to {out}: {error}") from error
-
-
-def _plot(path: Path, result: ExperimentResult) -> None:
-    """Bars side by side for each row."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        _log.warning("no %s, for matplotlib is not installed: pip install 'lmanet_ros[train]'", path.name)
-        return
-    drawn = [place for place in result.plotted if isinstance(result.rows[0][place], float)]
-    if not drawn:
-        return
-    figure = Figure(figsize=(2.5 + 0.2 * len(result.rows) * (1 + len(drawn)), 4.0), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(drawn)
-    for number, place in enumerate(drawn):
-        positions = [row + (number - (len(drawn) - 1) / 2) * width for row in range(len(result.rows))]
-        axes.bar(positions, [row[place] for row in result.rows], width, label=result.columns[place])
-    texts = [" ".join(str(value) for value in row if isinstance(value, str)) for row in result.rows]
-    axes.set_xticks(range(len(texts)), texts, rotation=40, ha="right")
-    axes.set_ylabel(result.unit)
-    axes.set_title(result.title.partition(":")[0], fontsize=10)  # what is drawn of it stands at the axis
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(drawn) > 1:
-        figure.legend(frameon=False, fontsize=8, loc="outside right center")
-    figure.savefig(path, dpi=120)

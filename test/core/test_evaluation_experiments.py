@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-import sys
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def experiment(tmp_path, single_frame_weights, capsys):
         assert code == 0, said.err
         with (out / f"{name}.csv").open(newline="") as file:
             rows = list(csv.reader(file))
-        assert rows[-1][0] in said.out and (out / f"{name}.txt").stat().st_size and (out / f"{name}.png").stat().st_size
+        assert rows[-1][0] in said.out and (out / f"{name}.txt").stat().st_size and (out / f"{name}.svg").stat().st_size
         return rows
 
     return run
@@ -162,12 +162,17 @@ def test_what_cannot_be_done_is_refused(tmp_path, changes, message):
         ExperimentConfig(**{"name": "window", "train": train, "out": tmp_path, **changes})
 
 
-def test_a_plot_that_cannot_be_drawn_is_told(tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    experiments.write_result(tmp_path, "one", ExperimentResult("one", ("", "mIoU"), (("a", 1.0),)))
-    assert "no one.png, for matplotlib is not installed" in caplog.text and (tmp_path / "one.csv").is_file()
+def test_bars_are_as_long_as_the_values_are_large(tmp_path):
+    rows = (("a <b>", "none", 10.0, 20.0), ("b", "none", 5.0, float("nan")))
+    experiments.write_result(tmp_path, "one", ExperimentResult("one: x", ("", "condition", "off", "on"), rows, (2, 3)))
+    svg = ElementTree.parse(tmp_path / "one.svg").getroot()
+    bars = [each for each in svg.findall(".//{*}rect") if each.find("{*}title") is not None]
+    assert [bar.find("{*}title").text for bar in bars] == ["a <b> none, off: 10", "b none, off: 5", "a <b> none, on: 20"]
+    heights = [float(bar.get("height")) for bar in bars]
+    assert heights == pytest.approx([heights[2] / 2, heights[2] / 4, 240.0])
+    assert {float(bar.get("y")) + float(bar.get("height")) for bar in bars} == {float(bars[2].get("y")) + heights[2]}
 
 
 def test_a_table_without_numbers_has_no_plot(tmp_path):
     experiments.write_result(tmp_path, "words", ExperimentResult("words", ("", "said"), (("a", "b"),)))
-    assert (tmp_path / "words.csv").read_text().split() == [",said", "a,b"] and not (tmp_path / "words.png").exists()
+    assert (tmp_path / "words.csv").read_text().split() == [",said", "a,b"] and not (tmp_path / "words.svg").exists()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lmanet_core.evaluation.attention import choose_positions
-from lmanet_core.evaluation.live import ArrivalClock, NewestWins
+from lmanet_core.evaluation.live import ArrivalClock
 from lmanet_core.evaluation.page import write_page
 from lmanet_core.evaluation.pictures import Moments
 from lmanet_core.evaluation.plots import Timeline, draw_timeline
@@ -23,7 +23,6 @@ from lmanet_core.frame import Discontinuity, Frame, FrameResult
 from lmanet_core.geometry import Size, plan_geometry
 from lmanet_core.label_mapping import LabelMapping
 from lmanet_core.labels import CAMVID11
-from lmanet_core.media.mailbox import Mailbox
 from lmanet_core.ops import attention_weights
 from lmanet_core.stream.attention_view import attend
 from lmanet_core.stream.segmenter import VideoSegmenter
@@ -83,21 +82,6 @@ def test_positions_are_the_middles_of_small_regions():
 
 
 # ---- as if live ------------------------------------------------------------------------------------------------------------
-
-
-def test_simulated_queue_serves_as_the_nodes_mailbox_does():
-    rng = np.random.default_rng(0)
-    cameras = ["a", "b", "c"]
-    ours, theirs = NewestWins(cameras), Mailbox(cameras)
-    replaced = 0
-    for number in range(1, 500):
-        if rng.random() < 0.6:
-            camera = cameras[rng.integers(0, 3)]
-            replaced += ours.put(camera, number) is not None
-            theirs.put(camera, number)
-        else:
-            assert ours.take() == theirs.take(timeout_s=0.0)
-    assert replaced == sum(theirs.dropped.values()) > 50
 
 
 def test_arrivals_never_go_back_where_stamps_do():
