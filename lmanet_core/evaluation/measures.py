@@ -6,8 +6,9 @@
         measures.add(result, truth, pairs.next(frame.image))
     measures.summary()
 
-Accuracy is measured in the classes of a mapping, steadiness on the weights' own label maps. What is unsteady where the stream
-begins anew (another picture: gap, cut, backward stamp, …) is not flicker, so such pairs do not count; a reset on request does.
+Accuracy is measured in the classes of a mapping, steadiness on the weights' own label maps. Where the stream begins anew with
+another picture (gap, cut, backward stamp, another size, …), all measures over time begin anew: no pair and no window reaches
+over it. A reset on request leaves the picture as it is, so what is unsteady there counts.
 """
 
 from __future__ import annotations
@@ -97,15 +98,15 @@ class Measures:
         """
         self.frames += 1
         self._since_reset = 0 if result.discontinuity is not None else self._since_reset + 1
-        agreement = flicker = None
         before, self._before = self._before, result.labels
-        if matches is not None and before is not None and result.discontinuity in _SAME_PICTURE:
-            agreement, flicker = self._compare(before, result.labels, matches)
-        accuracy = None
-        if truth is None:
+        if result.discontinuity not in _SAME_PICTURE:
+            before = None
+        if before is None or truth is None:
             self._video.reset()
-        else:
-            accuracy = self._score(result.labels, truth)
+        agreement = flicker = None
+        if matches is not None and before is not None:
+            agreement, flicker = self._compare(before, result.labels, matches)
+        accuracy = None if truth is None else self._score(result.labels, truth)
         return FrameScores(accuracy, agreement, flicker, self._since_reset)
 
     def summary(self) -> dict[str, Any]:

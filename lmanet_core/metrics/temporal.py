@@ -120,7 +120,8 @@ class Flicker:
 class VideoConsistency:
     """mVC_n (VSPW): of the pixels whose truth is constant over n frames, the share whose prediction is too; mean over windows.
 
-    Every n neighbouring frames are a window. Needs truth on every frame; void truth does not count.
+    Every n neighbouring frames of one size are a window: a frame of another size begins anew, as `reset` does. Needs truth on
+    every frame; void truth does not count.
 
     Args:
         frames: n, at least 2.
@@ -136,6 +137,8 @@ class VideoConsistency:
 
     def update(self, prediction: UInt8Array, truth: UInt8Array) -> None:
         """Add the next frame's label maps, (H, W) uint8."""
+        if self._window and self._window[-1][1].shape != truth.shape:
+            self.reset()
         self._window.append((prediction, truth))
         if len(self._window) < (self._window.maxlen or 0):
             return

@@ -318,6 +318,24 @@ def test_labels_of_another_size_with_another_aspect_are_refused(evaluate, bag, r
     assert ran.code == 3 and "must show the same picture, got 32x32 and 64x32" in ran.err
 
 
+def test_a_recording_whose_images_change_size_is_evaluated(evaluate, bag, tmp_path, ros2, images, truth):
+    def edit(messages):
+        half = len(messages) // 2 // 2 * 2
+        large = [image.repeat(2, 0).repeat(2, 1) for image in images], [labels.repeat(2, 0).repeat(2, 1) for labels in truth]
+        later = []
+        for index in range(half // 2, FRAMES):
+            later.append(("/camera/image_raw", stamp(index), ros2.image(large[0][index], stamp(index))))
+            labels = ros2.compressed(png(large[1][index]), stamp(index), "png")
+            later.append(("/camera/labels/compressed", stamp(index), labels))
+        return [*messages[:half], *later]
+
+    ran = evaluate(bag("resized", edit), *LABELS)
+    assert ran.code == 0, ran.err
+    summary = summary_of(tmp_path / "report")
+    assert summary["figures"]["labelled_frames"] == FRAMES and summary["resets"]["size_change"] == 1
+    assert summary["figures"]["mvc_8"] is None and summary["runs"]["on"]["pairs"] == FRAMES - 2
+
+
 def test_unknown_label_values_are_counted_and_said(evaluate, bag, tmp_path, ros2):
     odd = np.full((32, 64), 77, np.uint8)
     drive = bag(edit=lambda messages: [

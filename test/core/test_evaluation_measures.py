@@ -86,6 +86,35 @@ def test_mvc_wants_labels_on_every_frame():
     assert measures.summary()[f"mvc_{MVC_FRAMES}"] is None
 
 
+@pytest.mark.parametrize(
+    ("cause", "counts"),
+    [
+        (Discontinuity.SCENE_CUT, False),
+        (Discontinuity.GAP, False),
+        (Discontinuity.FIRST_FRAME, False),
+        (Discontinuity.MANUAL, True),
+    ],
+)
+def test_no_window_of_mvc_reaches_over_another_picture(cause, counts):
+    labels = np.zeros((4, 4), np.uint8)
+    measures = Measures(THREE)
+    for number in range(MVC_FRAMES + 3):
+        measures.add(result(labels, Discontinuity(cause) if number == 4 else None), labels)
+    assert (measures.summary()[f"mvc_{MVC_FRAMES}"] is not None) is (cause == "manual")
+    for _ in range(MVC_FRAMES - 7):
+        measures.add(result(labels), labels)
+    assert measures.summary()[f"mvc_{MVC_FRAMES}"] == 1.0
+
+
+def test_labels_may_change_their_size_within_a_window():
+    measures = Measures(THREE)
+    for number in range(MVC_FRAMES + 2):
+        size = (4, 4) if number < 5 else (8, 8)
+        measures.add(result(np.zeros(size)), np.zeros(size, np.uint8))
+    assert measures.summary()["accuracy"] == 1.0
+    assert measures.summary()[f"mvc_{MVC_FRAMES}"] is None
+
+
 def moving_scene(frames, height=96, width=128):
     noise = np.random.default_rng(3).normal(128, 60, (height, width + 64)).astype(np.float32)
     grey = np.clip(cv2.GaussianBlur(noise, (0, 0), 2.5) * 3 - 256, 0, 255).astype(np.uint8)

@@ -116,6 +116,14 @@ def test_video_consistency_window_moves_on():
     assert measure.value() == pytest.approx(0.5)  # constant in the first window, changed in the second
 
 
+def test_video_consistency_begins_anew_with_another_size():
+    measure = VideoConsistency(2, num_classes=2)
+    small, large = np.zeros((1, 2), np.uint8), np.zeros((2, 4), np.uint8)
+    for truth in (small, large, small, small):
+        measure.update(np.full_like(truth, truth.shape == small.shape), truth)
+    assert measure.value() == 1.0  # of the last two frames, the only window
+
+
 def test_window_of_one_frame_is_refused():
     with pytest.raises(ValueError, match="2 or more frames, got 1"):
         VideoConsistency(1, num_classes=2)
