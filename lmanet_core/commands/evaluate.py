@@ -165,6 +165,12 @@ def _print_figures(summary: Mapping[str, Any]) -> None:
         if value is not None:
             table.add_row(figure, f"{value:.1f}" if isinstance(value, float) else str(value))
     Console(soft_wrap=True, markup=False, highlight=False).print(table)
+    main = summary["runs"][variants[0]]
+    if figures["labelled_frames"]:
+        only_predicted = ", ".join(main["only_predicted"]) or "none"
+        print(
+            f"classes in the truth: {main['classes_in_truth']} of {len(summary['classes'])}; only predicted: {only_predicted}"
+        )
     print(f"hash {summary['hash']}")
 
 

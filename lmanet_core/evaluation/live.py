@@ -132,7 +132,7 @@ def run_live(session: Session, mapping: LabelMapping, inference_s: float | None)
                 session.on_frame()
             live.finish()
         streaming.counts += live.streaming.counts
-    values = {"streaming_accuracy": streaming.accuracy(), "streaming_miou": streaming.mean_iou()}
+    values = {"streaming_accuracy": streaming.accuracy(), "streaming_miou": streaming.mean_iou_of_truth()}
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 

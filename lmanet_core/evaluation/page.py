@@ -24,7 +24,8 @@ _HERE = Path(__file__).parent
 #: Figure → its name, and what it is.
 _QUALITY = {
     "accuracy": ("Accuracy", "labelled pixels with the right class"),
-    "miou": ("mIoU", "mean over the classes that occur"),
+    "miou": ("mIoU", "mean over the classes that occur in the truth"),
+    "miou_union": ("mIoU, predicted classes too", "mean over the classes that occur in truth or prediction"),
     "boundary_miou": ("mIoU at borders", "only pixels near a border of the truth"),
     "mvc_8": ("Video consistency (mVC₈)", "constant over 8 frames where the truth is"),
     "tc": ("Temporal consistency (TC)", "mIoU with the next frame along the flow"),

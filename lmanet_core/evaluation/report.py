@@ -23,7 +23,7 @@ from lmanet_core.weights.checkpoint import hash_file
 from lmanet_core.weights.machine import describe_machine, describe_versions, peak_memory_mb
 
 #: What a threshold may be on besides `iou.<class>`, the same of the other variant (`off.miou`), and `gain.<figure>`.
-QUALITY = ("accuracy", "miou", "boundary_miou", f"mvc_{MVC_FRAMES}", "tc", "flicker", "agreement")
+QUALITY = ("accuracy", "miou", "miou_union", "boundary_miou", f"mvc_{MVC_FRAMES}", "tc", "flicker", "agreement")
 COUNTS = ("frames", "labelled_frames", "dropped", "skipped", "resets", "labels_unmatched")
 SHARES = ("unjudged", "streaming_accuracy", "streaming_miou", "reproduced")  # where there are such
 SPEED = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "frames_per_second", "peak_memory_mb")

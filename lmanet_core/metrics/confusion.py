@@ -50,10 +50,24 @@ class ConfusionMatrix:
         return iou
 
     def mean_iou(self) -> float:
-        """Mean over the classes that occur; NaN while there are none. Say how many with `classes_present`."""
-        iou = self.iou()
-        return float(np.nanmean(iou)) if self.classes_present() else float("nan")
+        """Mean over the classes that truth or prediction has; NaN while there are none. Say how many with `classes_present`."""
+        return self._mean(np.isfinite(self.iou()))
+
+    def mean_iou_of_truth(self) -> float:
+        """Mean over the classes that truth has; NaN while there are none. Say how many with `in_truth`."""
+        return self._mean(self.in_truth())
+
+    def in_truth(self) -> npt.NDArray[np.bool_]:
+        """(num_classes,) which classes truth has."""
+        return np.asarray(self.counts.sum(1) > 0)
+
+    def only_predicted(self) -> npt.NDArray[np.bool_]:
+        """(num_classes,) which classes prediction has and truth does not: their IoU is 0."""
+        return np.isfinite(self.iou()) & ~self.in_truth()
 
     def classes_present(self) -> int:
         """Number of classes that truth or prediction has."""
         return int(np.isfinite(self.iou()).sum())
+
+    def _mean(self, classes: npt.NDArray[np.bool_]) -> float:
+        return float(self.iou()[classes].mean()) if classes.any() else float("nan")

@@ -48,12 +48,15 @@ def test_absent_class_is_nan_and_left_out_of_the_mean():
     assert counted.iou().tolist() == [1 / 2, pytest.approx(math.nan, nan_ok=True), 0.0]
     assert counted.classes_present() == 2
     assert counted.mean_iou() == 1 / 4
+    assert counted.mean_iou_of_truth() == 1 / 2  # class 2 is only predicted
+    assert counted.in_truth().tolist() == [True, False, False]
+    assert counted.only_predicted().tolist() == [False, False, True]
 
 
 def test_nothing_counted_is_nan_without_a_warning(recwarn):
     empty = matrix(truth=[[VOID]], prediction=[[0]])
     assert math.isnan(empty.accuracy())
-    assert math.isnan(empty.mean_iou())
+    assert math.isnan(empty.mean_iou()) and math.isnan(empty.mean_iou_of_truth())
     assert empty.classes_present() == 0
     assert not recwarn.list
 
