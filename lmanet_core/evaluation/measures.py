@@ -30,7 +30,7 @@ from lmanet_core.frame import Discontinuity, FrameResult
 from lmanet_core.geometry import Size
 from lmanet_core.label_mapping import LabelMapping
 from lmanet_core.labels import UNLABELLED, LabelSet
-from lmanet_core.metrics import ConfusionMatrix, Flicker, Matches, TemporalConsistency, VideoConsistency
+from lmanet_core.metrics import ConfusionMatrix, Matches, Steadiness, VideoConsistency
 
 MVC_FRAMES = 8
 BOUNDARY_SHARE = 0.0075  # of the diagonal: how far from a border of the truth a pixel counts for the boundary's mIoU
@@ -75,12 +75,8 @@ class Measures:
         self.boundary = ConfusionMatrix(classes)
         self.since_reset = [ConfusionMatrix(classes) for _ in SINCE_RESET]
         self.unknown_values: Counter[int] = Counter()
-        self._consistency = TemporalConsistency(len(labels.names))
-        self._flicker = Flicker()
+        self._steadiness = Steadiness(len(labels.names))
         self._video = VideoConsistency(MVC_FRAMES, classes)
-        self._agreeing = 0
-        self._matched = 0
-        self._pairs = 0
         self._before: UInt8Array | None = None
         self._since_reset = 0
 
@@ -105,7 +101,8 @@ class Measures:
             self._video.reset()
         agreement = flicker = None
         if matches is not None and before is not None:
-            agreement, flicker = self._compare(before, result.labels, matches)
+            pair = self._steadiness.update(matches, to_grid(before, matches), to_grid(result.labels, matches))
+            agreement, flicker = _number(pair.agreement()), _number(pair.flicker())
         accuracy = None if truth is None else self._score(result.labels, truth)
         return FrameScores(accuracy, agreement, flicker, self._since_reset)
 
@@ -126,10 +123,10 @@ class Measures:
             "boundary_miou": _number(self.boundary.mean_iou_of_truth()),
             "boundary_px": self.boundary_px,
             f"mvc_{MVC_FRAMES}": _number(self._video.value()),
-            "tc": _number(self._consistency.value()),
-            "flicker": _number(self._flicker.value()),
-            "agreement": self._agreeing / self._matched if self._matched else None,
-            "pairs": self._pairs,
+            "tc": _number(self._steadiness.consistency()),
+            "flicker": _number(self._steadiness.flicker()),
+            "agreement": _number(self._steadiness.agreement()),
+            "pairs": self._steadiness.pairs,
             "since_reset": [
                 {
                     "from": least,
@@ -155,29 +152,11 @@ class Measures:
         for ours, theirs in zip(self._matrices(), other._matrices(), strict=True):
             ours.counts += theirs.counts
         self.unknown_values.update(other.unknown_values)
-        self._flicker.changed += other._flicker.changed
-        self._flicker.static += other._flicker.static
+        self._steadiness.absorb(other._steadiness)
         self._video.absorb(other._video)
-        self._agreeing += other._agreeing
-        self._matched += other._matched
-        self._pairs += other._pairs
 
     def _matrices(self) -> tuple[ConfusionMatrix, ...]:
-        return (self.matrix, self.boundary, self._consistency.matrix, *self.since_reset)
-
-    def _compare(self, before: UInt8Array, labels: UInt8Array, matches: Matches) -> tuple[float | None, float | None]:
-        before, labels = to_grid(before, matches), to_grid(labels, matches)
-        fetched = matches.fetch(labels)
-        self._consistency.update(matches, before, labels)
-        changed, static = self._flicker.changed, self._flicker.static
-        self._flicker.update(matches, before, labels)
-        changed, static = self._flicker.changed - changed, self._flicker.static - static
-        matched = int(matches.valid.sum())
-        agreeing = int((matches.valid & (fetched == before)).sum())
-        self._pairs += 1
-        self._matched += matched
-        self._agreeing += agreeing
-        return (agreeing / matched if matched else None), (changed / static if static else None)
+        return (self.matrix, self.boundary, *self.since_reset)
 
     def _score(self, labels: UInt8Array, ids: UInt8Array) -> float | None:
         size, labels_size = Size(*ids.shape), Size(*labels.shape)

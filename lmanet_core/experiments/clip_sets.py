@@ -22,7 +22,7 @@ from lmanet_core.data.augment import lose_blocks, to_uint8
 from lmanet_core.data.street_clips import parse_degradation
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import GeometryPlan, Size, fit_network_size, plan_geometry
-from lmanet_core.metrics import ConfusionMatrix, Flicker, FlowMatcher, TemporalConsistency
+from lmanet_core.metrics import ConfusionMatrix, FlowMatcher, Steadiness
 from lmanet_core.network.backbone import image_batch
 from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.stream.argmax import argmax_labels
@@ -53,19 +53,6 @@ class Condition:
 
 
 @dataclass
-class Steadiness:
-    """Flicker (lower is steadier) and temporal consistency (higher is), see `lmanet_core.metrics.temporal`."""
-
-    flicker: Flicker
-    consistency: TemporalConsistency
-
-    @classmethod
-    def of(cls, num_classes: int) -> Steadiness:
-        """Before the first pair."""
-        return cls(Flicker(), TemporalConsistency(num_classes))
-
-
-@dataclass
 class ClipScores:
     """Measures over the clips of one condition.
 
@@ -87,7 +74,7 @@ class ClipScores:
     def of(cls, names: tuple[str, ...], memory_frames: int) -> ClipScores:
         """Before the first clip."""
         full, working = ([ConfusionMatrix(len(names)) for _ in range(memory_frames + 1)] for _ in range(2))
-        return cls(names, full, working, [Steadiness.of(len(names)) for _ in range(1 + (memory_frames > 0))])
+        return cls(names, full, working, [Steadiness(len(names)) for _ in range(1 + (memory_frames > 0))])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, each list by frames in the memory; steadiness and IoU by class: empty, full."""
@@ -96,8 +83,8 @@ class ClipScores:
             "miou": [matrix.mean_iou() for matrix in self.full],
             "miou_working": [matrix.mean_iou() for matrix in self.working],
             "accuracy": [matrix.accuracy() for matrix in self.full],
-            "flicker": [steady.flicker.value() for steady in self.steady],
-            "consistency": [steady.consistency.value() for steady in self.steady],
+            "flicker": [steady.flicker() for steady in self.steady],
+            "consistency": [steady.consistency() for steady in self.steady],
             "iou": [
                 {name: float(iou) for name, iou in zip(self.names, matrix.iou(), strict=True)}
                 for matrix in (self.full[:1] if len(self.full) == 1 else (self.full[0], self.full[-1]))
@@ -171,8 +158,7 @@ class ClipScorer:
             working.update(labels, working_truth)
         matches = self._flow.match(clean[-2], clean[-1])
         for steady, earlier, labels in zip(scores.steady, before, (outputs[0], outputs[-1]), strict=False):
-            steady.flicker.update(matches, plan.labels_to_output(earlier), labels)
-            steady.consistency.update(matches, plan.labels_to_output(earlier), labels)
+            steady.update(matches, plan.labels_to_output(earlier), labels)
 
     def _read(self, condition: Condition, index: int, count: int) -> tuple[UInt8Array, UInt8Array, UInt8Array]:
         """Frames, truth of the last of them, and frames to take optical flow from."""

@@ -1,4 +1,4 @@
-"""Measures of a stream's steadiness: temporal consistency, flicker, video consistency.
+"""Measures of a stream's steadiness: temporal consistency, agreement, flicker, video consistency.
 
 A constant label map is perfectly steady, so none of these means anything without an accuracy beside it.
 
@@ -81,39 +81,52 @@ class FlowMatcher:
         return Matches(columns, rows, valid, static)
 
 
-class TemporalConsistency:
-    """TC: mIoU of a frame's labels against the next frame's along the flow, one confusion matrix for all pairs.
+class Steadiness:
+    """Measures of pairs of neighbouring frames: temporal consistency, agreement and flicker.
 
     Args:
         num_classes: classes of the label maps.
+
+    Attributes:
+        pairs: counted so far.
+        matrix: rows: labels, columns: the next frame's along the flow; of all pairs, where flow can be trusted.
+        static: pixels that look the same in both frames.
+        changed: those of them whose label is another.
     """
 
     def __init__(self, num_classes: int) -> None:
+        self.pairs = 0
         self.matrix = ConfusionMatrix(num_classes)
+        self.static = 0
+        self.changed = 0
 
-    def update(self, matches: Matches, labels: UInt8Array, following: UInt8Array) -> None:
-        """Add a pair of label maps (H, W) uint8, matched by `matches`."""
-        self.matrix.update(matches.fetch(following), np.where(matches.valid, labels, _UNLABELLED).astype(np.uint8))
+    def update(self, matches: Matches, labels: UInt8Array, following: UInt8Array) -> Steadiness:
+        """Add a pair of label maps (H, W) uint8, matched by `matches`; returns the measures of this pair alone."""
+        pair = Steadiness(self.matrix.num_classes)
+        pair.pairs, fetched = 1, matches.fetch(following)
+        pair.matrix.update(fetched, np.where(matches.valid, labels, _UNLABELLED).astype(np.uint8))
+        pair.static = int(matches.static.sum())
+        pair.changed = int((matches.static & (fetched != labels)).sum())
+        self.absorb(pair)
+        return pair
 
-    def value(self) -> float:
-        """0–1, higher is steadier; NaN before the first pair."""
+    def absorb(self, other: Steadiness) -> None:
+        """Count the pairs of another stream too."""
+        self.pairs += other.pairs
+        self.matrix.counts += other.matrix.counts
+        self.static += other.static
+        self.changed += other.changed
+
+    def consistency(self) -> float:
+        """TC: mIoU of a frame's labels against the next frame's, 0–1, higher is steadier; NaN before the first pair."""
         return self.matrix.mean_iou()
 
+    def agreement(self) -> float:
+        """Share of the labelled pixels with the same label in the next frame, 0–1; NaN before the first pair."""
+        return self.matrix.accuracy()
 
-class Flicker:
-    """Share of pixels that look the same in two neighbouring frames and have another label."""
-
-    def __init__(self) -> None:
-        self.changed = 0
-        self.static = 0
-
-    def update(self, matches: Matches, labels: UInt8Array, following: UInt8Array) -> None:
-        """Add a pair of label maps (H, W) uint8, matched by `matches`."""
-        self.static += int(matches.static.sum())
-        self.changed += int((matches.static & (matches.fetch(following) != labels)).sum())
-
-    def value(self) -> float:
-        """0–1, lower is steadier; NaN before the first static pixel."""
+    def flicker(self) -> float:
+        """Share of the static pixels with another label in the next frame, 0–1, lower is steadier; NaN while there are none."""
         return self.changed / self.static if self.static else float("nan")
 
 

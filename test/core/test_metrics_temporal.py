@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lmanet_core.metrics import Flicker, FlowMatcher, Matches, TemporalConsistency, VideoConsistency
+from lmanet_core.metrics import FlowMatcher, Matches, Steadiness, VideoConsistency
 
 HEIGHT, WIDTH, SHIFT = 96, 128, 6
 
@@ -47,32 +47,45 @@ def test_labels_that_move_with_the_scene_are_consistent(scene):
     labels = (scene[..., 0] > 128).astype(np.uint8)
     pair = labels[:, :WIDTH], labels[:, SHIFT : SHIFT + WIDTH]
     matches = FlowMatcher().match(view(scene, 0), view(scene, SHIFT))
-    moving, still = TemporalConsistency(2), TemporalConsistency(2)
+    moving, still = Steadiness(2), Steadiness(2)
     moving.update(matches, *pair)
     still.update(matches, pair[0], pair[0])  # labels that stay where they were while the scene moves
-    assert moving.value() > 0.9
-    assert still.value() < 0.8
+    assert moving.consistency() > 0.9
+    assert still.consistency() < 0.8
 
 
 def test_consistency_is_the_mean_iou_of_the_pair():
     labels = np.array([[0, 0, 1, 1]], np.uint8)
     following = np.array([[0, 1, 1, 1]], np.uint8)
-    measure = TemporalConsistency(2)
+    measure = Steadiness(2)
     measure.update(identity(1, 4), labels, following)
-    assert measure.value() == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert measure.consistency() == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
-def test_consistency_is_nan_before_the_first_pair():
-    assert np.isnan(TemporalConsistency(2).value())
+def test_consistency_and_agreement_are_over_all_pixels_whose_flow_is_trusted_static_or_not():
+    rows, columns = np.mgrid[:1, :6].astype(np.float32)
+    valid = np.array([[True, True, True, True, False, False]])
+    matches = Matches(columns, rows, valid, valid & np.array([[True, False, False, False, True, True]]))
+    measure = Steadiness(2)
+    measure.update(matches, np.array([[0, 0, 1, 1, 0, 0]], np.uint8), np.array([[0, 1, 1, 1, 1, 1]], np.uint8))
+    assert measure.consistency() == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert measure.agreement() == pytest.approx(3 / 4)
+    assert measure.flicker() == 0.0  # of the first pixel alone
+
+
+def test_nothing_is_known_before_the_first_pair():
+    measure = Steadiness(2)
+    assert np.isnan([measure.consistency(), measure.agreement(), measure.flicker()]).all() and measure.pairs == 0
 
 
 def test_flicker_counts_static_pixels_that_change_their_label():
-    measure = Flicker()
+    measure = Steadiness(2)
     matches = identity(1, 4, static=np.array([[True, True, True, False]]))
-    measure.update(matches, np.array([[0, 0, 1, 1]], np.uint8), np.array([[0, 1, 1, 0]], np.uint8))
-    assert (measure.changed, measure.static) == (1, 3)
-    assert measure.value() == pytest.approx(1 / 3)
-    assert np.isnan(Flicker().value())
+    pair = measure.update(matches, np.array([[0, 0, 1, 1]], np.uint8), np.array([[0, 1, 1, 0]], np.uint8))
+    assert (measure.changed, measure.static) == (pair.changed, pair.static) == (1, 3)
+    assert measure.flicker() == pytest.approx(1 / 3)
+    pair = measure.update(matches, *np.zeros((2, 1, 4), np.uint8))
+    assert pair.flicker() == 0.0 and measure.flicker() == pytest.approx(1 / 6) and measure.pairs == 2
 
 
 def test_changed_looks_are_not_static(scene):
