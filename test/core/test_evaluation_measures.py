@@ -182,6 +182,19 @@ def test_boundary_counts_only_pixels_near_a_border_of_the_truth():
     assert summary["miou"] < 1.0
 
 
+@pytest.mark.parametrize(("away", "counts"), [(14, True), (15, False)])
+def test_the_band_at_a_border_is_three_quarters_of_a_percent_of_the_diagonal_wide(away, counts):
+    truth = np.zeros((1200, 1600), np.uint8)  # a diagonal of 2000 pixels: 15 on either side
+    truth[:, 800:] = 1
+    labels = truth.copy()
+    labels[:, 800 + away] = 0
+    measures = Measures(THREE)
+    measures.add(result(labels), truth)
+    summary = measures.summary()
+    assert summary["boundary_px"] == 15 and measures.boundary.counts.sum() == 2 * 15 * 1200
+    assert (summary["boundary_miou"] < 1.0) is counts
+
+
 def test_accuracy_is_told_by_frames_since_the_reset():
     measures = Measures(THREE)
     right, wrong = np.zeros((4, 4)), np.ones((4, 4))
@@ -301,6 +314,13 @@ def test_shipped_camvid_mapping_leads_from_cityscapes_to_camvid():
 
 def test_shipped_camvid_mapping_takes_camvid_weights_too():
     assert load_mapping("camvid11", CAMVID11).prediction_table[:11].tolist() == list(range(11))
+
+
+def test_a_line_of_a_mapping_counts_also_where_the_class_has_its_name():
+    mapping = mapping_of("classes: [a, b, c]\nprediction: {a: b, c: null}", THREE)
+    assert mapping.prediction_table[:3].tolist() == [1, 1, 255]
+    mapping = mapping_of("classes: [a, b, c]\nprediction: {b: void}", THREE)
+    assert mapping.prediction_table[:3].tolist() == [0, 255, 2] and mapping.void_predictions == (1,)
 
 
 def test_cityscapes_ids_become_train_ids():
