@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +17,7 @@ from lmanet_core.commands.terminal import cell, console, progress
 from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation.report import COUNTS, QUALITY, SHARES, SPEED
 from lmanet_core.evaluation.run import SAVE, EvaluationConfig, evaluate
-from lmanet_core.experiments.sets import (
-    classes_table,
-    evaluate_sets,
-    evaluation_config,
-    scores_table,
-    write_scores,
-)
+from lmanet_core.experiments.sets import evaluate_sets, evaluation_config, write_scores
 from lmanet_core.label_mapping import list_mappings
 from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.weights.checkpoint import load_model
@@ -198,3 +193,45 @@ def _run_set(options: Namespace) -> int:
         with ResultFolder(Path(options.out), overwrite=options.overwrite):
             write_scores(Path(options.out), rows, config)
     return 0
+
+
+def scores_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """mIoU by frames in the memory, flicker and temporal consistency without and with it; percent."""
+    most = max(len(row["miou"]) for row in rows)
+    table = Table(title="mIoU by frames in the memory; flicker and TC without and with memory (%)", title_justify="left")
+    for column in ("weights", "condition"):
+        table.add_column(column, overflow="fold")
+    for column in (*(str(filled) for filled in range(most)), "at network size", "flicker", "TC"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        miou = [f"{_percent(value)}" for value in row["miou"]]
+        table.add_row(
+            row["weights"],
+            row["condition"],
+            *(miou + [""] * (most - len(miou))),
+            _pair(row["miou_working"]),
+            _pair(row["flicker"], 2),
+            _pair(row["consistency"]),
+        )
+    return table
+
+
+def classes_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Class-wise IoU without and with memory (the paper's Table VI), percent."""
+    table = Table(title="IoU by class, memory off → on (%)", title_justify="left")
+    table.add_column("class")
+    for row in rows:
+        table.add_column(f"{Path(row['weights']).stem} {row['condition']}", justify="right", no_wrap=True)
+    for name in rows[0]["iou"][0]:
+        table.add_row(name, *(_pair([part[name] for part in row["iou"]]) for row in rows))
+    return table
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def _pair(values: Sequence[float], digits: int = 1) -> str:
+    """Without → with memory, or one value where there is none."""
+    ends = [values[0]] if len(values) == 1 else [values[0], values[-1]]
+    return " → ".join(_percent(value, digits) for value in ends)

@@ -23,6 +23,7 @@ _PANEL_WIDTH = 360
 _PICTURE_WIDTH = 400
 _CHANGED = (255, 0, 160)  # a colour that no palette of ours has
 _CAPTION_HEIGHT = 22
+_FPS = 10.0  # of videos, where stamps do not tell
 
 
 def mark(image: UInt8Array, where: npt.NDArray[np.bool_]) -> UInt8Array:
@@ -39,17 +40,42 @@ class SideBySideVideo:
     Args:
         path: the .mp4 file.
         labels: palette of the weights.
-        fps: to play at; one frame of the video is one segmented frame.
+
+    Attributes:
+        fps: to play at, by the stamps of the first two frames; one frame of the video is one segmented frame.
     """
 
-    def __init__(self, path: Path, labels: LabelSet, fps: float) -> None:
+    def __init__(self, path: Path, labels: LabelSet) -> None:
         self.path = path
-        self.fps = fps
-        self._video = VideoFile(path, fps)
+        self.fps = _FPS
         self._labels = labels
+        self._video: VideoFile | None = None
+        self._first: tuple[Frame, Mapping[str, FrameResult]] | None = None  # until the second frame tells the rate
 
     def write(self, frame: Frame, results: Mapping[str, FrameResult]) -> None:
         """Append a frame; `results` has "on", "off" or both."""
+        if self._video is None and self._first is None:
+            self._first = (frame, results)
+            return
+        if self._video is None and self._first is not None:
+            period_s = (frame.stamp_ns - self._first[0].stamp_ns) / 1e9
+            self._start(min(60.0, 1.0 / period_s) if 0.0 < period_s <= 1.0 else _FPS)
+        self._append(frame, results)
+
+    def close(self) -> None:
+        """Finish the file; raises OutputError where it cannot be."""
+        if self._video is None and self._first is not None:
+            self._start(_FPS)
+        if self._video is not None:
+            self._video.close()
+
+    def _start(self, fps: float) -> None:
+        assert self._first is not None
+        self.fps, self._video = fps, VideoFile(self.path, fps)
+        self._append(*self._first)
+        self._first = None
+
+    def _append(self, frame: Frame, results: Mapping[str, FrameResult]) -> None:
         first = next(iter(results.values()))
         scale = min(1.0, _PANEL_WIDTH / first.labels.shape[1])
         size = Size(*(max(2, round(side * scale)) for side in first.labels.shape))
@@ -59,11 +85,8 @@ class SideBySideVideo:
         panels |= {f"memory {name}": self._labels.overlay(image, maps[name]) for name in ("off", "on") if name in maps}
         if len(maps) == 2:
             panels["difference"] = mark(image, maps["on"] != maps["off"])
+        assert self._video is not None
         self._video.write(np.concatenate([caption(panel, name) for name, panel in panels.items()], 1))
-
-    def close(self) -> None:
-        """Finish the file; raises OutputError where it cannot be."""
-        self._video.close()
 
 
 @dataclass(order=True)

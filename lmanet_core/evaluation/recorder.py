@@ -30,7 +30,6 @@ from lmanet_core.stream.loop import StreamSummary
 
 #: In the result bag; confidence is left out, for it is noise that does not compress.
 _BAG_TOPICS = ("labels", "color", "label_info", "camera_info")
-_FPS = 10.0  # of videos, where stamps do not tell
 #: Keys of a line of frames.jsonl that differ from run to run.
 NOT_REPEATABLE = ("timings_ms", "latency_ms")
 
@@ -48,7 +47,6 @@ class Stream:
     first_stamp_ns: int | None = None
     bag: ResultBagSink | None = None
     video: SideBySideVideo | None = None
-    waiting: tuple[Frame, Mapping[str, FrameResult]] | None = None  # until the second frame tells the rate
 
 
 class Recorder:
@@ -147,7 +145,9 @@ class Recorder:
                 stream.bag = ResultBagSink(self.out / self._named("result", camera), self._labels, _BAG_TOPICS)
             stream.bag.write(frame, main)
         if "video" in self._save:
-            self._write_video(stream, camera, frame, results)
+            if stream.video is None:
+                stream.video = SideBySideVideo(self.out / f"{self._named('side_by_side', camera)}.mp4", self._labels)
+            stream.video.write(frame, results)
 
     def drop(self, camera: str, frame: Frame) -> None:
         """Record a frame that was never segmented."""
@@ -163,11 +163,7 @@ class Recorder:
         """
         with output_errors(self.out / "frames.jsonl"):
             self._rows.close()
-        for camera, stream in self.streams.items():
-            if stream.waiting is not None:
-                waiting, stream.waiting = stream.waiting, None
-                stream.video = SideBySideVideo(self.out / f"{self._named('side_by_side', camera)}.mp4", self._labels, _FPS)
-                stream.video.write(*waiting)
+        for stream in self.streams.values():
             for sink in (stream.bag, stream.video):
                 if sink is not None:
                     sink.close()
@@ -274,26 +270,9 @@ class Recorder:
             )
         stream.before = (main.geometry.image_to_output(frame.image) if image is None else image, main.labels)
 
-    def _write_video(self, stream: Stream, camera: str, frame: Frame, results: Mapping[str, FrameResult]) -> None:
-        if stream.video is None:
-            if stream.waiting is None:
-                stream.waiting = (frame, results)
-                return
-            path = self.out / f"{self._named('side_by_side', camera)}.mp4"
-            stream.video = SideBySideVideo(path, self._labels, _rate(stream.waiting[0].stamp_ns, frame.stamp_ns))
-            stream.video.write(*stream.waiting)
-            stream.waiting = None
-        stream.video.write(frame, results)
-
     def _named(self, what: str, camera: str) -> str:
         return what if len(self.streams) == 1 else f"{what}_{camera}"
 
 
 def _scores(scores: FrameScores) -> dict[str, float | None]:
     return {"accuracy": scores.accuracy, "agreement": scores.agreement, "flicker": scores.flicker}
-
-
-def _rate(first_ns: int, second_ns: int) -> float:
-    """Frames a second of a video, from its first two stamps."""
-    period_s = (second_ns - first_ns) / 1e9
-    return min(60.0, 1.0 / period_s) if 0.0 < period_s <= 1.0 else _FPS

@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -44,33 +44,52 @@ class StampedLabels:
     receive_ns: int | None = None
 
 
-class Truth(Protocol):
-    """Where the labels of one stream come from. The counts are right once the frames have gone by."""
+class Truth(ABC):
+    """Where the labels of one stream come from. The counts are right once the frames have gone by.
 
-    @property
-    def matched(self) -> int:
-        """Labels that belong to a frame."""
+    Attributes:
+        matched: labels that belong to a frame.
+        unmatched: labels that belong to none.
+    """
 
-    @property
-    def unmatched(self) -> int:
-        """Labels that belong to none."""
+    def __init__(self) -> None:
+        self.matched = 0
+        self.unmatched = 0
+        self._unreadable = 0
 
     @property
     def damaged(self) -> int:
         """Labels that could not be read."""
+        return self._unreadable
 
+    @abstractmethod
     def find(self, frame: Frame, following: Frame | None) -> UInt8Array | None:
         """Labels (H, W) of a frame, None where it has none; frames in their order, with the one after."""
 
+    @abstractmethod
     def finish(self) -> None:
         """No frame is left; what remains is unmatched."""
+
+    def _read(self, read: Callable[[], UInt8Array], what: str) -> UInt8Array | None:
+        """Labels that were matched; None, counted and with a warning, where they cannot be read."""
+        try:
+            labels = read()
+        except DAMAGE as error:
+            self._unreadable += 1
+            if self._unreadable <= 3:
+                _LOGGER.warning("%s: %s", what, error)
+            return None
+        self.matched += 1
+        return labels
 
 
 def open_truth(labels: str, recording: Path, tolerance_s: float) -> Truth:
     """Labels of a stream.
 
     Args:
-        labels: a folder of PNGs, a bag's image topic (it begins with / or is no folder), or BAG:TOPIC for another bag.
+        labels: a folder of PNGs, a bag's image topic (it begins with / or is no folder), or BAG:TOPIC for another bag. Where
+            the names of all PNGs are times, nanoseconds (16 to 19 digits) or seconds with a point or underscore
+            (1700000000.066667), the nearest stamp decides; else see `FileTruth`.
         recording: where the topic is looked for.
         tolerance_s: how far a label's stamp may be from its frame's.
 
@@ -79,7 +98,7 @@ def open_truth(labels: str, recording: Path, tolerance_s: float) -> Truth:
     """
     folder = Path(labels)
     if folder.is_dir():
-        return FolderTruth(folder, tolerance_s)
+        return _open_folder(folder, tolerance_s)
     bag, _, topic = labels.rpartition(":")
     path = Path(bag) if bag else recording
     if not path.exists():
@@ -143,8 +162,8 @@ class TopicLabels:
             _LOGGER.warning("%s: labels: %s", self._path, why)
 
 
-class StampedTruth:
-    """Labels with stamps, matched to frames by time; see `Truth`.
+class StampedTruth(Truth):
+    """Labels with stamps, matched to frames by time.
 
     Follows clocks that jump and bags that loop, as long as labels and frames do so in the same order.
 
@@ -153,22 +172,20 @@ class StampedTruth:
     """
 
     def __init__(self, labels: Iterable[StampedLabels], tolerance_s: float) -> None:
-        self.matched = 0
-        self.unmatched = 0
+        super().__init__()
         self.last: StampedLabels | None = None
         self._labels = labels
-        self._unreadable = 0
         self._coming = iter(labels)
         self._window: deque[StampedLabels] = deque()
         self._tolerance_ns = round(tolerance_s * 1e9)
 
     @property
     def damaged(self) -> int:
-        """See `Truth`."""
+        """Labels that could not be read, by now or by the bag."""
         return self._unreadable + getattr(self._labels, "damaged", 0)
 
     def find(self, frame: Frame, following: Frame | None) -> UInt8Array | None:
-        """See `Truth`."""
+        """Labels (H, W) of a frame, None where it has none."""
         self._fill()
         while self._window:
             nearest = min(range(len(self._window)), key=lambda index: abs(self._window[index].stamp_ns - frame.stamp_ns))
@@ -186,19 +203,12 @@ class StampedTruth:
             return None  # it belongs to the next frame
         self._drop(nearest)
         self._window.popleft()
-        try:
-            labels = found.read()
-        except DAMAGE as error:
-            self._unreadable += 1
-            if self._unreadable <= 3:
-                _LOGGER.warning("labels at %.3f s: %s", found.stamp_ns / 1e9, error)
-            return None
-        self.matched += 1
-        self.last = found
+        labels = self._read(found.read, f"labels at {found.stamp_ns / 1e9:.3f} s")
+        self.last = self.last if labels is None else found
         return labels
 
     def finish(self) -> None:
-        """See `Truth`."""
+        """What is left is unmatched."""
         self.unmatched += len(self._window) + sum(1 for _ in self._coming)
         self._window.clear()
 
@@ -211,66 +221,35 @@ class StampedTruth:
         self.unmatched += count
 
 
-class FolderTruth:
-    """PNGs of a folder; see `Truth`.
+class FileTruth(Truth):
+    """Label images by the names of their frames: an image's stem, or a running number of six digits.
 
-    A file belongs to the frame of its name (an image's stem, a running number of six digits). Where the names of all files are
-    times, nanoseconds (19 digits) or seconds with a point or underscore (1700000000.066667), the nearest stamp decides.
-
-    Raises:
-        InputError: no PNG in the folder.
+    Args:
+        files: NAME.png.
     """
 
-    def __init__(self, folder: Path, tolerance_s: float) -> None:
-        files = sorted(folder.glob("*.png"))
-        if not files:
-            raise InputError(f"{folder}: wanted label images NAME.png, there are none")
-        stamps = [_stamp_of(file.stem) for file in files]
-        self._by_stamp: StampedTruth | None = None
-        if all(stamp is not None for stamp in stamps):
-            pairs = sorted((stamp or 0, file) for stamp, file in zip(stamps, files, strict=True))
-            self._by_stamp = StampedTruth([StampedLabels(stamp, _file_reader(file)) for stamp, file in pairs], tolerance_s)
+    def __init__(self, files: Iterable[Path]) -> None:
+        super().__init__()
         self._files = {file.stem: file for file in files}
-        self._found = 0
-        self._left = 0
-        self._unreadable = 0
-
-    @property
-    def matched(self) -> int:
-        """See `Truth`."""
-        return self._found if self._by_stamp is None else self._by_stamp.matched
-
-    @property
-    def unmatched(self) -> int:
-        """See `Truth`."""
-        return self._left if self._by_stamp is None else self._by_stamp.unmatched
-
-    @property
-    def damaged(self) -> int:
-        """See `Truth`."""
-        return self._unreadable if self._by_stamp is None else self._by_stamp.damaged
 
     def find(self, frame: Frame, following: Frame | None) -> UInt8Array | None:
-        """See `Truth`."""
-        if self._by_stamp is not None:
-            return self._by_stamp.find(frame, following)
+        """Labels (H, W) of a frame, None where it has none."""
         file = self._files.get(frame.name)
-        if file is None:
-            return None
-        try:
-            labels = _file_reader(file)()
-        except InputError as error:
-            self._unreadable += 1
-            _LOGGER.warning("%s", error)
-            return None
-        self._found += 1
-        return labels
+        return None if file is None else self._read(_file_reader(file), "labels")
 
     def finish(self) -> None:
-        """See `Truth`."""
-        if self._by_stamp is not None:
-            self._by_stamp.finish()
-        self._left = len(self._files) - self._found - self._unreadable
+        """What is left is unmatched."""
+        self.unmatched = len(self._files) - self.matched - self._unreadable
+
+
+def _open_folder(folder: Path, tolerance_s: float) -> Truth:
+    files = sorted(folder.glob("*.png"))
+    if not files:
+        raise InputError(f"{folder}: wanted label images NAME.png, there are none")
+    stamped = sorted((stamp, file) for file in files if (stamp := _stamp_of(file.stem)) is not None)
+    if len(stamped) < len(files):
+        return FileTruth(files)
+    return StampedTruth([StampedLabels(stamp, _file_reader(file)) for stamp, file in stamped], tolerance_s)
 
 
 def _file_reader(file: Path) -> Callable[[], UInt8Array]:

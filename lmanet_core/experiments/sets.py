@@ -1,17 +1,15 @@
-"""Weights on sets of labelled clips: `evaluate_sets`, and its scores as tables and as files."""
+"""Weights on sets of labelled clips: `evaluate_sets`, and its scores as files."""
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from lmanet_core import __version__
 from lmanet_core.errors import OutputError
@@ -83,38 +81,6 @@ def _count(condition: Condition, max_clips: int | None) -> int:
     return min(len(condition.source), max_clips or len(condition.source))
 
 
-def scores_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """mIoU by frames in the memory, flicker and temporal consistency without and with it; percent."""
-    most = max(len(row["miou"]) for row in rows)
-    table = Table(title="mIoU by frames in the memory; flicker and TC without and with memory (%)", title_justify="left")
-    for column in ("weights", "condition"):
-        table.add_column(column, overflow="fold")
-    for column in (*(str(filled) for filled in range(most)), "at network size", "flicker", "TC"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        miou = [f"{_percent(value)}" for value in row["miou"]]
-        table.add_row(
-            row["weights"],
-            row["condition"],
-            *(miou + [""] * (most - len(miou))),
-            _pair(row["miou_working"]),
-            _pair(row["flicker"], 2),
-            _pair(row["consistency"]),
-        )
-    return table
-
-
-def classes_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Class-wise IoU without and with memory (the paper's Table VI), percent."""
-    table = Table(title="IoU by class, memory off → on (%)", title_justify="left")
-    table.add_column("class")
-    for row in rows:
-        table.add_column(f"{Path(row['weights']).stem} {row['condition']}", justify="right", no_wrap=True)
-    for name in rows[0]["iou"][0]:
-        table.add_row(name, *(_pair([part[name] for part in row["iou"]]) for row in rows))
-    return table
-
-
 def write_scores(out: Path, rows: Sequence[dict[str, Any]], config: TrainConfig) -> None:
     """`scores.json` with everything, `scores.csv` with a line for each pair; raises OutputError."""
     plain = ("weights", "condition", "clips")
@@ -135,13 +101,3 @@ def write_scores(out: Path, rows: Sequence[dict[str, Any]], config: TrainConfig)
                 writer.writerow([*(row[key] for key in plain), *figures])
     except OSError as error:
         raise OutputError(f"cannot write to {out}: {error}") from error
-
-
-def _percent(value: float, digits: int = 1) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.{digits}f}"
-
-
-def _pair(values: Sequence[float], digits: int = 1) -> str:
-    """Without → with memory, or one value where there is none."""
-    ends = [values[0]] if len(values) == 1 else [values[0], values[-1]]
-    return " → ".join(_percent(value, digits) for value in ends)

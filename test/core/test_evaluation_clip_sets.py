@@ -11,17 +11,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from lmanet_core.commands.evaluate import classes_table, scores_table
 from lmanet_core.commands.main import main
 from lmanet_core.data import Clip, ClipSource
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.experiments.clip_sets import ClipScorer, Condition, make_conditions
-from lmanet_core.experiments.sets import (
-    classes_table,
-    evaluate_sets,
-    evaluation_config,
-    scores_table,
-    write_scores,
-)
+from lmanet_core.experiments.sets import evaluate_sets, evaluation_config, write_scores
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CAMVID11, CITYSCAPES
 from lmanet_core.metrics import ConfusionMatrix
