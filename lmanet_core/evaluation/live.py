@@ -11,20 +11,18 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.files import resize_labels
-from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.session import Session, step_all
 from lmanet_core.frame import Frame
 from lmanet_core.geometry import Size
 from lmanet_core.label_mapping import LabelMapping
 from lmanet_core.media.mailbox import Mailbox
 from lmanet_core.metrics import ConfusionMatrix
-from lmanet_core.stream.segmenter import VideoSegmenter
 
 _LONGEST_PAUSE_S = 10.0  # a longer one, or a step back, is a clock that jumped: the next image comes a period later
 
@@ -40,28 +38,22 @@ class LiveRun:
     """One recording played to one worker.
 
     Args:
-        segmenters: of each camera, by variant, the main one first.
-        recorder: takes results and drops.
+        session: whose recorder takes results and drops.
+        cameras: names of those of the recording.
         mapping: for the streaming accuracy.
         inference_s: how long a frame takes; None: as long as the main variant takes here.
     """
 
-    def __init__(
-        self,
-        segmenters: Mapping[str, Mapping[str, VideoSegmenter]],
-        recorder: Recorder,
-        mapping: LabelMapping,
-        inference_s: float | None,
-    ) -> None:
+    def __init__(self, session: Session, cameras: Sequence[str], mapping: LabelMapping, inference_s: float | None) -> None:
         self.streaming = ConfusionMatrix(len(mapping.classes.names))
-        self._segmenters = segmenters
-        self._recorder = recorder
+        self._recorder = session.recorder
+        self._segmenters = {camera: session.make_segmenters() for camera in cameras}
         self._mapping = mapping
         self._inference_s = inference_s
-        self._mailbox: Mailbox[_Arrival] = Mailbox(list(segmenters))
+        self._mailbox: Mailbox[_Arrival] = Mailbox(cameras)
         self._newest: dict[str, _Arrival] = {}
         self._free_s = -math.inf
-        self._published: dict[str, deque[tuple[float, UInt8Array]]] = {camera: deque() for camera in segmenters}
+        self._published: dict[str, deque[tuple[float, UInt8Array]]] = {camera: deque() for camera in cameras}
 
     def arrive(self, camera: str, frame: Frame, truth: UInt8Array | None, time_s: float) -> None:
         """The next image, in the order of time.
@@ -119,8 +111,7 @@ def run_live(session: Session, mapping: LabelMapping, inference_s: float | None)
     streaming = ConfusionMatrix(len(mapping.classes.names))
     for _, group in itertools.groupby(session.cameras, key=lambda camera: camera.recording):
         of_recording = list(group)
-        segmenters = {camera.name: session.make_segmenters() for camera in of_recording}
-        live = LiveRun(segmenters, session.recorder, mapping, inference_s)
+        live = LiveRun(session, [camera.name for camera in of_recording], mapping, inference_s)
         with ExitStack() as stack:
             frames = [stack.enter_context(session.open(camera)) for camera in of_recording]
             merged = heapq.merge(*(_name(number, pairs) for number, pairs in enumerate(frames)), key=lambda item: item[0])

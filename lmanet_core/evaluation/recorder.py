@@ -78,7 +78,6 @@ class Recorder:
         self.streams = {camera: Stream({name: Measures(labels, mapping) for name in variants}) for camera in cameras}
         self.summary = StreamSummary()
         self.frame_ms: dict[str, list[float]] = {name: [] for name in variants}
-        self.dropped = 0
         self.explanations: list[Explanation] = []  # of one frame, set by whoever watched the memory
         self.worst = Moments()
         self.flickering = Moments()
@@ -95,6 +94,11 @@ class Recorder:
     def digest(self) -> str:
         """SHA-256 over every label map and every line so far, times of computing left out."""
         return self._digest.hexdigest()
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were never segmented, of all cameras."""
+        return sum(stream.dropped for stream in self.streams.values())
 
     def total(self, variant: str) -> Measures:
         """Measures of a variant over all cameras."""
@@ -152,7 +156,6 @@ class Recorder:
     def drop(self, camera: str, frame: Frame) -> None:
         """Record a frame that was never segmented."""
         self.streams[camera].dropped += 1
-        self.dropped += 1
         self._write_row({**self._place(camera, frame), "dropped": True})
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from lmanet_core.experiments.baselines import BASELINES, MakeRead
+from lmanet_core.experiments.timing import extra_megabytes, time_cpu, time_cuda
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.network import LMANet, MemoryConfig, MemoryFrames, MemoryModule
@@ -208,17 +209,6 @@ def floor_ms(size: OperatorSize, window: int | None, device: str) -> float:
     return max(size.gflop(window) / gflop_a_ms, size.megabytes(2) / megabytes_a_ms)
 
 
-def extra_megabytes(read: Callable[[], torch.Tensor]) -> float:
-    """Device memory that a read takes at most beside its result, MB (10⁶ bytes)."""
-    read()
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    out = read()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before - out.untyped_storage().nbytes()) / 1e6
-
-
 # ---- the streamed frame
 
 
@@ -318,27 +308,6 @@ def _stream(runtime: Runtime, case: FrameCase, graph: bool, rounds: int) -> tupl
 
 
 # ---- measuring
-
-
-def time_cpu(run: Callable[[], object], rounds: int) -> float:
-    """Median wall time, ms, after one round more."""
-    times = []
-    for number in range(rounds + 1):
-        start = time.perf_counter()
-        run()
-        if number:
-            times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times)
-
-
-def time_cuda(run: Callable[[], object]) -> float:
-    """Median device time, ms, in a CUDA graph, so that launching costs nothing."""
-    from triton.testing import do_bench_cudagraph
-
-    for _ in range(3):  # compile, choose tiles, allocate
-        run()
-    torch.cuda.synchronize()
-    return float(do_bench_cudagraph(run, rep=100, return_mode="median"))
 
 
 def time_cuda_backward(inputs: Maps, window: int | None) -> float:
