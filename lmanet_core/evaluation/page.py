@@ -76,13 +76,6 @@ def write_page(folder: Path) -> Path:
 def _prepare(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     """What the template shows besides the summary itself."""
     main, *others = summary["variants"]
-    pictures = summary.get("pictures", {})
-    worst = (
-        "Frames with the lowest accuracy, some distance apart."
-        if summary["figures"]["labelled_frames"]
-        else "Frames on which memory on and memory off differ most (without labels nobody knows which is right)."
-    )
-    flickering = "Where most pixels changed their label although the picture did not; changed pixels are pink."
     return {
         **summary,
         "style": Markup((_HERE / "page.css").read_text(encoding="utf-8")),
@@ -98,15 +91,7 @@ def _prepare(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "names": summary["classes"],
         "classes": list(_classes(summary)),
         "since_reset": list(_since_reset(summary)),
-        "moments": [
-            {"kind": kind, "heading": heading, "words": words, "moments": pictures.get(kind, [])}
-            for kind, heading, words in (
-                ("worst", "Worst moments", worst),
-                ("flickering", "Most flickering moments", flickering),
-            )
-        ],
-        "videos": pictures.get("videos", {}),
-        "attention": pictures.get("attention", []),
+        "pictures": {"worst": [], "flickering": [], "attention": [], "videos": {}, **summary["pictures"]},
         "confusion": Markup(draw_confusion(summary["classes"], summary["runs"][main]["confusion"])),
         "dropped": _dropped(folder, summary),
     }
@@ -171,7 +156,7 @@ def _timelines(folder: Path, summary: Mapping[str, Any]) -> Iterator[tuple[str, 
     for camera in list(summary["cameras"])[:_MAX_TIMELINES]:
         rows = [row for row in read_frames(folder) if row["camera"] == camera]
         for name, heading, marks in _CURVES:
-            moments = summary.get("pictures", {}).get(marks, [])
+            moments = summary["pictures"].get(marks, [])
             line = _timeline(rows, name, summary["variants"][1:], moments, marks)
             is_time = name == "latency_ms"
             drawn = draw_timeline(line, f"{heading} over time", " ms" if is_time else "", zero=is_time)

@@ -143,7 +143,7 @@ class Recorder:
             stream.first_stamp_ns = frame.stamp_ns
         row = self._row(camera, frame, results, scores, latency_ms)
         self._write_row(row)
-        self._draw(stream, frame, truth, results, scores[self.variants[0]], row, matches)
+        self._draw(stream, frame, truth, results, row, matches)
         if "bag" in self._save:
             if stream.bag is None:
                 stream.bag = ResultBagSink(self.out / self._named("result", camera), self._labels, _BAG_TOPICS)
@@ -183,10 +183,7 @@ class Recorder:
             "worst": self.worst.save(folder, "worst"),
             "flickering": self.flickering.save(folder, "flickering"),
             "attention": [
-                {
-                    "title": explanation.title,
-                    "panels": save_panels(folder, f"attention_{n}", explanation.panels),
-                }
+                {"title": explanation.title, "panels": save_panels(folder, f"attention_{n}", explanation.panels)}
                 for n, explanation in enumerate(self.explanations)
             ],
             "videos": videos,
@@ -237,15 +234,13 @@ class Recorder:
         frame: Frame,
         truth: UInt8Array | None,
         results: Mapping[str, FrameResult],
-        scores: FrameScores,
         row: dict[str, Any],
         matches: Matches | None,
     ) -> None:
         """Keep pictures of the worst and the most flickering moments."""
         main = results[self.variants[0]]
-        missing = None if scores.accuracy is None else 1.0 - scores.accuracy
-        badness = missing if missing is not None else row.get("differs")
-        number = row["number"]
+        number, flicker = row["number"], row["flicker"]
+        badness: Any = row.get("differs") if row["accuracy"] is None else 1.0 - row["accuracy"]
         image = None
         if self.worst.wants(badness, number):
             image = main.geometry.image_to_output(frame.image)
@@ -256,21 +251,17 @@ class Recorder:
                 if name in results:  # in the colours of the truth, to be compared with it
                     seen = self._mapping.map_prediction(results[name].labels)
                     panels[f"memory {name}"] = self._mapping.classes.overlay(image, seen, 0.65)
-            self.worst.keep(badness or 0.0, number, row, panels)
-        if matches is not None and stream.before is not None and self.flickering.wants(scores.flicker, number):
+            self.worst.keep(badness, number, row, panels)
+        if matches is not None and stream.before is not None and self.flickering.wants(flicker, number):
             image = main.geometry.image_to_output(frame.image) if image is None else image
             before_image, before = stream.before
             here = matches.static & (matches.fetch(to_grid(main.labels, matches)) != to_grid(before, matches))
-            self.flickering.keep(
-                scores.flicker or 0.0,
-                number,
-                row,
-                {
-                    "before": self._labels.overlay(before_image, before),
-                    "now": self._labels.overlay(image, main.labels),
-                    "changed": mark(resize_image(before_image, Size(*here.shape)), here),
-                },
-            )
+            panels = {
+                "before": self._labels.overlay(before_image, before),
+                "now": self._labels.overlay(image, main.labels),
+                "changed": mark(resize_image(before_image, Size(*here.shape)), here),
+            }
+            self.flickering.keep(flicker, number, row, panels)
         stream.before = (main.geometry.image_to_output(frame.image) if image is None else image, main.labels)
 
     def _named(self, what: str, camera: str) -> str:

@@ -43,12 +43,9 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Check(Threshold):
     """What came of a threshold; `got` is None where the figure was not measured."""
 
-    figure: str
-    comparison: str
-    limit: float
     got: float | None
     passed: bool
 

@@ -52,29 +52,24 @@ class Condition:
     spoil: Callable[[UInt8Array, np.random.Generator], UInt8Array] | None = None
 
 
-@dataclass
 class ClipScores:
     """Measures over the clips of one condition.
 
-    Attributes:
+    Args:
         names: of the classes.
+        memory_frames: S.
+
+    Attributes:
         full, working: a confusion matrix for each number of frames in the memory, 0 … S: at the size of the set's frames, and
             at the size that the network sees.
         steady: with the memory empty, and (where there is one) full.
         clips: counted so far.
     """
 
-    names: tuple[str, ...]
-    full: list[ConfusionMatrix]
-    working: list[ConfusionMatrix]
-    steady: list[Steadiness]
-    clips: int = 0
-
-    @classmethod
-    def of(cls, names: tuple[str, ...], memory_frames: int) -> ClipScores:
-        """Before the first clip."""
-        full, working = ([ConfusionMatrix(len(names)) for _ in range(memory_frames + 1)] for _ in range(2))
-        return cls(names, full, working, [Steadiness(len(names)) for _ in range(1 + (memory_frames > 0))])
+    def __init__(self, names: tuple[str, ...], memory_frames: int) -> None:
+        self.names, self.clips = names, 0
+        self.full, self.working = ([ConfusionMatrix(len(names)) for _ in range(memory_frames + 1)] for _ in range(2))
+        self.steady = [Steadiness(len(names)) for _ in range(1 + (memory_frames > 0))]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, each list by frames in the memory; steadiness and IoU by class: empty, full."""
@@ -132,7 +127,7 @@ class ClipScorer:
         if source.labels.names != names:
             raise InputError(f"the set has the classes {_some(source.labels.names)}, the weights {_some(names)}")
         plan = self._plan(source.size)
-        scores = ClipScores.of(names, self.memory_frames or 0)
+        scores = ClipScores(names, self.memory_frames or 0)
         for index in range(min(len(source), limit or len(source))):
             self._score_clip(condition, index, plan, scores)
             scores.clips += 1
