@@ -32,7 +32,6 @@ _QUALITY = {
     "flicker": ("Flicker", "pixels that look the same and change their label; lower is better"),
     "agreement": ("Agreement with the frame before", "same label along the flow"),
 }
-_TILES = {"streaming_miou": "streaming mIoU", "reproduced": "reproduced offline"}  # where there are such
 _CURVES = (  # key in frames.jsonl, heading, pictures that are marked on it
     ("accuracy", "Accuracy of each frame", "worst"),
     ("agreement", "Agreement with the frame before, along the optical flow", "flickering"),
@@ -80,11 +79,9 @@ def _prepare(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         **summary,
         "style": Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         "title": ", ".join(Path(name).name for name in summary["paths"]["inputs"]),
-        "verdict": _verdict(summary["verdict"]),
-        "notes": list_notes(summary),
+        "checks": sorted((Check(**check) for check in summary["verdict"]["checks"]), key=lambda check: check.passed),
         "main": summary["runs"][main],
         "others": others,
-        "tiles": _tiles(summary),
         "quality": [{"key": key, "name": _QUALITY[key][0], "about": _QUALITY[key][1]} for key in QUALITY],
         "timelines": list(_timelines(folder, summary)),
         "cameras_left_out": len(summary["cameras"]) - _MAX_TIMELINES,
@@ -95,60 +92,6 @@ def _prepare(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "confusion": Markup(draw_confusion(summary["classes"], summary["runs"][main]["confusion"])),
         "dropped": _dropped(folder, summary),
     }
-
-
-def _verdict(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    word, kind = {True: ("passed", "passed"), False: ("failed", "failed"), None: ("no thresholds given", "")}[verdict["passed"]]
-    checks = sorted((Check(**check) for check in verdict["checks"]), key=lambda check: check.passed)
-    missed = sum(not check.passed for check in checks)
-    if missed:
-        word += f": {missed} of {len(checks)} thresholds missed"
-    return {"word": word, "kind": kind, "checks": checks}
-
-
-def list_notes(summary: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before believing the figures, in words."""
-    figures, notes = summary["figures"], []
-    if not summary["complete"]:
-        notes.append("The run was broken off; figures are of what was done by then.")
-    if not figures["labelled_frames"]:
-        notes.append(
-            "No labels: accuracy is unknown, and steadiness alone means little, for a constant output is perfectly steady."
-        )
-    elif figures["labelled_frames"] < figures["frames"]:
-        notes.append(f"{figures['labelled_frames']} of {figures['frames']} frames have labels.")
-    if figures["unjudged"]:
-        notes.append(
-            f"On {100 * figures['unjudged']:.2f} % of the labelled pixels the prediction is a class that the mapping counts as "
-            "void; they are not judged."
-        )
-    if figures["labels_unmatched"]:
-        notes.append(f"{figures['labels_unmatched']} labels belong to no frame.")
-    if figures["skipped"]:
-        notes.append(f"{figures['skipped']} images were damaged and skipped.")
-    if summary["unknown_label_values"]:
-        values = ", ".join(summary["unknown_label_values"])
-        notes.append(f"Label images hold values that nothing is known of ({values}); they count as void.")
-    memory = summary["run"].get("memory_frames") or 0
-    for name, camera in summary["cameras"].items():
-        if memory and camera["frames"] and camera["longest_memory_frames"] < memory:
-            notes.append(f"{name}: the memory of {memory} frames never was full (at most {camera['longest_memory_frames']}).")
-    if figures["dropped"]:
-        share = figures["dropped"] / (figures["dropped"] + figures["frames"])
-        notes.append(f"{figures['dropped']} frames were dropped ({100 * share:.0f} %).")
-    return notes
-
-
-def _tiles(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    figures, p95 = summary["figures"], summary["speed"]["latency_p95_ms"]
-    return [
-        ("mIoU", _share(figures["miou"])),
-        ("accuracy", _share(figures["accuracy"])),
-        ("flicker", _share(figures["flicker"])),
-        *((name, _share(figures[key])) for key, name in _TILES.items() if figures.get(key) is not None),
-        ("latency p95", "–" if p95 is None else f"{p95:.0f} ms"),
-        ("resets", str(figures["resets"])),
-    ]
 
 
 def _timelines(folder: Path, summary: Mapping[str, Any]) -> Iterator[tuple[str, Markup]]:
