@@ -38,18 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None, stop: threading.Event) -> int:
+    from lmanet_core.process import prepare_process
+
+    prepare_process()  # before PyTorch is imported
     import rclpy
     from rclpy.exceptions import ParameterException
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
     from lmanet_core.errors import LmanetError
-    from lmanet_core.process import keep_freed_memory
     from lmanet_ros.lifecycle_node import SegmentNode
 
     if stop.is_set():
         return 0
-    keep_freed_memory()
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:

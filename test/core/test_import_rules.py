@@ -25,6 +25,7 @@ MAY_RESIZE = {
 PLAIN_LIBRARY = {
     "__future__", "abc", "collections", "contextlib", "dataclasses", "functools", "itertools", "math", "threading", "types",
     "typing", "warnings",
+    "os",  # the environment
 }  # fmt: skip
 
 

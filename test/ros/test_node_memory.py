@@ -109,7 +109,7 @@ def test_repeated_and_late_images_are_segmented_but_never_remembered(robot, driv
     stream(node, images[:2])
     node.step(images[2], SECOND + TENTH)  # repeated
     node.step(images[3], SECOND + TENTH // 2)  # late
-    assert node.node._cameras[""].segmenter._memory.stamps_ns == (SECOND, SECOND + TENTH)
+    assert node.node._cameras[""].segmenter.memory_stamps_ns == (SECOND, SECOND + TENTH)
     assert node.statistics().not_remembered == 2
     assert node.resets() == {"first_frame": 1}
 

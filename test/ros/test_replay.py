@@ -66,13 +66,13 @@ def test_node_says_what_the_offline_evaluation_says_pixel_for_pixel(tmp_path, ba
         "options:=--save page",
     )  # fmt: skip
     assert code == 0, said
-    summary = json.loads((out / "summary.json").read_text())
+    summary = json.loads((out / "report" / "summary.json").read_text())
     figures = summary["figures"]
     assert figures["reproduced"] == 1.0
     assert figures["frames"] + figures["dropped"] == FRAMES
     assert figures["frames"] >= FRAMES // 2  # the network is small: on an idle machine nothing is dropped
     assert figures["dropped"] or figures["accuracy"] == 1.0
-    rows = [json.loads(line) for line in (out / "frames.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "report" / "frames.jsonl").read_text().splitlines()]
     assert sum(row.get("dropped", False) for row in rows) == figures["dropped"]
     assert 0 < summary["speed"]["latency_p50_ms"] < 5000
     assert summary["run"]["mode"] == "live, as published by a node"
