@@ -56,11 +56,10 @@ def test_threads_spin_briefly_and_pytorch_is_not_imported_for_it():
     assert ask() == "1000 False threads wait by GOMP_SPINCOUNT=1000, KMP_BLOCKTIME=0"
 
 
-@pytest.mark.parametrize(
-    "chosen",
-    [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "200"}, {"KMP_LIBRARY": "turnaround"}],
-    ids=str,
-)
+CHOSEN = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "7", "KMP_BLOCKTIME": "200", "KMP_LIBRARY": "turnaround"}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
 def test_what_the_user_has_set_stands(name):
     spins = CHOSEN[name] if name == "GOMP_SPINCOUNT" else None
     assert ask(**{name: CHOSEN[name]}) == f"{spins} False threads wait by {name}={CHOSEN[name]}"
