@@ -36,7 +36,7 @@ def main() -> int:
     mapping = load_mapping("camvid11", CITYSCAPES)
     segmenter = VideoSegmenter.from_weights(
         arguments.data / "weights/erfnet_cityscapes.pth",
-        SegmenterConfig(network_size=arguments.network_size),
+        SegmenterConfig(network_size=arguments.network_size, label_memory=False),
         precision=arguments.precision,
     )
     matrix = ConfusionMatrix(len(CAMVID11.names))

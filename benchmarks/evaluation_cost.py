@@ -49,7 +49,7 @@ def measure(runtime: Runtime, config: SegmenterConfig, bag: Path, labels: str, f
                 weights_kind="random",
                 labels=(labels,),
                 mapping="camvid11",
-                compare_off=False,
+                compare=(),
                 save=(*save, "page"),
                 max_frames=frames,
             )
@@ -75,7 +75,7 @@ def main() -> int:
     torch.manual_seed(0)
     model_config = ModelConfig("erfnet", 20, CITYSCAPES, MemoryConfig())
     runtime = prepare(Model(build_network(model_config).eval(), model_config))
-    config = SegmenterConfig(network_size=arguments.network_size)
+    config = SegmenterConfig(network_size=arguments.network_size, label_memory=False)
     frames = arguments.frames
     used: dict[str, list[float]] = {}
     times = time_alternately(

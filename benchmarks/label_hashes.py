@@ -73,13 +73,14 @@ def hash_labels(folder: Path) -> str:
 def hash_runs(code: Path, data: Path, street: Path) -> dict[str, str]:
     """The hash of every run that can be made here, with the code of a checkout."""
     found = {}
+    network_alone = ["--label-memory", "false"] if (code / "lmanet_core/stream/label_memory.py").exists() else []
     for name, (source, weights, options) in RUNS.items():
         path = street if source == "street" else data / source
         if not path.exists() or (weights and not (data / weights).exists()):
             continue
         with tempfile.TemporaryDirectory() as out:
             chosen = ["--weights", str(data / weights)] if weights else []
-            lmanet(code, "segment", str(path), "--out", f"{out}/result", "--save", "labels", *chosen, *options)
+            lmanet(code, "segment", str(path), "--out", f"{out}/result", "--save", "labels", *chosen, *network_alone, *options)
             found[name] = hash_labels(Path(out) / "result" / "labels")
     return found
 

@@ -54,8 +54,8 @@ def measure_time(rounds: int) -> tuple[dict[str, list[float]], dict[str, list[fl
     runtime = prepare(Model(network, CONFIG))
     frames = np.random.default_rng(0).integers(0, 256, (8, HEIGHT, WIDTH, 3), np.uint8)
     one_scene = ContinuityConfig(gap_s=1e6, scene_cut_similarity=0.0)  # compared as ever, but noise is not a cut
-    on = VideoSegmenter(runtime, SegmenterConfig(continuity=one_scene))
-    off = VideoSegmenter(runtime, SegmenterConfig(memory=False, continuity=one_scene))
+    on = VideoSegmenter(runtime, SegmenterConfig(label_memory=False, continuity=one_scene))
+    off = VideoSegmenter(runtime, SegmenterConfig(memory=False, label_memory=False, continuity=one_scene))
     eager = EagerStream(network)
     count = 0
     stages: dict[str, list[float]] = {}

@@ -126,9 +126,13 @@ class Camera:
         if segmenter.memory_enabled != wanted:
             segmenter.memory_enabled = wanted
             self._log.info(f"{self._named()}memory switched {'on' if wanted else 'off'}")
+        strength = settings.segmenter.label_memory_strength if settings.segmenter.label_memory else 0.0
+        if segmenter.label_strength != strength:
+            segmenter.label_strength = strength
+            self._log.info(f"{self._named()}label memory {f'at strength {strength:g}' if strength else 'switched off'}")
         takes_labels = any(topic != "camera_info" for topic in due)
         result = segmenter.step(image, stamp, frame_id, labels=takes_labels, confidence="confidence" in due)
-        if result.discontinuity is not None and wanted:
+        if result.discontinuity is not None and (wanted or strength):
             self._log.info(f"{self._named()}memory cleared: {result.discontinuity.value} at stamp {stamp / 1e9:.3f}")
         return result
 

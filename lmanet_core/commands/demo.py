@@ -9,7 +9,7 @@ Drives a generated street into a bag, segments it with the memory off and on, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +85,7 @@ def run(options: Namespace) -> int:
             segmenter=VideoSegmenter(runtime),
             weights_kind=model.source,
             labels=(LABEL_TOPIC,),
+            compare=("off", "labels"),
             settings=segmenter_settings(),
         )
         with progress("evaluating", options.frames, None) as advance:
@@ -98,27 +99,29 @@ def run(options: Namespace) -> int:
 
 
 def classes_table(summary: Mapping[str, Any]) -> Table:
-    """IoU of each class, steadiness and frame rate of an evaluation, memory off and on side by side."""
-    off, on = summary["runs"]["off"], summary["runs"]["on"]
+    """IoU of each class, steadiness and frame rate of an evaluation: without memories, with one and with both, side by side."""
+    ways = {"off": "single frame", "labels": "label memory", "on": "both memories"}
+    runs = [summary["runs"][way] for way in ways]
     table = Table(box=None, pad_edge=False)
     table.add_column("IoU by class, %")
-    for column in ("memory off", "memory on", "change"):
+    for column in (*ways.values(), "change"):
         table.add_column(column, justify="right")
-    for name, without in off["iou"].items():
-        _add_row(table, name, without, on["iou"][name], 100.0)
+    for name in runs[0]["iou"]:
+        _add_row(table, name, [run["iou"][name] for run in runs])
     table.add_section()
     for name, title in (("miou", "mIoU"), ("tc", "temporal consistency"), ("flicker", "flicker")):
-        _add_row(table, title, off[name], on[name], 100.0)
-    rates = [1e3 / summary["frame_ms"][variant] for variant in ("off", "on")]
-    _add_row(table, "frames a second", rates[0], rates[1], 1.0)
+        _add_row(table, title, [run[name] for run in runs])
+    _add_row(table, "frames a second", [10.0 / summary["frame_ms"][way] for way in ways])
     return table
 
 
-def _add_row(table: Table, title: str, off: float | None, on: float | None, scale: float) -> None:
-    if off is None or on is None:
-        table.add_row(title, "–", "–", "")
+def _add_row(table: Table, title: str, shares: Sequence[float | None]) -> None:
+    """Values as percent, and how the last differs from the first."""
+    known = [100.0 * share for share in shares if share is not None]
+    if len(known) < len(shares):
+        table.add_row(title, *("–" for _ in shares), "")
     else:
-        table.add_row(title, f"{scale * off:.1f}", f"{scale * on:.1f}", f"{scale * (on - off):+.1f}")
+        table.add_row(title, *(f"{value:.1f}" for value in known), f"{known[-1] - known[0]:+.1f}")
 
 
 def _most_different(report: Report) -> int:
@@ -127,17 +130,17 @@ def _most_different(report: Report) -> int:
 
 
 def draw_comparison(street: Street, runtime: Runtime, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Camera, truth, memory off and memory on for frame `number` of a drive (RGB), with the names of the classes below."""
+    """Camera, truth, single frame and both memories for frame `number` of a drive (RGB), the names of the classes below."""
     labels: LabelSet = runtime.config.labels
-    off, on = (VideoSegmenter(runtime, SegmenterConfig(memory=memory)) for memory in (False, True))
+    off, on = (VideoSegmenter(runtime, SegmenterConfig(memory=both, label_memory=both)) for both in (False, True))
     for frame in street.frames(max(0, number - _WARM_UP), min(number, _WARM_UP) + 1):
         stamp_ns = frame.stamp_ns + 1
         without, remembered = off.step(frame.image, stamp_ns), on.step(frame.image, stamp_ns)
     panels = {
         "camera": frame.image,
         "truth": labels.colorize(frame.labels),
-        "memory off": labels.colorize(without.labels),
-        "memory on": labels.colorize(remembered.labels),
+        "single frame": labels.colorize(without.labels),
+        "both memories": labels.colorize(remembered.labels),
     }
     drawn = [caption(panel, text) for text, panel in panels.items()]
     grid = np.concatenate([np.concatenate(drawn[:2], 1), np.concatenate(drawn[2:], 1)])

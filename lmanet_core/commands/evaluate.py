@@ -15,7 +15,7 @@ from rich.table import Table
 from lmanet_core.commands.options import add_segmenter_options, describe_segmenter, make_segmenter
 from lmanet_core.commands.terminal import cell, console, progress
 from lmanet_core.errors import ConfigError
-from lmanet_core.evaluation.report import COUNTS, QUALITY, SHARES, SPEED
+from lmanet_core.evaluation.report import COUNTS, QUALITY, SHARES, SPEED, WAYS
 from lmanet_core.evaluation.run import SAVE, EvaluationConfig, evaluate
 from lmanet_core.experiments.sets import evaluate_sets, evaluation_config, write_scores
 from lmanet_core.label_mapping import list_mappings
@@ -61,7 +61,12 @@ def make_parser() -> ArgumentParser:
         default=None,
         help="score what a node published: BAG or BAG:TOPIC with its label maps; several cameras: one each, with commas",
     )
-    parser.add_argument("--compare-off", type=bool, default=True, help="also segment with the memory off, on the same frames")
+    parser.add_argument(
+        "--compare",
+        default="off",
+        help="Other ways to segment the same frames, comma-separated: off (single frames), labels (label memory only), "
+        "features (feature memory only); none segments once.",
+    )
     parser.add_argument(
         "--save", type=str, default=",".join(SAVE), help=f"besides summary and frames: {','.join(SAVE)} or none"
     )
@@ -103,7 +108,7 @@ def run(options: Namespace) -> int:
         thresholds=None if options.thresholds is None else Path(options.thresholds),
         live=options.live,
         results=_listed(options.results),
-        compare_off=options.compare_off,
+        compare=_listed(options.compare) if options.compare != "none" else (),
         save=_listed(options.save) if options.save != "none" else (),
         overwrite=options.overwrite,
         topics=_listed(options.topic),
@@ -140,16 +145,16 @@ def _print_figures(summary: Mapping[str, Any]) -> None:
     figures, variants = summary["figures"], summary["variants"]
     table = Table(box=None, pad_edge=False)
     table.add_column()
-    names = {"on": "memory on", "off": "memory off"}
     for variant in variants:
-        table.add_column(names[variant], justify="right")
-    if len(variants) > 1:
+        table.add_column(WAYS[variant], justify="right")
+    compares = "off" in variants[1:]
+    if compares:
         table.add_column("change", justify="right")
     for figure in QUALITY:
         if figures[figure] is None:
             continue
         cells = [cell(figures[figure]), *(cell(figures[f"{variant}.{figure}"]) for variant in variants[1:])]
-        if len(variants) > 1:
+        if compares:
             cells.append(cell(figures[f"gain.{figure}"], "+.4f"))
         table.add_row(figure, *cells)
     for figure in SHARES:

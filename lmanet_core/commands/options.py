@@ -22,7 +22,7 @@ def add_segmenter_options(parser: ArgumentParser) -> None:
     """Every setting of `RuntimeConfig` and `SegmenterConfig`."""
     for one in _settings():
         about = one.setting
-        kind = Literal[about.choices] if about.choices else one.kind
+        kind = Literal[about.choices] if about.choices else _switch if one.kind is bool else one.kind
         unit = f" [{about.unit}]" if about.unit else ""
         parser.add_argument(f"--{one.option}", type=kind, default=one.default, help=f"{about.help}{unit}")
 
@@ -76,6 +76,16 @@ def describe_segmenter(segmenter: VideoSegmenter, model: Model) -> str:
     else:
         state = "off"
     return f"{model.source} on {segmenter.runtime.device} in {segmenter.runtime.precision}; memory {state}"
+
+
+def _switch(text: str | bool) -> bool:
+    """on or off, true or false."""
+    if isinstance(text, bool):
+        return text
+    words = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
+    if text.lower() not in words:
+        raise ValueError(f"wanted on or off, got {text!r}")
+    return words[text.lower()]
 
 
 def _settings() -> list[SettingField]:

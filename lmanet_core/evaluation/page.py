@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lmanet_core.evaluation.plots import Timeline, draw_confusion, draw_timeline
-from lmanet_core.evaluation.report import QUALITY, read_frames
+from lmanet_core.evaluation.report import QUALITY, WAYS, read_frames
 from lmanet_core.evaluation.verdict import Check
 from lmanet_core.media.sinks import output_errors
 
@@ -61,6 +61,7 @@ def write_page(folder: Path) -> Path:
     page.filters |= {
         "share": _share,
         "direction": _direction,
+        "way": lambda variant: WAYS[variant],
         "spaced": lambda text: text.replace("_", " "),
         "listed": lambda values: ", ".join(f"{name} {value}" for name, value in values.items() if value is not None),
         "embed": lambda file: base64.b64encode((folder / file).read_bytes()).decode(),
@@ -100,7 +101,7 @@ def _timelines(folder: Path, summary: Mapping[str, Any]) -> Iterator[tuple[str, 
         rows = [row for row in read_frames(folder) if row["camera"] == camera]
         for name, heading, marks in _CURVES:
             moments = summary["pictures"].get(marks, [])
-            line = _timeline(rows, name, summary["variants"][1:], moments, marks)
+            line = _timeline(rows, name, [way for way in summary["variants"][1:] if way == "off"], moments, marks)
             is_time = name == "latency_ms"
             drawn = draw_timeline(line, f"{heading} over time", " ms" if is_time else "", zero=is_time)
             if drawn:
@@ -138,7 +139,7 @@ def _timeline(
 def _classes(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Classes with an IoU, the main variant's first."""
     for name, color in zip(summary["classes"], summary["colors"], strict=True):
-        iou = [summary["runs"][variant]["iou"][name] for variant in summary["variants"]]
+        iou = [summary["runs"][variant]["iou"][name] for variant in summary["variants"] if variant in ("on", "off")]
         if any(value is not None for value in iou):
             yield {"name": name, "color": color, "iou": iou}
 

@@ -53,7 +53,7 @@ class SideBySideVideo:
         self._first: tuple[Frame, Mapping[str, FrameResult]] | None = None  # until the second frame tells the rate
 
     def write(self, frame: Frame, results: Mapping[str, FrameResult]) -> None:
-        """Append a frame; `results` has "on", "off" or both."""
+        """Append a frame; of `results`, "on" and "off" are drawn."""
         if self._video is None and self._first is None:
             self._first = (frame, results)
             return
@@ -80,7 +80,7 @@ class SideBySideVideo:
         scale = min(1.0, _PANEL_WIDTH / first.labels.shape[1])
         size = Size(*(max(2, round(side * scale)) for side in first.labels.shape))
         image = resize_image(first.geometry.image_to_output(frame.image), size)
-        maps = {name: resize_labels(result.labels, size) for name, result in results.items()}
+        maps = {name: resize_labels(result.labels, size) for name, result in results.items() if name in ("off", "on")}
         panels = {"camera": image}
         panels |= {f"memory {name}": self._labels.overlay(image, maps[name]) for name in ("off", "on") if name in maps}
         if len(maps) == 2:

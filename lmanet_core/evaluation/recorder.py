@@ -57,7 +57,7 @@ class Recorder:
         labels: classes of the weights.
         mapping: to the classes of the label images.
         cameras: their names.
-        variants: ways to segment, the one the report is about first: ("on", "off"), ("on",) or ("off",).
+        variants: ways to segment, the one the report is about first: see `report.WAYS`.
         save: "bag" and "video" are written where they are in it.
 
     Raises:
@@ -215,7 +215,8 @@ class Recorder:
         }
         for variant in self.variants[1:]:
             row[variant] = _scores(scores[variant])
-            row["differs"] = float(np.mean(main.labels != results[variant].labels))
+        if "off" in self.variants[1:]:
+            row["differs"] = float(np.mean(main.labels != results["off"].labels))
         row["labels_hash"] = hashlib.blake2b(np.ascontiguousarray(main.labels).data, digest_size=8).hexdigest()
         row["timings_ms"] = {stage: round(milliseconds, 3) for stage, milliseconds in main.timings_ms.items()}
         if latency_ms is not None:

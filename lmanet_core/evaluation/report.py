@@ -22,7 +22,7 @@ from lmanet_core.stream.loop import StreamSummary
 from lmanet_core.weights.checkpoint import hash_file
 from lmanet_core.weights.machine import describe_machine, describe_versions, peak_memory_mb
 
-#: What a threshold may be on besides `iou.<class>`, the same of the other variant (`off.miou`), and `gain.<figure>`.
+#: What a threshold may be on besides `iou.<class>`, the same of other variants (`off.miou`), and `gain.<figure>` over "off".
 QUALITY = ("accuracy", "miou", "miou_union", "boundary_miou", f"mvc_{MVC_FRAMES}", "tc", "flicker", "agreement")
 COUNTS = ("frames", "labelled_frames", "dropped", "skipped", "resets", "labels_unmatched")
 SHARES = ("unjudged", "streaming_accuracy", "streaming_miou", "reproduced")  # where there are such
@@ -31,11 +31,15 @@ SPEED = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "frames_per_secon
 NOT_REPEATABLE = ("verdict", "speed", "timings_ms", "frame_ms", "machine", "paths", "hash", "pictures")
 
 
+#: The ways to segment that are compared, in words.
+WAYS = {"on": "memory on", "off": "memory off", "labels": "label memory only", "features": "feature memory only"}
+
+
 def figure_names(classes: Sequence[str], variants: Sequence[str]) -> list[str]:
     """Every figure that a threshold can be on."""
     own = [*QUALITY, *(f"iou.{name}" for name in classes)]
     others = [f"{variant}.{name}" for variant in variants[1:] for name in own]
-    gains = [f"gain.{name}" for name in own] if len(variants) > 1 else []
+    gains = [f"gain.{name}" for name in own] if "off" in variants[1:] else []
     return [*own, *others, *gains, *SHARES, *COUNTS, *SPEED]
 
 
@@ -180,7 +184,8 @@ def _figures(summaries: Mapping[str, Mapping[str, Any]], variants: Sequence[str]
     figures: dict[str, float | None] = dict(flat[main])
     for other in others:
         figures |= {f"{other}.{name}": value for name, value in flat[other].items()}
-        figures |= {f"gain.{name}": _difference(value, flat[other][name]) for name, value in flat[main].items()}
+    if "off" in others:
+        figures |= {f"gain.{name}": _difference(value, flat["off"][name]) for name, value in flat[main].items()}
     figures |= {name: summaries[main][name] for name in ("frames", "labelled_frames", "unjudged")}
     return figures
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ from lmanet_core.evaluation.session import CameraInput, Session, name_cameras
 from lmanet_core.evaluation.verdict import check_names, read_thresholds
 from lmanet_core.label_mapping import LabelMapping, load_mapping
 from lmanet_core.media.result_folder import ResultFolder
-from lmanet_core.stream.segmenter import VideoSegmenter
+from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import hash_file, load_model
 from lmanet_core.weights.runtime import prepare
 from lmanet_core.weights.shipped import default_weights
 
 SAVE = ("bag", "video", "page")
+COMPARE = ("off", "labels", "features")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class EvaluationConfig:
     thresholds: Path | None = None  # YAML file, see `read_thresholds`
     live: str | float | None = None  # as if live: "measured", or milliseconds a frame takes; None: every frame, in order
     results: tuple[str, ...] = ()  # one for each camera: BAG or BAG:TOPIC with label maps that a node published
-    compare_off: bool = True  # also segment with the memory off
+    compare: tuple[str, ...] = ("off",)  # other ways on the same frames, of `COMPARE`
     save: tuple[str, ...] = SAVE  # what is written besides summary.json and frames.jsonl
     overwrite: bool = False  # replace a report that is there
     topics: tuple[str, ...] = ()  # image topics of bags
@@ -62,6 +63,9 @@ class EvaluationConfig:
         for kind in self.save:
             if kind not in SAVE:
                 raise ConfigError(f"--save takes {', '.join(SAVE)} or none, got {kind!r}")
+        for way in self.compare:
+            if way not in COMPARE:
+                raise ConfigError(f"--compare takes {', '.join(COMPARE)} or none, got {way!r}")
         if not self.tolerance_s >= 0.0:
             raise ConfigError(f"--tolerance must be 0 seconds or more, got {self.tolerance_s}")
         if isinstance(self.live, float) and not 0.0 < self.live < math.inf:
@@ -94,14 +98,15 @@ def evaluate(config: EvaluationConfig, on_frame: Callable[[], None] = lambda: No
     config = _with_segmenter(config)
     segmenter = config.segmenter
     assert segmenter is not None
-    variants = ("off",) if not segmenter.memory_enabled else ("on", "off") if config.compare_off else ("on",)
+    ways = _ways(segmenter, config.compare)
+    variants = tuple(ways)
     labels = segmenter.labels
     mapping = LabelMapping.identity(labels) if config.mapping is None else load_mapping(config.mapping, labels)
     thresholds = () if config.thresholds is None else read_thresholds(config.thresholds)
     check_names(thresholds, figure_names(mapping.classes.names, variants))
 
     def make_segmenters() -> Mapping[str, VideoSegmenter]:
-        return {name: VideoSegmenter(segmenter.runtime, replace(segmenter.config, memory=name == "on")) for name in variants}
+        return {way: VideoSegmenter(segmenter.runtime, settings) for way, settings in ways.items()}
 
     inputs = (*config.inputs, *config.labels, *config.results)
     with ResultFolder(config.out, overwrite=config.overwrite, inputs=inputs) as folder:
@@ -132,6 +137,21 @@ def evaluate(config: EvaluationConfig, on_frame: Callable[[], None] = lambda: No
     return Report(config.out, summary)
 
 
+def _ways(segmenter: VideoSegmenter, compare: Sequence[str]) -> dict[str, SegmenterConfig]:
+    """The ways to segment, the one that the report is about first: "on" as configured, "off" without memories, "labels" and
+    "features" with one of the two where both are on; just "off" where there is none."""
+    features, labels = segmenter.memory_enabled, segmenter.label_strength > 0.0
+    ways = {
+        "on": replace(segmenter.config, memory=features),
+        "off": replace(segmenter.config, memory=False, label_memory=False),
+        "labels": replace(segmenter.config, memory=False),
+        "features": replace(segmenter.config, memory=features, label_memory=False),
+    }
+    if not (features or labels):
+        return {"off": ways["off"]}
+    return {way: ways[way] for way in ("on", *compare) if way in ("on", "off") or (features and labels)}
+
+
 def _with_segmenter(config: EvaluationConfig) -> EvaluationConfig:
     if config.segmenter is not None:
         return config
@@ -152,7 +172,7 @@ def _describe_run(config: EvaluationConfig, segmenter: VideoSegmenter) -> dict[s
         "tolerance": config.tolerance_s,
         "mapping": config.mapping,
         "live": config.live,
-        "compare_off": config.compare_off,
+        "compare": ",".join(config.compare) or "none",
         "topic": ",".join(config.topics) or None,
         "fps": config.fps,
         "max_frames": config.max_frames,
@@ -167,6 +187,7 @@ def _describe_run(config: EvaluationConfig, segmenter: VideoSegmenter) -> dict[s
         "device": str(segmenter.runtime.device),
         "precision": segmenter.runtime.precision,
         "memory": segmenter.memory_enabled,
+        "label_memory": segmenter.label_strength,
         "memory_frames": segmenter.memory_capacity,
         "settings": settings,
     }

@@ -293,7 +293,7 @@ def _stream(runtime: Runtime, case: FrameCase, graph: bool, rounds: int) -> tupl
     images = np.random.default_rng(0).integers(0, 256, (4, *case.size, 3), np.uint8)
     one_scene = ContinuityConfig(gap_s=1e6, scene_cut_similarity=0.0)  # compared as ever, but noise is not a cut
     off, on = (
-        VideoSegmenter(runtime, SegmenterConfig(memory=memory, continuity=one_scene, cuda_graph=graph))
+        VideoSegmenter(runtime, SegmenterConfig(memory=memory, label_memory=False, continuity=one_scene, cuda_graph=graph))
         for memory in (False, True)
     )
     times: tuple[list[float], list[float]] = ([], [])

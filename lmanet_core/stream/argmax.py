@@ -34,21 +34,27 @@ def _argmax_in_stripes(logits: torch.Tensor, confidence: bool) -> tuple[torch.Te
     classes, height, width = logits.shape
     labels = torch.empty(height, width, dtype=torch.uint8)
     certain = torch.empty(height, width, dtype=torch.uint8) if confidence else None
-    rank = torch.arange(classes, 0, -1, dtype=torch.uint8).view(classes, 1, 1)  # the first class ranks highest
-    for rows in _stripes(height, classes * width * logits.element_size()):
+    for rows in stripes(height, classes * width * logits.element_size(), _STRIPE_BYTES):
         planes = logits[:, rows].clone(memory_format=torch.contiguous_format)
         best = planes.amax(0)
-        first = planes.eq(best).view(torch.uint8).mul_(rank).amax(0).clamp_(min=1)
-        torch.sub(classes, first, out=labels[rows])
+        labels[rows] = first_equal(planes, best)
         if certain is not None:
             certain[rows] = _confidence(planes.sub_(best))
     return labels, certain
 
 
-def _stripes(height: int, row_bytes: int) -> Iterator[slice]:
-    step = max(1, _STRIPE_BYTES // max(1, row_bytes))
+def first_equal(planes: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    """The first of the planes (C, h, w) that equals the best one: (h, w) uint8. Several times faster than `argmax` on a CPU."""
+    classes = planes.shape[0]
+    rank = torch.arange(classes, 0, -1, dtype=torch.uint8, device=planes.device).view(classes, 1, 1)
+    return torch.sub(classes, planes.eq(best).view(torch.uint8).mul_(rank).amax(0).clamp_(min=1))
+
+
+def stripes(height: int, row_bytes: int, stripe_bytes: int) -> Iterator[slice]:
+    """Rows to be worked on at a time, so that they take no more than so many bytes."""
+    step = max(1, stripe_bytes // max(1, row_bytes))
     for start in range(0, height, step):
-        yield slice(start, start + step)
+        yield slice(start, min(start + step, height))
 
 
 def _confidence(relative: torch.Tensor) -> torch.Tensor:

@@ -18,9 +18,11 @@ import torch
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import DeviceMemoryError
 from lmanet_core.geometry import GeometryPlan, feature_grid
-from lmanet_core.stream.memory import MemoryBuffer, MemoryView, StreamMemory
+from lmanet_core.stream.label_memory import no_belief
+from lmanet_core.stream.memory import MemoryBuffer
+from lmanet_core.stream.motion import thumbnail_size
 from lmanet_core.stream.resampling import DeviceResampling
-from lmanet_core.stream.step import NO_LABELS, FrameStep, Lap, StepResult, Wanted
+from lmanet_core.stream.step import NO_LABELS, FrameStep, Lap, Past, StepResult, StreamPast, Wanted
 from lmanet_core.weights.runtime import Runtime
 
 _WARM_UPS = 2  # passes before a capture: kernels compile, tiles are chosen, libraries allocate
@@ -36,11 +38,15 @@ class DeviceRunner:
         plan: for the images that will come.
         attention: implementation of `local_attention`.
         upsample_logits: choose labels after interpolating the logits.
+        label_strength: of the label memory, 0–1; 0: there is none.
         graph: capture the work; only on CUDA.
     """
 
-    def __init__(self, runtime: Runtime, plan: GeometryPlan, attention: str, upsample_logits: bool, graph: bool) -> None:
-        self._step = FrameStep(runtime, plan, attention, upsample_logits, DeviceResampling(plan, runtime.device))
+    def __init__(
+        self, runtime: Runtime, plan: GeometryPlan, attention: str, upsample_logits: bool, label_strength: float, graph: bool
+    ) -> None:
+        resampling = DeviceResampling(plan, runtime.device)
+        self._step = FrameStep(runtime, plan, attention, upsample_logits, resampling, label_strength)
         self._graph = graph
         self._pause = 0  # frames to go without a CUDA graph
         self._buffered: BufferedStep | None = None
@@ -49,8 +55,7 @@ class DeviceRunner:
         self,
         image: UInt8Array,
         seen: UInt8Array | None,
-        memory: StreamMemory | None,
-        view: MemoryView | None,
+        past: StreamPast,
         wanted: Wanted,
         stamp_ns: int,
         lap: Lap,
@@ -61,22 +66,24 @@ class DeviceRunner:
             DeviceMemoryError: too little memory even for this frame by itself. The memory is empty then.
         """
         try:
-            return self._run(image, memory, view, wanted, stamp_ns, lap)
+            return self._run(image, past, wanted, stamp_ns, lap)
         except torch.OutOfMemoryError as error:
             first = _in_short(error)
         self.release()
         self._pause = _FRAMES_WITHOUT_GRAPH
         try:
-            result = self._run(image, memory, view, wanted, stamp_ns, lap)
+            result = self._run(image, past, wanted, stamp_ns, lap)
             _log.warning("%s: CUDA graphs are given up for %d frames, which saves memory", first, _FRAMES_WITHOUT_GRAPH)
             return result
         except torch.OutOfMemoryError:
             pass
-        if memory is not None:
-            memory.release()
+        if past.memory is not None:
+            past.memory.release()
+        if past.label_memory is not None:
+            past.label_memory.clear()
         self.release()
         try:
-            result = self._run(image, None, None, Wanted(wanted.labels, wanted.confidence, False), stamp_ns, lap)
+            result = self._run(image, StreamPast(), Wanted(wanted.labels, wanted.confidence, False), stamp_ns, lap)
             _log.warning("%s: the past was forgotten and this frame segmented by itself", first)
             return StepResult(result.labels, result.confidence, 0, remembered=False, forgot=True)
         except torch.OutOfMemoryError as error:
@@ -97,14 +104,14 @@ class DeviceRunner:
     def _run(
         self,
         image: UInt8Array,
-        memory: StreamMemory | None,
-        view: MemoryView | None,
+        past: StreamPast,
         wanted: Wanted,
         stamp_ns: int,
         lap: Lap,
     ) -> StepResult:
+        memory, view = past.memory, past.view
         buffered = self._buffered_for(None if memory is None else memory.buffer)
-        labels, confidence = buffered.run(image, view, remember=wanted.key_value, confidence=wanted.confidence)
+        labels, confidence = buffered.run(image, past, remember=wanted.key_value, confidence=wanted.confidence)
         if memory is not None and view is not None and wanted.key_value:
             memory.commit(view, stamp_ns, None)
         lap("device")
@@ -140,20 +147,26 @@ class BufferedStep:
         self._image, self._host_image = self._buffers(*plan.camera_size, 3)
         self._planes, self._host_planes = self._buffers(2, *plan.output_size)  # labels, confidence
         self._slot = torch.zeros(1, dtype=torch.int64, device=self._device)
+        self._belief: torch.Tensor | None = None  # of the frame before, and of this one
+        self._made_belief: torch.Tensor | None = None
+        self._evidence: torch.Tensor | None = None
+        if step.label_strength:
+            self._belief, self._made_belief = (self._no_belief() for _ in range(2))
+            self._evidence = torch.zeros(3, *thumbnail_size(plan.network_size), device=self._device)
         self._positions: torch.Tensor | None = None
         if memory is not None and self._runtime.config.memory is not None and self._runtime.config.memory.follow_motion:
             grid = feature_grid(plan.network_size, self._runtime.network.backbone.stride)
             self._positions = torch.zeros(1, memory.capacity, 2, *grid, device=self._device)
 
     def run(
-        self, image: UInt8Array, view: MemoryView | None, *, remember: bool, confidence: bool
+        self, image: UInt8Array, past: StreamPast, *, remember: bool, confidence: bool
     ) -> tuple[UInt8Array, UInt8Array | None]:
         """One frame.
 
         Args:
             image: (H, W, 3) uint8 of the plan's camera size.
-            view: of the memory, for this image; None reads nothing.
-            remember: write this one to the view's slot; the caller commits it afterwards.
+            past: the stream's memories, and views of them for this image.
+            remember: write this one to the view's slot; the caller commits it afterwards. A belief is committed here.
             confidence: whether it is wanted.
 
         Returns:
@@ -162,6 +175,7 @@ class BufferedStep:
         Raises:
             torch.OutOfMemoryError: the memory's content is as before.
         """
+        view = past.view
         count = 0 if view is None else view.count
         with self._runtime.lock:
             self._host_image.numpy()[:] = image
@@ -170,7 +184,10 @@ class BufferedStep:
                 self._slot.fill_(view.slot)
             if self._positions is not None and view is not None and view.positions is not None and count:
                 self._positions[:, :count].copy_(view.positions)
+            self._bring_belief(past)
             self._launch(count, remember, confidence)
+            if self._made_belief is not None:
+                past.commit_belief(self._made_belief.clone())
             wanted = slice(0, 2 if confidence else 1)
             self._host_planes[wanted].copy_(self._planes[wanted], non_blocking=True)
             if self._device.type == "cuda":
@@ -188,9 +205,10 @@ class BufferedStep:
     def _compute(self, count: int, remember: bool, confidence: bool) -> None:
         """The work itself, from `_image` to `_planes` and the memory's slot."""
         memory = self.memory
-        past = memory.slots(count) if memory is not None and count else None
-        positions = None if self._positions is None or past is None else self._positions[:, :count]
-        made = self._step.compute(self._image, past, positions, Wanted(True, confidence, memory is not None))
+        frames = memory.slots(count) if memory is not None and count else None
+        positions = None if self._positions is None or frames is None else self._positions[:, :count]
+        past = Past(frames, positions, self._belief, self._evidence)
+        made = self._step.compute(self._image, past, Wanted(True, confidence, memory is not None))
         if memory is not None and made.key_value is not None:
             rings = memory.reserve(made.key_value)
             if remember:
@@ -199,6 +217,23 @@ class BufferedStep:
         for plane, found in zip(self._planes, (made.labels, made.confidence), strict=True):
             if found is not None:
                 plane.copy_(found)
+        if made.belief is not None and self._made_belief is not None:
+            self._made_belief.copy_(made.belief)
+
+    def _bring_belief(self, past: StreamPast) -> None:
+        """Have the graph read what the stream believes; nothing holds where there is no past."""
+        if self._belief is None or self._evidence is None:
+            return
+        view, memory = past.label_view, past.label_memory
+        if memory is None or memory.belief is None or view is None or view.evidence is None:
+            self._belief.copy_(self._no_belief())
+            self._evidence.zero_()
+        else:
+            self._belief.copy_(memory.belief)
+            self._evidence.copy_(torch.from_numpy(view.evidence))
+
+    def _no_belief(self) -> torch.Tensor:
+        return no_belief(self._step.logits_size, len(self._runtime.config.labels.names), self._device)
 
     def _graph_for(self, count: int, remember: bool, confidence: bool) -> torch.cuda.CUDAGraph | None:
         """The graph for this; all that a stream needs are captured at its first frame, so that no later frame is late."""

@@ -19,7 +19,7 @@ from lmanet_core.arrays import Float32Array, UInt8Array
 from lmanet_core.geometry import Size, resize_image
 
 _LONG_SIDE = 256  # of a thumbnail, pixels; all lengths below are in its pixels and grey levels
-_LEAST_SIDE = 32  # smaller pictures have no room for the flow's patches
+LEAST_SIDE = 32  # smaller pictures have no room for the flow's patches
 _BLOCK = 4  # flow is averaged over squares of this side
 _DISAGREEMENT = 4.0  # grey levels along the flow; trust falls to a third with each
 _BLUR = 5  # over which disagreement is averaged
@@ -54,7 +54,7 @@ class PictureMotion:
             raise ValueError(f"motion is between pictures of one size, got {before.shape} and {after.shape}")
         height, width = before.shape
         blocks = (max(1, width // _BLOCK), max(1, height // _BLOCK))
-        if min(before.shape) < _LEAST_SIDE:
+        if min(before.shape) < LEAST_SIDE:
             return np.zeros((2, blocks[1], blocks[0]), np.float32)
         flow = np.asarray(self._flow.calc(before, after, None), np.float32)  # type: ignore[call-overload]
         trust = _trust(before, after, flow)
@@ -99,7 +99,7 @@ class PositionTracker:
         Returns:
             (T, 2, h, w) float32, row and column in cells, in the order of the slots; T is 0 while nothing is remembered.
         """
-        small = thumbnail(image)
+        small = grey_thumbnail(image)
         self._seen, self._now = (small, grid), []
         if self._newest is not None:
             shift = _to_grid(self._motion.measure(self._newest, small), grid)
@@ -138,11 +138,19 @@ def follow(frames: UInt8Array, grid: Size) -> list[Float32Array]:
 
 
 def thumbnail(image: UInt8Array) -> UInt8Array:
-    """(H, W, 3) RGB → grey, 256 pixels long at most, of the same aspect."""
-    height, width = image.shape[:2]
-    shrink = min(1.0, _LONG_SIDE / max(height, width))
-    small = resize_image(image, Size(max(1, round(height * shrink)), max(1, round(width * shrink))))
-    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
+    """(H, W, 3) RGB → the same 256 pixels long at most, of the same aspect."""
+    return resize_image(image, thumbnail_size(Size(*image.shape[:2])))
+
+
+def thumbnail_size(size: Size) -> Size:
+    """Of the thumbnail of an image."""
+    shrink = min(1.0, _LONG_SIDE / max(size))
+    return Size(max(1, round(size.height * shrink)), max(1, round(size.width * shrink)))
+
+
+def grey_thumbnail(image: UInt8Array) -> UInt8Array:
+    """(H, W, 3) RGB → (h, w) grey, as `thumbnail`."""
+    return np.asarray(cv2.cvtColor(thumbnail(image), cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def _trust(before: UInt8Array, after: UInt8Array, flow: Float32Array) -> Float32Array:

@@ -24,8 +24,9 @@ from lmanet_core.ops import available_implementations
 from lmanet_core.settings import check_settings, setting
 from lmanet_core.stream.continuity import ContinuityConfig, ContinuityMonitor
 from lmanet_core.stream.cuda_graph import DeviceRunner
+from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
-from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, Wanted
+from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Wanted
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import Runtime, prepare
 
@@ -52,6 +53,14 @@ class SegmenterConfig:
     memory_interval_s: float = setting(
         0.0, "Least time between remembered frames; 0: every frame.", unit="s", low=0.0, high=60.0,
         name="memory.interval_s", option="memory-interval",
+    )  # fmt: skip
+    label_memory: bool = setting(
+        True, "Carry the labels of the past along the motion of the picture; works with any weights.", live=True,
+        name="label_memory.enabled",
+    )  # fmt: skip
+    label_memory_strength: float = setting(
+        1.0, "Share of the past labels that is used where the picture is as before.", low=0.0, high=1.0, live=True,
+        name="label_memory.strength",
     )  # fmt: skip
     cuda_graph: bool = True  # on CUDA: the whole step as one graph, launched at once
     continuity: ContinuityConfig = field(default_factory=ContinuityConfig)
@@ -91,6 +100,8 @@ class VideoSegmenter:
             frames = self.config.memory_frames or trained.memory_frames
             self._memory = StreamMemory(frames, self.config.memory_interval_s, trained.follow_motion)
         self.memory_enabled = self.config.memory and trained is not None
+        self._labels = LabelMemory()
+        self._label_strength = self.config.label_memory_strength if self.config.label_memory else 0.0
         self._plan: GeometryPlan | None = None
         self._on_device = runtime.device.type == "cuda"
         self._runner: HostRunner | DeviceRunner | None = None  # for images of the plan's size
@@ -134,6 +145,20 @@ class VideoSegmenter:
             self._memory.clear()
 
     @property
+    def label_strength(self) -> float:
+        """Share of the past labels that is used, 0–1; 0: labels are the network's own. May be changed between frames."""
+        return self._label_strength
+
+    @label_strength.setter
+    def label_strength(self, strength: float) -> None:
+        if not 0.0 <= strength <= 1.0:
+            raise ConfigError(f"label_memory_strength must be 0 to 1, got {strength}")
+        if strength != self._label_strength:
+            self._label_strength, self._runner = strength, None
+        if not strength:
+            self._labels.clear()
+
+    @property
     def memory_capacity(self) -> int:
         """Past frames that are kept (S); 0 where nothing is remembered."""
         return self.memory.buffer.capacity if self.memory is not None else 0
@@ -146,8 +171,7 @@ class VideoSegmenter:
     def reset(self) -> None:
         """Forget the stream; the next frame is a first frame."""
         self.continuity.reset()
-        if self._memory is not None:
-            self._memory.clear()
+        self._forget()
 
     def request_reset(self, cause: Discontinuity = Discontinuity.MANUAL) -> None:
         """Have the next frame clear the memory, with this cause (MANUAL or CLOCK_JUMP). Any thread."""
@@ -163,8 +187,8 @@ class VideoSegmenter:
             image: (H, W, 3) uint8 RGB; also grey, RGBA and uint16, see `to_rgb`.
             stamp_ns: capture time, nanoseconds. A repeated or slightly older stamp is segmented but not remembered.
             frame_id: coordinate frame of the camera.
-            labels: False where nobody wants them: the frame is only remembered, at a fraction of the cost on a CPU. The memory
-                is bit for bit the same afterwards.
+            labels: False where nobody wants them. Both memories are bit for bit the same afterwards; on a CPU without a label
+                memory the frame is only remembered, at a fraction of the cost.
             confidence: False saves a few milliseconds.
 
         Returns:
@@ -178,32 +202,35 @@ class VideoSegmenter:
         rgb = to_rgb(image)
         plan = self.plan_for(Size(*rgb.shape[:2]))
         continuity = self.continuity.check(rgb, stamp_ns, frame_id)
-        memory = self.memory
-        if continuity.discontinuity is not None and memory is not None:
-            memory.clear()
+        if continuity.discontinuity is not None:
+            self._forget()
         clock.lap("continuity")
+        memory, label_memory = self.memory, self._labels if self._label_strength else None
         remember = memory is not None and continuity.remember and memory.accepts(stamp_ns)
         held, done = 0 if memory is None else len(memory), None
-        if labels or remember or self._on_device:
-            follows = memory is not None and memory.follows_motion
-            seen = view = None
+        if labels or remember or self._on_device or (label_memory is not None and continuity.remember):
+            follows = label_memory is not None or (memory is not None and memory.follows_motion)
+            seen = view = label_view = None
             if follows or not self._on_device:
                 seen = plan.to_network(rgb)
                 clock.lap("preprocess")
             if memory is not None:
                 view = memory.view(seen, feature_grid(plan.network_size, self.stride))
+            if label_memory is not None and seen is not None:
+                label_view = label_memory.view(seen)
             if follows:
                 clock.lap("motion")
+            past = StreamPast(memory, view, label_memory, label_view, continuity.remember)
             try:
-                wanted = Wanted(labels, labels and confidence, remember)
-                done = self._runner_for(plan).run(rgb, seen, memory, view, wanted, stamp_ns, clock.lap)
+                wanted = Wanted(labels or label_memory is not None, labels and confidence, remember)
+                done = self._runner_for(plan).run(rgb, seen, past, wanted, stamp_ns, clock.lap)
             except DeviceMemoryError:
                 self.reset()
                 raise
             if done.forgot:
                 self.continuity.reset()
         return FrameResult(
-            labels=NO_LABELS if done is None else done.labels,
+            labels=done.labels if done is not None and labels else NO_LABELS,
             confidence=None if done is None else done.confidence,
             stamp_ns=stamp_ns,
             frame_id=frame_id,
@@ -213,6 +240,11 @@ class VideoSegmenter:
             geometry=plan,
             timings_ms=clock.finish(),
         )
+
+    def _forget(self) -> None:
+        self._labels.clear()
+        if self._memory is not None:
+            self._memory.clear()
 
     @property
     def stride(self) -> int:
@@ -237,10 +269,11 @@ class VideoSegmenter:
     def _runner_for(self, plan: GeometryPlan) -> HostRunner | DeviceRunner:
         if self._runner is None:
             upsample_logits, attention = self.config.upsample == "logits", self.config.attention
+            strength = self._label_strength
             if self._on_device:
-                self._runner = DeviceRunner(self.runtime, plan, attention, upsample_logits, self.config.cuda_graph)
+                self._runner = DeviceRunner(self.runtime, plan, attention, upsample_logits, strength, self.config.cuda_graph)
             else:
-                self._runner = HostRunner(FrameStep(self.runtime, plan, attention, upsample_logits))
+                self._runner = HostRunner(FrameStep(self.runtime, plan, attention, upsample_logits, label_strength=strength))
         return self._runner
 
 

@@ -1,10 +1,10 @@
 """The work of one frame, from pixels to labels, on tensors: the same lines for a CPU and for a CUDA graph.
 
-    image → to the network's size → normalise → encode → read the memory and decode → argmax → to the output's size
-                                                └→ key, value of this frame
+    image → to the network's size → normalise → encode → read the memory and decode → blend or argmax → to the output's size
+                                                └→ key, value of this frame        └→ belief
 
-A pure function of image and memory. Whoever runs it writes key and value into the memory afterwards: `HostRunner` here at once,
-`cuda_graph.DeviceRunner` within the graph.
+A pure function of the image and the past. Whoever runs it commits this frame to the memories afterwards: `HostRunner` here at
+once, `cuda_graph.DeviceRunner` within the graph.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from lmanet_core.arrays import UInt8Array
-from lmanet_core.geometry import GeometryPlan
+from lmanet_core.geometry import GeometryPlan, Size
 from lmanet_core.network.backbone import image_batch
 from lmanet_core.network.memory_read import KeyValue, MemoryFrames
 from lmanet_core.stream.argmax import argmax_labels
+from lmanet_core.stream.label_memory import LabelMemory, LabelView, blend
 from lmanet_core.stream.memory import MemoryView, StreamMemory
 from lmanet_core.stream.resampling import DeviceResampling, HostResampling, resampling_for
 from lmanet_core.weights.runtime import Runtime
@@ -39,18 +40,59 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """What `FrameStep.compute` reads of the frames before, on the step's device.
+
+    Attributes:
+        frames: what the feature memory holds; None reads nothing.
+        positions: of what it holds, in this image; see `MemoryView`.
+        belief: (2, H, W) int32 of the label memory; see `label_memory.blend`.
+        evidence: (3, h, w) float32, what of the belief holds; see `label_evidence`.
+    """
+
+    frames: MemoryFrames | None = None
+    positions: torch.Tensor | None = None
+    belief: torch.Tensor | None = None
+    evidence: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Computed:
     """What `FrameStep.compute` gives; None for what was not wanted.
 
     Attributes:
         labels: (H, W) uint8 at the output's size.
-        confidence: (H, W) uint8, softmax probability as 0–255.
+        confidence: (H, W) uint8, probability of the label as 0–255.
         key_value: (1, Dk, h, w) and (1, Dv, h, w).
+        belief: (2, H, W) int32, where there is a label memory.
     """
 
     labels: torch.Tensor | None = None
     confidence: torch.Tensor | None = None
     key_value: KeyValue | None = None
+    belief: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPast:
+    """The memories of a stream, and what one image may use of them; None for a memory that there is not.
+
+    Attributes:
+        memory, view: of features.
+        label_memory, label_view: of labels.
+        follows: whether the image goes on from the one before in time, so that the label memory believes it.
+    """
+
+    memory: StreamMemory | None = None
+    view: MemoryView | None = None
+    label_memory: LabelMemory | None = None
+    label_view: LabelView | None = None
+    follows: bool = True
+
+    def commit_belief(self, belief: torch.Tensor | None) -> None:
+        """Believe what was computed for the image, unless it is late or repeated."""
+        if self.follows and self.label_memory is not None and self.label_view is not None and belief is not None:
+            self.label_memory.commit(self.label_view, belief)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +145,7 @@ class FrameStep:
         attention: implementation of `local_attention`.
         upsample_logits: choose labels after interpolating the logits.
         resampling: how sizes are changed; None: as the runtime's device wants it.
+        label_strength: of the label memory, 0–1; 0: there is none.
     """
 
     def __init__(
@@ -112,17 +155,22 @@ class FrameStep:
         attention: str = "auto",
         upsample_logits: bool = False,
         resampling: HostResampling | DeviceResampling | None = None,
+        label_strength: float = 0.0,
     ) -> None:
-        self.runtime, self.plan = runtime, plan
+        self.runtime, self.plan, self.label_strength = runtime, plan, label_strength
         self._attention, self._upsample_logits = attention, upsample_logits
         self._resampling = resampling or resampling_for(plan, runtime.device)
         self._classes = len(runtime.config.labels.names)
 
+    @property
+    def logits_size(self) -> Size:
+        """At which labels are chosen."""
+        return self.plan.output_size if self._upsample_logits else self.plan.network_size
+
     def compute(
         self,
         image: torch.Tensor,
-        past: MemoryFrames | None,
-        positions: torch.Tensor | None,
+        past: Past,
         wanted: Wanted,
         lap: Lap = lambda stage: None,
     ) -> Computed:
@@ -130,8 +178,7 @@ class FrameStep:
 
         Args:
             image: (H, W, 3) uint8 on the device, as the resampling takes it.
-            past: what the memory holds; None reads nothing.
-            positions: of what it holds, in this image; see `MemoryView`.
+            past: what may be read.
             wanted: what to compute.
             lap: told the name of each stage that is done.
         """
@@ -140,24 +187,28 @@ class FrameStep:
         lap("preprocess")
         features = network.encode(pixels)  # (1, C, h, w)
         lap("encode")
-        labels = confidence = key_value = None
+        labels = confidence = key_value = belief = None
         if wanted.labels:
-            logits = network.decode(features, past, self._attention, positions)
+            logits = network.decode(features, past.frames, self._attention, past.positions)
             lap("decode")
         if wanted.key_value:
             key_value = network.remember(features)
             lap("remember")
         if wanted.labels:
-            labels, confidence = self._choose(logits[:, : self._classes], wanted.confidence)  # a void channel never wins
+            logits = logits[:, : self._classes]  # a void channel never wins
+            if self._upsample_logits:
+                logits = self.plan.logits_to_output(logits)
+            if self.label_strength:
+                labels, confidence, belief = blend(logits, past.belief, past.evidence, self.label_strength)
+                lap("label_memory")
+            else:
+                labels, confidence = argmax_labels(logits, wanted.confidence)
+            if not self._upsample_logits:
+                labels = self._resampling.labels_to_output(labels)
+                if confidence is not None and wanted.confidence:
+                    confidence = self._resampling.confidence_to_output(confidence)
             lap("postprocess")
-        return Computed(labels, confidence, key_value)
-
-    def _choose(self, logits: torch.Tensor, confidence: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if self._upsample_logits:
-            return argmax_labels(self.plan.logits_to_output(logits), confidence)
-        labels, certain = argmax_labels(logits, confidence)
-        labels = self._resampling.labels_to_output(labels)
-        return labels, None if certain is None else self._resampling.confidence_to_output(certain)
+        return Computed(labels, confidence if wanted.confidence else None, key_value, belief)
 
 
 class HostRunner:
@@ -174,8 +225,7 @@ class HostRunner:
         self,
         image: UInt8Array,
         seen: UInt8Array | None,
-        memory: StreamMemory | None,
-        view: MemoryView | None,
+        past: StreamPast,
         wanted: Wanted,
         stamp_ns: int,
         lap: Lap,
@@ -185,20 +235,26 @@ class HostRunner:
         Args:
             image: (H, W, 3) uint8 RGB at the camera's size.
             seen: the same at the network's size, where the host has it.
-            memory: of the stream; None where nothing is read nor remembered.
-            view: of the memory, for this image.
+            past: the stream's memories, and views of them for this image.
             wanted: what to compute; the frame is committed where key and value are.
             stamp_ns: of the frame.
             lap: told the name of each stage that is done.
         """
-        past = memory.buffer.frames() if memory is not None else None
-        positions = view.positions if view is not None else None
+        memory, view = past.memory, past.view
+        evidence = None if past.label_view is None else past.label_view.evidence
+        readable = Past(
+            frames=memory.buffer.frames() if memory is not None else None,
+            positions=view.positions if view is not None else None,
+            belief=past.label_memory.belief if past.label_memory is not None else None,
+            evidence=None if evidence is None else torch.from_numpy(evidence),
+        )
         pixels = self._step.plan.to_network(image) if seen is None else seen
         writable = np.require(pixels, requirements="W")  # a copy of read-only frames, of which PyTorch warns
-        made = self._step.compute(torch.from_numpy(writable), past, positions, wanted, lap)
+        made = self._step.compute(torch.from_numpy(writable), readable, wanted, lap)
         if memory is not None and view is not None and made.key_value is not None:
             memory.commit(view, stamp_ns, made.key_value)
             lap("remember")
+        past.commit_belief(made.belief)
         labels = NO_LABELS if made.labels is None else made.labels.numpy()
         confidence = None if made.confidence is None else made.confidence.numpy()
         return StepResult(labels, confidence, view.count if view is not None else 0, made.key_value is not None)

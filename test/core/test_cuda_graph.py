@@ -158,7 +158,9 @@ def test_what_nobody_wants_is_not_given(make, drive, labels):
 
 
 def test_timings_name_the_stages(make, drive):
-    assert list(make().step(drive[0], 0).timings_ms) == ["continuity", "device", "total"]
+    assert list(make().step(drive[0], 0).timings_ms) == ["continuity", "preprocess", "motion", "device", "total"]
+    plain = make(label_memory=False)
+    assert list(plain.step(drive[0], 0).timings_ms) == ["continuity", "device", "total"]
 
 
 # ---- sizes on the device

@@ -42,7 +42,7 @@ def test_a_demo_compares_memory_off_and_on_over_the_true_labels(demo):
 def test_the_table_has_every_class_and_the_frame_rates(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "out"), *SMALL]) == 0
     said = capsys.readouterr().out
-    for word in ("bicycle", "mIoU", "flicker", "temporal consistency", "frames a second", "memory off", "memory on"):
+    for word in ("bicycle", "mIoU", "flicker", "temporal consistency", "frames a second", "single frame", "both memories"):
         assert word in said
     assert main(["demo", "--out", str(tmp_path / "out"), *SMALL]) == 5
     assert main(["demo", "--out", str(tmp_path / "out"), *SMALL, "--overwrite"]) == 0

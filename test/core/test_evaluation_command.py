@@ -200,7 +200,7 @@ def test_single_frame_weights_are_evaluated_without_a_memory(evaluate, bag, sing
 
 
 def test_comparison_with_memory_off_can_be_left_out(evaluate, bag, tmp_path):
-    assert evaluate(bag(), *LABELS, "--compare-off", "false", "--save", "video,page").code == 0
+    assert evaluate(bag(), *LABELS, "--compare", "none", "--save", "video,page").code == 0
     assert summary_of(tmp_path / "report")["variants"] == ["on"]
     assert "off" not in rows_of(tmp_path / "report")[0]
 

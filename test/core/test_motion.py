@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmanet_core.geometry import Size
-from lmanet_core.stream.motion import PictureMotion, PositionTracker, follow, thumbnail
+from lmanet_core.stream.motion import PictureMotion, PositionTracker, follow, grey_thumbnail
 
 SIZE = Size(128, 256)
 GRID = Size(16, 32)
@@ -34,7 +34,7 @@ def window(scene, down=0.0, right=0.0, zoom=1.0):
 
 def measure(before, after):
     """(2, h, w) in pixels of these images."""
-    shares = PictureMotion().measure(thumbnail(before), thumbnail(after))
+    shares = PictureMotion().measure(grey_thumbnail(before), grey_thumbnail(after))
     return shares * np.float32(before.shape[:2])[:, None, None]
 
 
@@ -47,7 +47,7 @@ def test_the_picture_that_moves_is_measured_everywhere(wide_scene):
 
 def test_a_larger_image_is_measured_on_its_thumbnail(wide_scene):
     before, after = (cv2.resize(window(wide_scene, *by), (1024, 512)) for by in ((0, 0), (2, 4)))
-    assert thumbnail(before).shape == SIZE
+    assert grey_thumbnail(before).shape == SIZE
     assert np.abs(np.median(measure(before, after), (1, 2)) - (8, 16)).max() < 1.5
 
 

@@ -177,7 +177,7 @@ def test_stamp_and_frame_id_come_back_untouched(make_segmenter, make_scene):
 
 
 def test_labels_and_confidence_are_those_of_the_network(make_segmenter, runtime, drive):
-    results = stream(make_segmenter(), drive)
+    results = stream(make_segmenter(label_memory=False), drive)
     clip = torch.from_numpy(np.stack(drive)).permute(0, 3, 1, 2)[None].float() / 255  # (1, T, 3, H, W)
     with torch.inference_mode():
         logits = runtime.network(clip)[0, :, :CLASSES].double()  # (T, 19, H, W)
@@ -206,7 +206,8 @@ def test_confidence_can_be_switched_off(make_segmenter, make_scene):
 def test_timings_name_every_stage_and_add_up(make_segmenter, make_scene):
     timings = make_segmenter().step(make_scene(), 0).timings_ms
     *stages, total = timings
-    assert stages == ["continuity", "preprocess", "encode", "decode", "remember", "postprocess"] and total == "total"
+    memory = ["encode", "decode", "remember", "label_memory", "postprocess"]
+    assert stages == ["continuity", "preprocess", "motion", *memory] and total == "total"
     assert min(timings.values()) >= 0.0
     assert timings["total"] == pytest.approx(sum(timings[stage] for stage in stages))
 
@@ -314,15 +315,15 @@ def test_memory_changes_labels_from_the_second_frame_on(make_segmenter, drive):
 
 
 def test_s_can_be_chosen(make_segmenter, drive):
-    one = stream(make_segmenter(memory_frames=1), drive)
+    one = stream(make_segmenter(memory_frames=1, label_memory=False), drive)
     assert [result.memory_frames for result in one] == [0, 1, 1, 1, 1, 1]
     assert [result.memory_frames for result in stream(make_segmenter(memory_frames=5), drive)] == [0, 1, 2, 3, 4, 5]
     # With S = 1 only the frame before counts.
-    assert np.array_equal(one[-1].labels, stream(make_segmenter(), drive[-2:])[-1].labels)
+    assert np.array_equal(one[-1].labels, stream(make_segmenter(label_memory=False), drive[-2:])[-1].labels)
 
 
 def test_a_memory_that_follows_motion_reads_where_things_have_moved_to(following_weights, textured_drive):
-    segmenter, drive = following(following_weights), textured_drive
+    segmenter, drive = following(following_weights, label_memory=False), textured_drive
     results = stream(segmenter, drive)
     positions, network = follow(np.stack(drive), Size(8, 16)), segmenter.runtime.network
     with torch.inference_mode():
@@ -336,7 +337,7 @@ def test_a_memory_that_follows_motion_reads_where_things_have_moved_to(following
             where = torch.from_numpy(positions[now][past])[None]
             logits = network.decode(features[now], stack_memory(kept[past]), positions=where)[0, :CLASSES]
             assert np.mean(results[now].labels != logits.argmax(0).numpy()) < 0.002
-    unmoved = stream(following(following_weights, follow_motion=False), drive)
+    unmoved = stream(following(following_weights, follow_motion=False, label_memory=False), drive)
     assert [differ(one, other) for one, other in zip(results, unmoved, strict=True)] == [False] + [True] * 5
     assert "motion" in results[0].timings_ms and "motion" not in unmoved[0].timings_ms
 
@@ -404,7 +405,7 @@ def test_reset_is_as_good_as_new(make_segmenter, drive):
 
 
 def test_memory_switched_off_forgets(make_segmenter, drive):
-    segmenter, single = make_segmenter(), make_segmenter(memory=False)
+    segmenter, single = make_segmenter(label_memory=False), make_segmenter(memory=False, label_memory=False)
     stream(segmenter, drive[:3])
     segmenter.memory_enabled = False
     off = segmenter.step(drive[3], 3 * PERIOD, "camera")
@@ -474,12 +475,12 @@ def test_feeding_decodes_nothing_and_encodes_only_what_is_remembered(make_segmen
     encode = runtime.network.encode
     monkeypatch.setattr(runtime.network, "encode", lambda x: encoded.append(1) or encode(x))
     monkeypatch.setattr(runtime.network, "decode", None)  # would fail if it were called
-    segmenter = make_segmenter()
+    segmenter = make_segmenter(label_memory=False)
     for milliseconds, encodings in ((0, 1), (100, 2), (100, 2), (50, 2), (200, 3)):
         before = len(encoded)
         assert segmenter.step(drive[0], milliseconds * MS, labels=False).remembered == (encodings > before)
         assert len(encoded) == encodings
-    off = make_segmenter(memory=False)
+    off = make_segmenter(memory=False, label_memory=False)
     assert off.step(drive[0], 0, labels=False).labels.shape == (0, 0)
     assert len(encoded) == 3
 

@@ -130,7 +130,7 @@ def test_on_frame_sees_each_frame_already_counted_and_stored(runtime):
 def test_timings_are_kept_for_every_frame_and_stage(run):
     made = run(Source(0, 0.1))
     assert {stage: len(values) for stage, values in made.summary.timings_ms.items()} == dict.fromkeys(
-        ("continuity", "preprocess", "encode", "decode", "remember", "postprocess", "total"), 2
+        ("continuity", "preprocess", "motion", "encode", "decode", "remember", "label_memory", "postprocess", "total"), 2
     )
     assert made.summary.timings_ms["total"] == [result.timings_ms["total"] for _, result in made.sink.got]
 
