@@ -138,8 +138,11 @@ def evaluate(config: EvaluationConfig, on_frame: Callable[[], None] = lambda: No
 
 
 def _ways(segmenter: VideoSegmenter, compare: Sequence[str]) -> dict[str, SegmenterConfig]:
-    """The ways to segment, the one that the report is about first: "on" as configured, "off" without memories, "labels" and
-    "features" with one of the two where both are on; just "off" where there is none."""
+    """The ways to segment, the one that the report is about first.
+
+    "on" is as configured, "off" without memories, "labels" and "features" with one of the two where both are on. Where there is
+    none, "off" is all.
+    """
     features, labels = segmenter.memory_enabled, segmenter.label_strength > 0.0
     ways = {
         "on": replace(segmenter.config, memory=features),

@@ -52,7 +52,7 @@ VARIANTS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
 COST_WINDOWS: tuple[int | None, ...] = (None, 41, 21, 11)
 COST_ROUNDS = 3
 LONGER = (1, 2, 3, 4)  # times the frames trained with
-EXPERIMENTS = (*VARIANTS, "cost", "longer-memory", "classes")
+EXPERIMENTS = (*VARIANTS, "cost", "longer-memory", "classes")  # those of the paper
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import cv2
 import numpy as np
@@ -46,15 +47,23 @@ class Matches:
         return np.asarray(nearest, np.uint8)
 
 
+class DenseFlow(Protocol):
+    """An algorithm of dense optical flow, such as `cv2.DISOpticalFlow`."""
+
+    def calc(self, first: UInt8Array, second: UInt8Array, flow: None) -> Any:
+        """(H, W, 2) float32: from each pixel of the first grey picture to where it is in the second, right and down."""
+
+
 class FlowMatcher:
     """Matches frames with their successors. Keeps the flow algorithm's buffers; one thread at a time.
 
     Args:
-        preset: of OpenCV's DIS; measures use the default.
+        flow: None: what the measures use, OpenCV's DIS, preset medium.
     """
 
-    def __init__(self, preset: int = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) -> None:
-        self._flow = cv2.DISOpticalFlow.create(preset)
+    def __init__(self, flow: DenseFlow | None = None) -> None:
+        medium = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
+        self._flow: DenseFlow = flow or cast(DenseFlow, cv2.DISOpticalFlow.create(medium))
 
     def match(self, image: UInt8Array, following: UInt8Array) -> Matches:
         """Match two frames.
@@ -68,8 +77,8 @@ class FlowMatcher:
         if image.shape != following.shape:
             raise ValueError(f"neighbouring frames must have one size, got {image.shape} and {following.shape}")
         grey, next_grey = (np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in (image, following))
-        forth = np.asarray(self._flow.calc(grey, next_grey, None), np.float32)  # type: ignore[call-overload]
-        back = np.asarray(self._flow.calc(next_grey, grey, None), np.float32)  # type: ignore[call-overload]
+        forth = np.asarray(self._flow.calc(grey, next_grey, None), np.float32)
+        back = np.asarray(self._flow.calc(next_grey, grey, None), np.float32)
         height, width = grey.shape
         rows, columns = np.mgrid[:height, :width].astype(np.float32)
         columns, rows = columns + forth[..., 0], rows + forth[..., 1]

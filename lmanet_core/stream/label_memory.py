@@ -1,5 +1,7 @@
-"""What a stream believes about the class of each pixel: the labels of the past, moved along the picture's motion and corrected
-by each frame. Works on the logits of any network, needs no training and delays nothing.
+"""What a stream believes about the class of each pixel.
+
+The labels of the past are moved along the picture's motion and corrected by each frame. Works on the logits of any network,
+needs no training and delays nothing.
 
     logits ─┐
     belief ─┴→ where the pixel was → past and present weighed → labels, confidence, new belief

@@ -563,7 +563,7 @@ def test_unknown_key_names_file_key_and_the_nearest(segment, folder, tmp_path, h
         ("", "config.yaml: wanted 'option: value' lines, got NoneType"),
         ("- 1\n", "config.yaml: wanted 'option: value' lines, got list"),
         ("save: [labels\n: x", "cannot read config .*config.yaml: while parsing"),
-        ("memory: perhaps\n", "memory.*bool.*perhaps"),
+        ("memory: perhaps\n", "memory.*on or off.*perhaps"),
     ],
 )
 def test_wrong_config_file(segment, folder, tmp_path, text, message):

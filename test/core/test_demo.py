@@ -33,10 +33,10 @@ def test_a_demo_writes_drive_report_video_and_picture(demo):
     assert picture.shape[1] == 2 * 64 and picture.shape[0] > 2 * 32
 
 
-def test_a_demo_compares_memory_off_and_on_over_the_true_labels(demo):
+def test_a_demo_compares_single_frames_label_memory_and_both_over_the_true_labels(demo):
     summary = json.loads((demo / "report/summary.json").read_text())
-    assert summary["variants"] == ["on", "off"] and summary["figures"]["labelled_frames"] == 8
-    assert set(summary["frame_ms"]) == {"on", "off"} and summary["runs"]["on"]["iou"] != summary["runs"]["off"]["iou"]
+    assert summary["variants"] == ["on", "off", "labels"] and summary["figures"]["labelled_frames"] == 8
+    assert set(summary["frame_ms"]) == {"on", "off", "labels"} and summary["runs"]["on"]["iou"] != summary["runs"]["off"]["iou"]
 
 
 def test_the_table_has_every_class_and_the_frame_rates(tmp_path, capsys):

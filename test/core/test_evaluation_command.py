@@ -195,8 +195,32 @@ def test_bad_thresholds_are_refused_before_anything_runs(evaluate, bag, tmp_path
 
 
 def test_single_frame_weights_are_evaluated_without_a_memory(evaluate, bag, single_frame_weights, tmp_path):
-    assert evaluate(bag(), *LABELS, "--save", "page", weights=single_frame_weights).code == 0
+    options = (*LABELS, "--save", "page", "--label-memory", "off")
+    assert evaluate(bag(), *options, weights=single_frame_weights).code == 0
     assert summary_of(tmp_path / "report")["variants"] == ["off"]
+
+
+def test_single_frame_weights_have_a_label_memory(evaluate, bag, single_frame_weights, tmp_path):
+    compare = ("--compare", "off,labels,features")
+    assert evaluate(bag(), *LABELS, "--save", "page", *compare, weights=single_frame_weights).code == 0
+    summary = summary_of(tmp_path / "report")
+    assert summary["variants"] == ["on", "off"] and summary["run"]["label_memory"] == 1.0
+
+
+def test_four_ways_on_the_same_frames(evaluate, bag, tmp_path):
+    assert evaluate(bag(), *LABELS, "--save", "video,page", "--compare", "off,labels,features").code == 0
+    summary = summary_of(tmp_path / "report")
+    assert summary["variants"] == ["on", "off", "labels", "features"]
+    accuracy = {way: summary["runs"][way]["flicker"] for way in summary["variants"]}
+    assert len(set(accuracy.values())) == 4
+    assert summary["figures"]["gain.miou"] == pytest.approx(summary["figures"]["miou"] - summary["figures"]["off.miou"])
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert all(words in page for words in ("memory on", "memory off", "label memory only", "feature memory only"))
+
+
+def test_a_way_that_does_not_exist_is_refused(evaluate, bag):
+    done = evaluate(bag(), *LABELS, "--compare", "magic")
+    assert done.code == 2 and "--compare takes off, labels, features or none" in done.err
 
 
 def test_comparison_with_memory_off_can_be_left_out(evaluate, bag, tmp_path):

@@ -138,7 +138,7 @@ def test_calibration_of_a_binned_window_of_the_sensor_becomes_the_images_own(rob
 def test_memory_is_fed_while_nobody_listens_and_nothing_is_decoded(robot, drive, video_weights, monkeypatch):
     from sensor_msgs.msg import Image
 
-    node = robot(outputs=())
+    node = robot({"label_memory.enabled": False}, outputs=())
     images = drive(6)
     network = node.node._cameras[""].segmenter.runtime.network
     monkeypatch.setattr(network, "decode", None)  # would fail if it were called
@@ -150,13 +150,43 @@ def test_memory_is_fed_while_nobody_listens_and_nothing_is_decoded(robot, drive,
     node.listen("segmentation/labels", Image)
     node.wait(lambda: node.node.count_subscribers("segmentation/labels"), "the listener is seen")
     labels = node.step(images[5], SECOND + 5 * TENTH)
-    segmenter = VideoSegmenter.from_weights(video_weights)
+    segmenter = VideoSegmenter.from_weights(video_weights, SegmenterConfig(label_memory=False))
     expected = [segmenter.step(image, SECOND + index * TENTH).labels for index, image in enumerate(images)]
     np.testing.assert_array_equal(pixels(labels), expected[-1])  # as if every frame had been segmented
 
 
+def test_both_memories_are_fed_while_nobody_listens(robot, drive, video_weights):
+    from sensor_msgs.msg import Image
+
+    node = robot(outputs=())
+    images = drive(6)
+    for index, image in enumerate(images[:5]):
+        node.cameras[""].publish(node.image(image, SECOND + index * TENTH))
+        node.wait(lambda: node.statistics().fed == index + 1, "the frame")  # noqa: B023
+    node.listen("segmentation/labels", Image)
+    node.wait(lambda: node.node.count_subscribers("segmentation/labels"), "the listener is seen")
+    labels = node.step(images[5], SECOND + 5 * TENTH)
+    segmenter = VideoSegmenter.from_weights(video_weights)
+    expected = [segmenter.step(image, SECOND + index * TENTH).labels for index, image in enumerate(images)]
+    np.testing.assert_array_equal(pixels(labels), expected[-1])
+
+
+def test_the_label_memory_can_be_switched_off_and_on_while_running(robot, drive, video_weights):
+    node = robot(outputs=("labels",))
+    images = drive(4)
+    node.step(images[0], SECOND)
+    segmenter = node.node._cameras[""].segmenter
+    assert segmenter.label_strength == 1.0
+    assert node.set_parameters(label_memory__enabled=False)[0].successful
+    node.step(images[1], SECOND + TENTH)
+    assert segmenter.label_strength == 0.0
+    assert node.set_parameters(atomically=True, label_memory__enabled=True, label_memory__strength=0.5).successful
+    node.step(images[2], SECOND + 2 * TENTH)
+    assert segmenter.label_strength == 0.5
+
+
 def test_camera_info_alone_is_published_without_segmenting(robot, drive, monkeypatch):
-    node = robot(outputs=("camera_info",))
+    node = robot({"label_memory.enabled": False}, outputs=("camera_info",))
     monkeypatch.setattr(node.node._cameras[""].segmenter.runtime.network, "decode", None)
     node.infos[""].publish(camera_info_to_message(CameraInfo(width=64, height=32), node.header(SECOND)))
     node.wait(lambda: node.node._cameras[""].calibration is not None, "camera_info")
