@@ -37,7 +37,7 @@ _MOST_EVIDENCE = 8.0  # N, frames: a belief can always be changed
 _LEAST_CERTAINTY = 0.02
 _LOST_COUNTS = 0.03  # of a frame, where the picture is lost
 _FADES = 0.8  # evidence kept from frame to frame, where the picture is lost
-_STRIPE_BYTES = 2 << 20  # of logits that a CPU works on at a time
+_STRIPE_BYTES = 4 << 20  # of logits that a CPU works on at a time
 
 # A scored class is a whole number that compares by probability: 22 bits of it above 8 bits of class. A belief's first word
 # holds 12 bits of probability, the class and 11 bits of evidence; the second one probability and class of the runner-up.
@@ -154,9 +154,10 @@ class _Past:
     def __init__(self, belief: torch.Tensor, evidence: torch.Tensor, strength: float) -> None:
         _, self._height, self._width = belief.shape
         self._words = belief.flatten(1)
-        size, unit = (self._height, self._width), evidence.new_tensor((self._height, self._width)).view(1, 2, 1, 1)
-        moved = interpolate(evidence[None, [DOWN, RIGHT]] * unit, size, mode="bilinear", align_corners=False)
-        self._moved = moved[0].round_().int()  # (2, H, W)
+        size = (self._height, self._width)
+        moved = interpolate(evidence[None, :HOLDS], size, mode="bilinear", align_corners=False)[0]
+        self._down = moved[DOWN].mul_(self._height).round_().int()  # (H, W), pixels
+        self._right = moved[RIGHT].mul_(self._width).round_().int()
         self._holds = interpolate(evidence[None, HOLDS : HOLDS + 1], size, mode="nearest")[0, 0]
         self._strength = strength
 
@@ -186,29 +187,29 @@ class _Past:
         where = self._origins(rows)
         word, second = (words.index_select(0, where).view_as(best) for words in self._words)
         evidence = (word & ((1 << _EVIDENCE_BITS) - 1)) * (1.0 / _EVIDENCE_UNIT)
-        evidence *= torch.where(lost, _FADES, 1.0)
-        counts = counts * torch.where(lost, _LOST_COUNTS, 1.0)
+        evidence *= 1.0 - (1.0 - _FADES) * lost
+        counts = counts * (1.0 - (1.0 - _LOST_COUNTS) * lost)
         weight = holds.clamp(max=1.0).mul_(self._strength).mul_(evidence).div_(evidence.add_(counts))
         rest = 1.0 - weight
-        scale = torch.nan_to_num(rest / total, 0.0, 0.0, 0.0)
-        now = best.int()
-        scored, seen = [], sure * rest
+        scale, weight = torch.nan_to_num(rest / total, 0.0, 0.0, 0.0), weight.mul_(1.0 / _STORED_UNIT)
+        now, pixel = best.int(), torch.arange(best.numel(), dtype=torch.int32, device=best.device).view_as(best)
+        scored, known = [], torch.zeros_like(lost)
         for past in (word >> _EVIDENCE_BITS, second):
             kind = past & _CLASS
-            share = torch.nan_to_num_(shares.gather(0, kind.long()[None])[0], 0.0, 0.0, 0.0).mul_(scale)
-            scored.append(_scored(share.addcmul_(weight, past >> _CLASS_BITS, value=1.0 / _STORED_UNIT), kind))
-            seen *= kind != now  # what is seen is one of them
+            share = shares.flatten().index_select(0, (kind * best.numel() + pixel).flatten()).view_as(total)
+            share = torch.nan_to_num_(share, 0.0, 0.0, 0.0).mul_(scale).add_(weight * (past >> _CLASS_BITS))
+            scored.append(_scored(share, kind))
+            known |= kind == now
         high, low = torch.maximum(*scored), torch.minimum(*scored)
-        third = _scored(seen, now)
+        third = _scored((sure * rest).masked_fill_(known, 0.0), now)  # what is seen, if it is neither of them
         return torch.maximum(high, third), torch.maximum(low, torch.minimum(high, third)), counts / rest
 
     def _origins(self, rows: slice) -> torch.Tensor:
         """Where the pixels of some rows were: the nearest pixel's number, flat."""
-        down, right = self._moved[:, rows]
-        row = torch.arange(rows.start, rows.stop, dtype=torch.int32, device=down.device)[:, None]
-        column = torch.arange(self._width, dtype=torch.int32, device=down.device)
-        down = (down + row).clamp_(0, self._height - 1)
-        right = (right + column).clamp_(0, self._width - 1)
+        row = torch.arange(rows.start, rows.stop, dtype=torch.int32, device=self._down.device)[:, None]
+        column = torch.arange(self._width, dtype=torch.int32, device=self._down.device)
+        down = (self._down[rows] + row).clamp_(0, self._height - 1)
+        right = (self._right[rows] + column).clamp_(0, self._width - 1)
         flat: torch.Tensor = down * self._width + right
         return flat.flatten()
 
