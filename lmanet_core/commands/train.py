@@ -10,8 +10,9 @@ from jsonargparse import ArgumentParser, Namespace
 from lmanet_core.errors import ConfigError
 from lmanet_core.training.build import list_problems
 from lmanet_core.training.config import TrainConfig, option_types
+from lmanet_core.training.processes import is_first_process
 
-_EXTRA = ("lightning", "lightning_fabric", "lightning_utilities", "torchmetrics", "tensorboard")
+_EXTRA = ("lightning", "lightning_utilities", "tensorboard")
 
 
 def main() -> int:
@@ -45,7 +46,7 @@ def run(options: Namespace) -> int:
     if config.check:
         return _check(config)
     try:
-        from lmanet_core.training.run import is_first_process, train
+        from lmanet_core.training.run import train
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise

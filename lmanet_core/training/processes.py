@@ -1,0 +1,82 @@
+"""Several processes that train one network: which one this is, sums over all of them, and BatchNorm over their whole batch.
+
+PyTorch's own SyncBatchNorm is for GPUs only; the one here works on CPUs too, so that it can be tested anywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@functools.lru_cache(maxsize=1)
+def is_first_process() -> bool:
+    """Known before the processes are set up: by the variables that Fabric, torchrun and SLURM set."""
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID", "NODE_RANK"))
+
+
+def count_processes() -> int:
+    """How many train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of what each process has; without gradient. Every process must call it."""
+    if count_processes() == 1:
+        return tensor
+    summed = tensor.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(summed)
+    return summed
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        return sum_over_processes(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return sum_over_processes(gradient)  # every process's loss depends on every process's share
+
+
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """As `nn.BatchNorm2d`, with statistics over all processes in training mode; equal shares of the batch are assumed."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) → the same shape."""
+        processes = count_processes()
+        if not self.training or processes == 1:
+            return super().forward(x)
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        dims = (0, 2, 3)
+        values = x.float()
+        mean = _Sum.apply(values.mean(dims)) / processes  # type: ignore[no-untyped-call]
+        centred = values - mean.view(1, -1, 1, 1)
+        variance = _Sum.apply(centred.square().mean(dims)) / processes  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            count = values.numel() // values.shape[1] * processes
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / max(1, count - 1)), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        normalised: torch.Tensor = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return normalised.to(x.dtype)
+
+
+def sync_batch_norms(module: nn.Module) -> None:
+    """Replace every `nn.BatchNorm2d` inside `module` by a synced one with the same tensors, in place."""
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            synced = SyncedBatchNorm2d(child.num_features, child.eps, child.momentum)
+            synced.load_state_dict(child.state_dict())
+            for own, theirs in zip(synced.parameters(), child.parameters(), strict=True):
+                own.requires_grad_(theirs.requires_grad)
+            setattr(module, name, synced)
+        else:
+            sync_batch_norms(child)
