@@ -39,10 +39,7 @@ def make_sources(config: TrainConfig) -> tuple[ClipSource, ClipSource | None]:
         return _streets(config, size)
     root = Path(config.root or "")
     if config.data == "cityscapes":
-        return (
-            CityscapesSource(root, "train", size, config.unlabelled),
-            CityscapesSource(root, "val", size),
-        )
+        return CityscapesSource(root, "train", size, config.unlabelled), CityscapesSource(root, "val", size)
     labels = None if config.labels is None else Path(config.labels)
     strength = config.motion
     base = MotionConfig()

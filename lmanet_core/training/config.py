@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -196,22 +196,14 @@ class TrainConfig:
         Raises:
             ConfigError: widths or a fusion that the weights do not have.
         """
-        paper = PAPER_MEMORY.get(architecture, MemoryConfig())
-        default = trained or paper
-        fusion = self.fusion or default.fusion
-        keeps_width = fusion in ("residual", "reduced-gated")
-        value = 0 if keeps_width and default.fusion != fusion else default.value_channels
-        config = MemoryConfig(
-            key_channels=default.key_channels if self.key_channels is None else self.key_channels,
-            value_channels=value if self.value_channels is None else self.value_channels,
-            fusion=fusion,
-            window=default.window if self.window is None else None if self.window == "global" else self.window,
-            memory_frames=default.memory_frames if self.memory_frames is None else self.memory_frames,
-            softmax=default.softmax,
-            border=default.border,
-            nearness=default.nearness if self.nearness is None else self.nearness,
-            follow_motion=default.follow_motion if self.follow_motion is None else self.follow_motion,
-        )
+        default = trained or PAPER_MEMORY.get(architecture, MemoryConfig())
+        names = ("key_channels", "value_channels", "fusion", "window", "memory_frames", "nearness", "follow_motion")
+        told = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.window == "global":
+            told["window"] = None
+        if self.fusion in ("residual", "reduced-gated") and self.fusion != default.fusion:  # they keep the features' width
+            told.setdefault("value_channels", 0)
+        config = replace(default, **told)
         if trained is not None:
             config.require_weights_of(trained)
         return config

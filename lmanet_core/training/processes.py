@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +21,7 @@ def is_first_process() -> bool:
 
 def count_processes() -> int:
     """How many train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
@@ -34,14 +33,12 @@ def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     return summed
 
 
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        return sum_over_processes(tensor)
+def _sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """The same, for a loss that depends on every process's share."""
+    from torch.distributed.nn.functional import all_reduce  # not in every build of PyTorch
 
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return sum_over_processes(gradient)  # every process's loss depends on every process's share
+    summed: torch.Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
+    return summed
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
@@ -55,9 +52,9 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         dims = (0, 2, 3)
         values = x.float()
-        mean = _Sum.apply(values.mean(dims)) / processes  # type: ignore[no-untyped-call]
+        mean = _sum_with_gradient(values.mean(dims)) / processes
         centred = values - mean.view(1, -1, 1, 1)
-        variance = _Sum.apply(centred.square().mean(dims)) / processes  # type: ignore[no-untyped-call]
+        variance = _sum_with_gradient(centred.square().mean(dims)) / processes
         with torch.no_grad():
             count = values.numel() // values.shape[1] * processes
             self.running_mean.lerp_(mean, self.momentum)
@@ -65,8 +62,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
-        normalised: torch.Tensor = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-        return normalised.to(x.dtype)
+        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
 def sync_batch_norms(module: nn.Module) -> None:
