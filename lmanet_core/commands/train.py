@@ -8,8 +8,9 @@ import sys
 from jsonargparse import ArgumentParser, Namespace
 
 from lmanet_core.errors import ConfigError
+from lmanet_core.settings import settings_of
 from lmanet_core.training.build import list_problems
-from lmanet_core.training.config import TrainConfig, option_types
+from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.processes import is_first_process
 
 _EXTRA = ("lightning", "lightning_utilities", "tensorboard")
@@ -31,8 +32,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--config", action="config", help="YAML file with any of these options, such as config/train/street.yaml"
     )
-    for name, (kind, default, about) in option_types().items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=about)
+    for one in settings_of(TrainConfig):
+        parser.add_argument(f"--{one.option}", type=one.kind, default=one.default, help=one.setting.help)
     return parser
 
 
@@ -42,7 +43,7 @@ def run(options: Namespace) -> int:
     Raises:
         ConfigError: Lightning is not installed.
     """
-    config = TrainConfig(**{name: options[name] for name in option_types()})
+    config = TrainConfig(**{one.name: options[one.name] for one in settings_of(TrainConfig)})
     if config.check:
         return _check(config)
     try:
@@ -64,7 +65,7 @@ def run(options: Namespace) -> int:
 
 
 def _check(config: TrainConfig) -> int:
-    problems = list_problems(config, deep=True)
+    problems = list_problems(config)
     for problem in problems:
         print(problem)
     print(f"{len(problems)} problems" if problems else "the data is complete")

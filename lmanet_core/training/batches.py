@@ -48,44 +48,34 @@ class Batches:
 
     Attributes:
         config: see `TrainConfig`.
-        train_set, val_set: the clips; None: nothing to validate on.
+        frames, feature_stride: of a clip, as for `ClipDataset`.
         process, processes: which share of each batch is loaded.
     """
 
     config: TrainConfig
-    train_set: ClipDataset
-    val_set: ClipDataset | None
+    frames: int
+    feature_stride: int | None
     process: int
     processes: int
 
-    def training(self, numbers: range) -> DataLoader[ClipItem]:
+    def training(self, source: ClipSource, numbers: range) -> DataLoader[ClipItem]:
         """Batches of these numbers."""
-        config, shares = self.config, (self.process, self.processes)
-        stream = BatchStream(len(self.train_set), config.batch_size, config.seed, numbers.start, numbers.stop, *shares)
-        return DataLoader(self.train_set, batch_sampler=stream, **self._options())
+        config = self.config
+        strides, drawn = (config.stride, config.largest_stride), (config.augmentation(), config.seed)
+        clips = ClipDataset(source, self.frames, *strides, *drawn, config.consistency > 0, self.feature_stride)
+        shares = (self.process, self.processes)
+        stream = BatchStream(len(source), config.batch_size, config.seed, numbers.start, numbers.stop, *shares)
+        return DataLoader(clips, batch_sampler=stream, **self._options())
 
-    def validation(self) -> DataLoader[ClipItem] | None:
-        """Every clip once, in one of the processes; None where there is nothing to validate on."""
-        if self.val_set is None:
-            return None
-        share = Subset(self.val_set, range(self.process, len(self.val_set), self.processes))
+    def validation(self, source: ClipSource) -> DataLoader[ClipItem]:
+        """Every clip once, in one of the processes."""
+        clips = ClipDataset(source, self.frames, self.config.stride, feature_stride=self.feature_stride)
+        share = Subset(clips, range(self.process, len(source), self.processes))
         return DataLoader(share, batch_size=max(1, self.config.batch_size // self.processes), **self._options())
 
     def _options(self) -> dict[str, Any]:
         pinned = torch.cuda.is_available() and self.config.accelerator != "cpu"
         return {"num_workers": self.config.workers, "worker_init_fn": start_worker, "pin_memory": pinned}
-
-
-def make_datasets(
-    config: TrainConfig, training: ClipSource, validation: ClipSource | None, frames: int, feature_stride: int | None
-) -> tuple[ClipDataset, ClipDataset | None]:
-    """Clips of so many frames to train and to validate on; `feature_stride` as for `ClipDataset`."""
-    lengths = (config.stride, config.largest_stride)
-    with_flow = config.consistency > 0
-    train_set = ClipDataset(training, frames, *lengths, config.augmentation(), config.seed, with_flow, feature_stride)
-    if validation is None:
-        return train_set, None
-    return train_set, ClipDataset(validation, frames, config.stride, feature_stride=feature_stride)
 
 
 def prepare_clips(source: ClipSource, frames: int, config: TrainConfig, batches: int | None) -> None:

@@ -72,14 +72,14 @@ def _streets(config: TrainConfig, size: Size) -> tuple[ClipSource, ClipSource]:
     )
 
 
-def list_problems(config: TrainConfig, deep: bool) -> list[str]:
-    """Everything that would go wrong with the data, a line each; `deep` opens every label map."""
+def list_problems(config: TrainConfig) -> list[str]:
+    """Everything that would go wrong with the data, a line each; every label map is opened."""
     frames = clip_frames(config)
     return [
         problem
         for source in make_sources(config)
         if source is not None
-        for problem in source.problems(frames, config.largest_stride, deep)
+        for problem in source.problems(frames, config.largest_stride, True)
     ]
 
 

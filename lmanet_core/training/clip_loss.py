@@ -25,7 +25,7 @@ class ClipLoss(nn.Module):
         frozen: parts of it that stay as they are: no gradients, BatchNorm in eval mode, no dropout.
         config: see `TrainConfig`.
         class_weights: (classes,) of the loss.
-        teacher: single-frame network to distil from, in eval mode; it has to be moved to the device apart.
+        teacher: single-frame network to distil from; it stays as it is too.
     """
 
     class_weights: torch.Tensor
@@ -41,9 +41,10 @@ class ClipLoss(nn.Module):
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.config = config
-        self._frozen, self._teacher = frozen, [] if teacher is None else [teacher]  # lists: no submodules
+        self.teacher = teacher
+        self._frozen = frozen if teacher is None else [*frozen, teacher]
         self.register_buffer("class_weights", class_weights, persistent=False)
-        for module in frozen:
+        for module in self._frozen:
             module.requires_grad_(False)
         self.train()
 
@@ -65,9 +66,9 @@ class ClipLoss(nn.Module):
         if consistent:
             past = before[0][:, : len(self.class_weights)]
             loss = loss + config.consistency * _mean(*consistency_sums(named, past, batch["flow"]))
-        for teacher in self._teacher:
+        if self.teacher is not None:
             with torch.no_grad():
-                taught = teacher.decode(teacher.encode(teacher.backbone.normalize(batch["clip"][:, -1])))
+                taught = self.teacher.decode(self.teacher.encode(self.teacher.backbone.normalize(batch["clip"][:, -1])))
             loss = loss + config.distillation * _mean(*distillation_sums(named, taught[:, : len(self.class_weights)]))
         if memory_frames == 0 and self.network.memory is not None:
             # Every parameter takes part in every step, as processes that average gradients expect.

@@ -63,8 +63,8 @@ def make_fabric(config: TrainConfig, on_gpu: bool) -> Fabric:
 @contextmanager
 def launched(fabric: Fabric) -> Iterator[None]:
     """The other processes of this machine start here; they end with this one if it fails, instead of waiting for it."""
-    fabric.launch()
     try:
+        fabric.launch()
         yield
     except BaseException:
         for process in getattr(fabric.strategy.launcher, "procs", ()):

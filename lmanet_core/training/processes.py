@@ -66,13 +66,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 def sync_batch_norms(module: nn.Module) -> None:
-    """Replace every `nn.BatchNorm2d` inside `module` by a synced one with the same tensors, in place."""
-    for name, child in module.named_children():
+    """Make every `nn.BatchNorm2d` inside `module` a synced one."""
+    for child in module.modules():
         if type(child) is nn.BatchNorm2d:
-            synced = SyncedBatchNorm2d(child.num_features, child.eps, child.momentum)
-            synced.load_state_dict(child.state_dict())
-            for own, theirs in zip(synced.parameters(), child.parameters(), strict=True):
-                own.requires_grad_(theirs.requires_grad)
-            setattr(module, name, synced)
-        else:
-            sync_batch_norms(child)
+            child.__class__ = SyncedBatchNorm2d

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -24,10 +25,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from lmanet_core.data.clips import ClipItem
+from lmanet_core.data.clips import ClipItem, ClipSource
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.metrics import ConfusionMatrix
-from lmanet_core.training.batches import Batches, Length, make_datasets, prepare_clips
+from lmanet_core.training.batches import Batches, Length, prepare_clips
 from lmanet_core.training.build import (
     class_weights,
     describe_data,
@@ -107,16 +108,18 @@ def train(config: TrainConfig) -> TrainResult:
         if config.processes > 1:
             sync_batch_norms(network)
         follows = model.memory is not None and model.memory.follow_motion
-        datasets = make_datasets(config, training, validation, frames, network.backbone.stride if follows else None)
         fabric = make_fabric(config, on_gpu)
         with launched(fabric), contextlib.closing(RunFiles(config, data, model, folder)) as files:
             run = _Run(config, fabric, ClipLoss(network, frozen, config, weights, teacher), saved)
-            batches = Batches(config, *datasets, fabric.global_rank, fabric.world_size)
-            _train_epochs(run, batches, length, files)
+            stride = network.backbone.stride if follows else None
+            batches = Batches(config, frames, stride, fabric.global_rank, fabric.world_size)
+            _train_epochs(run, training, validation, batches, length, files)
         return run.result(files)
 
 
-def _train_epochs(run: _Run, batches: Batches, length: Length, files: RunFiles) -> None:
+def _train_epochs(
+    run: _Run, training: ClipSource, validation: ClipSource | None, batches: Batches, length: Length, files: RunFiles
+) -> None:
     config, progress = run.config, run.progress
     total_steps = length.total // config.accumulate
     with _make_bar(config) as bar:
@@ -125,7 +128,7 @@ def _train_epochs(run: _Run, batches: Batches, length: Length, files: RunFiles) 
             epoch_number = epoch.start // length.per_epoch
             run.loss.train()
             since = time.perf_counter()
-            for number, batch in zip(epoch, batches.training(epoch), strict=True):
+            for number, batch in zip(epoch, batches.training(training, epoch), strict=True):
                 batch = run.fabric.to_device(batch)
                 waited = time.perf_counter() - since
                 set_learning_rate(run.optimizer, config, number // config.accumulate, total_steps)
@@ -139,8 +142,8 @@ def _train_epochs(run: _Run, batches: Batches, length: Length, files: RunFiles) 
                     files.save(run.state(), run.loss.network, progress)
                 bar.update(shown, completed=progress.batches, description=f"epoch {epoch_number}, loss {run.last_loss:.4f}")
                 since = time.perf_counter()
-            if batches.val_set is not None:
-                progress.last_miou = run.validate(batches)
+            if validation is not None:
+                progress.last_miou = run.validate(batches.validation(validation))
                 files.log(progress, epoch_number, run.learning_rate, progress.last_miou)
                 if progress.last_miou > progress.best_miou:
                     progress.best_miou = progress.last_miou
@@ -204,12 +207,12 @@ class _Run:
             self.optimizer.step()
             self.optimizer.zero_grad()
 
-    def validate(self, batches: Batches) -> float:
+    def validate(self, batches: Iterable[ClipItem]) -> float:
         """mIoU over the whole validation set, at the network's size; below 0 where nothing of it is labelled."""
         self.loss.eval()
         matrix = ConfusionMatrix(len(self.loss.class_weights))
         counts = torch.from_numpy(matrix.counts).to(self.fabric.device)
-        for batch in batches.validation() or ():
+        for batch in batches:
             with self.fabric.autocast():
                 counts += self.loss.count(self.fabric.to_device(batch))
         matrix.counts = sum_over_processes(counts).cpu().numpy()

@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lmanet_core import __version__
 from lmanet_core.errors import ConfigError, InputError, OutputError
 from lmanet_core.media.result_folder import ResultFolder
+from lmanet_core.media.sinks import output_errors
 from lmanet_core.network import LMANet
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.processes import is_first_process
@@ -102,20 +103,19 @@ class RunFiles:
             figures["val_miou"] = val_miou
         self._losses, self._times = [], dict.fromkeys(self._times, 0.0)
         step = progress.batches // self._config.accumulate
-        if self._events is None:
-            self._events = SummaryWriter(str(self._out / "tensorboard"))
-        for name, value in figures.items():
-            self._events.add_scalar(name, value, step)
-        path = self._out / LOG
-        try:
+        row = {"step": step, "epoch": epoch, **{name: f"{value:.6g}" for name, value in figures.items()}}
+        path, events = self._out / LOG, self._out / "tensorboard"
+        with output_errors(path):
             new = not path.exists()
             with path.open("a", newline="") as file:
                 writer = csv.DictWriter(file, _COLUMNS)
                 if new:
                     writer.writeheader()
-                writer.writerow({"step": step, "epoch": epoch, **{name: f"{value:.6g}" for name, value in figures.items()}})
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error}") from error
+                writer.writerow(row)
+        with output_errors(events):
+            self._events = self._events or SummaryWriter(str(events))
+            for name, value in figures.items():
+                self._events.add_scalar(name, value, step)
 
     def save(self, state: Mapping[str, Any], network: LMANet, progress: Progress) -> None:
         """The resume file, of `state` and what it must go on with, and the weights as they are now."""
@@ -147,7 +147,8 @@ class RunFiles:
     def close(self) -> None:
         """Nothing is written after this."""
         if self._events is not None:
-            self._events.close()
+            with output_errors(self._out / "tensorboard"):
+                self._events.close()
 
 
 @contextlib.contextmanager
@@ -158,13 +159,11 @@ def claim_folder(config: TrainConfig, saved: Mapping[str, Any] | None) -> Iterat
         return
     out = Path(config.out)
     with ResultFolder(out, overwrite=config.overwrite, resume=saved is not None) as folder:
-        try:
+        with output_errors(out):
             if saved is not None:
                 _rewind_log(out / LOG, int(saved["progress"]["batches"]) // config.accumulate)
             settings = {name: value for name, value in config.to_dict().items() if name not in ("resume", "overwrite", "check")}
             (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        except OSError as error:
-            raise OutputError(f"cannot write to {out}: {error}") from error
         folder.keep = saved is not None
         yield folder
 
@@ -208,21 +207,17 @@ def replace_file(path: Path, write: Callable[[Any], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except (OSError, RuntimeError) as error:  # PyTorch's writer turns the system's errors into RuntimeError
-        raise OutputError(f"cannot write {path}: {error}; the old file is as it was") from error
+    except (OSError, RuntimeError) as error:
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error  # PyTorch's writer hides the system's
+        raise OutputError(f"cannot write {path}: {cause}; the old file is as it was") from error
     finally:
         beside.unlink(missing_ok=True)
 
 
 def _rewind_log(path: Path, step: int) -> None:
     """Take back what a killed run logged after the step from which it goes on."""
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:
         return
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-
-    def write(file: Any) -> None:
-        lines = [",".join(_COLUMNS), *(",".join(row[name] or "" for name in _COLUMNS) for row in rows)]
-        file.write(("\n".join(lines) + "\n").encode())
-
-    replace_file(path, write)
+    header, *rows = path.read_bytes().splitlines(keepends=True)
+    kept = [row for row in rows if row.endswith(b"\n") and int(row.partition(b",")[0]) <= step]
+    replace_file(path, lambda file: file.write(header + b"".join(kept)))

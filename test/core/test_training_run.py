@@ -423,13 +423,36 @@ def test_full_disk_leaves_the_old_files_as_they_were(settings, monkeypatch):
 
     def save_into_full_disk(content, file):
         real(content, file)
-        raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904 (as PyTorch's writer does)
 
     monkeypatch.setattr(torch, "save", save_into_full_disk)
     with pytest.raises(OutputError, match="No space left"):
         RunFiles(config, {}, None, object()).save({}, None, Progress())
     assert {path: path.read_bytes() for path in files} == files
     assert not [left for left in Path(config.out).iterdir() if left.name.startswith(".") and left.name != MANIFEST]
+
+
+def test_full_disk_under_the_log_of_tensorboard_is_said_in_a_sentence(settings, monkeypatch):
+    def fill_up(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_files.SummaryWriter, "add_scalar", fill_up)
+    with pytest.raises(OutputError, match="tensorboard: cannot be written: no space is left"):
+        train(settings)
+    assert max(losses(settings.out)) == 1  # the line was written before
+
+
+def test_what_a_kill_left_at_the_end_of_the_log_is_taken_back(settings):
+    config = replace(settings, epochs=2, max_steps=3, val_root=None)
+    train(config)
+    log = Path(config.out) / "log.csv"
+    before = log.read_bytes()
+    log.write_bytes(before + b"4,1,0.5,0.1,,1,1\r\n2,0")  # of a step that is lost, and what a kill left of another
+    train(replace(config, resume=True))
+    assert log.read_bytes() == before and before.count(b"\n") == 4
 
 
 # ---- several processes
@@ -539,6 +562,14 @@ def test_a_teacher_alone_teaches(settings, single_frame_weights, stills, tmp_pat
     assert set(losses_of(unlabelled)) == {0.0}
     taught = losses_of(replace(unlabelled, teacher=str(single_frame_weights), overwrite=True))
     assert taught[-1] < 0.8 * taught[0]
+
+
+def test_a_teacher_goes_where_the_network_goes_and_never_learns(settings):
+    teacher = make_loss(settings).network
+    loss = ClipLoss(make_loss(settings).network, [], settings, torch.ones(19), teacher).to("meta").train()
+    assert all(tensor.is_meta for tensor in teacher.state_dict().values())
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters()) and loss.network.training
 
 
 def losses_of(config):
