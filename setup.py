@@ -47,7 +47,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest<9"],  # named, so that colcon test runs pytest; 9 cannot load ROS's launch_testing
-        "train": ["lightning>=2.6,<3", "torchmetrics>=1.4,<2", "tensorboard>=2.15,<3"],
+        "train": ["lightning>=2.6,<3", "tensorboard>=2.15,<3"],
     },
     entry_points={
         "console_scripts": [

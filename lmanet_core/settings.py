@@ -1,16 +1,21 @@
 """What people may set, said once: a field of a frozen dataclass with its help, unit and range.
 
-The command line (`commands.options`), the node's parameters (`lmanet_ros.parameters`) and `config/segment.yaml` are made from
-these fields, so none of them can know a setting that the others do not.
+The command line (`commands.options`, `commands.train`), the node's parameters (`lmanet_ros.parameters`) and the YAML files are
+made from these fields, so none of them can know a setting that the others do not.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
+
+import yaml
 
 from lmanet_core.errors import ConfigError
 
@@ -27,7 +32,7 @@ class Setting:
         unit: of a number; empty where it has none.
         low, high: range of a number, both included.
         choices: allowed values of a string; empty where there are others.
-        live: whether it may change while a stream runs.
+        live: whether it may change while a stream runs, or when a training run is resumed.
         name: in YAML and as a ROS parameter, dots and all; empty: the field's.
         option: on the command line, without dashes; empty: the field's.
         unset: what stands for None where there is no null: ROS parameters have a type.
@@ -134,3 +139,23 @@ def from_values(config: type[T], values: Mapping[tuple[str, ...], Any], path: tu
         elif dataclasses.is_dataclass(hints[field.name]):
             given[field.name] = from_values(hints[field.name], values, here)
     return config(**given)
+
+
+def read_options(file: str | os.PathLike[str]) -> dict[Any, Any]:
+    """What a YAML file of options says; raises ConfigError where it cannot be read or is not of 'option: value' lines."""
+    try:
+        content = yaml.safe_load(Path(file).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read config {file}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"config {file}: wanted 'option: value' lines, got {type(content).__name__}")
+    return content
+
+
+def refuse_unknown(file: str | os.PathLike[str], given: Iterable[Any], known: Sequence[str]) -> None:
+    """Raise ConfigError for the first option of a file that is none of the known ones; the nearest of them is named."""
+    for key in given:
+        if key not in known:
+            near = get_close_matches(str(key), known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"config {file}: unknown option {key!r}; {hint}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from lmanet_core.labels import UNLABELLED
 from lmanet_core.metrics import ConfusionMatrix
 from lmanet_core.network import ERFNet, LMANet, MemoryConfig, PSPNet101
 from lmanet_core.network.fusion import FUSIONS
 from lmanet_core.ops import attention_weights
 from lmanet_core.ops import local_attention as our_local_attention
 from lmanet_core.stream.memory import MemoryBuffer
-from lmanet_core.training.losses import weighted_cross_entropy
+from lmanet_core.training.losses import cross_entropy_sums
 from lmanet_core.weights.published import import_published
 
 _FUSIONS = {"sigmoid-do1": "gated", "sigmoid-down1": "reduced-gated", "concat": "concat"}
@@ -86,7 +87,9 @@ def make_model(config, state_dict):
 
 
 def loss(logits, labels, class_weights, ignore_index):
-    return weighted_cross_entropy(logits, labels, class_weights, ignore_index)
+    known = labels.masked_fill(labels == ignore_index, UNLABELLED)
+    total, weight = cross_entropy_sums(logits, known, torch.as_tensor(class_weights, dtype=logits.dtype))
+    return total / weight
 
 
 def iou(preds, labels):
@@ -99,7 +102,7 @@ def iou(preds, labels):
 def train_grads(config, state_dict, x, labels, class_weights):
     network = _network(config, state_dict).to(x.dtype)
     logits = network(x.transpose(0, 1), last_only=True)[:, -1]
-    value = weighted_cross_entropy(logits, labels, class_weights, 19)
+    value = loss(logits, labels, class_weights, 19)
     value.backward()
     theirs_by_tensor = {id(tensor): key for key, tensor in state_dict.items()}  # the importer renames, it does not copy
     ours = import_published(state_dict).state_dict

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lmanet_core import __version__
 from lmanet_core.errors import ConfigError, LmanetError
@@ -145,26 +145,15 @@ def _config_first(arguments: Sequence[str], parser: ArgumentParser) -> list[str]
 
 def _read_config(file: str, known: Sequence[str]) -> list[str]:
     """The arguments that a file stands for: one of ours by its name, a node's parameter file by what it says."""
-    from pathlib import Path
+    from lmanet_core.settings import read_options, refuse_unknown
 
-    import yaml
-
-    try:
-        content: Any = yaml.safe_load(Path(file).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read config {file}: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"config {file}: wanted 'option: value' lines, got {type(content).__name__}")
+    content = read_options(file)
     for node in content.values():
         if isinstance(node, dict) and isinstance(node.get("ros__parameters"), dict) and "resize" in known:
             from lmanet_core.commands.options import options_from_node
 
             return options_from_node(node["ros__parameters"], file)
-    for key in content:
-        if key not in known:
-            near = get_close_matches(str(key), known, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
-            raise ConfigError(f"config {file}: unknown option {key!r}{hint}")
+    refuse_unknown(file, content, known)
     return [f"--config={file}"]
 
 

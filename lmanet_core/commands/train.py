@@ -8,10 +8,12 @@ import sys
 from jsonargparse import ArgumentParser, Namespace
 
 from lmanet_core.errors import ConfigError
+from lmanet_core.settings import settings_of
 from lmanet_core.training.build import list_problems
-from lmanet_core.training.config import TrainConfig, option_types
+from lmanet_core.training.config import TrainConfig
+from lmanet_core.training.processes import is_first_process
 
-_EXTRA = ("lightning", "lightning_fabric", "lightning_utilities", "torchmetrics", "tensorboard")
+_EXTRA = ("lightning", "lightning_utilities", "tensorboard")
 
 
 def main() -> int:
@@ -30,8 +32,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--config", action="config", help="YAML file with any of these options, such as config/train/street.yaml"
     )
-    for name, (kind, default, about) in option_types().items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=about)
+    for one in settings_of(TrainConfig):
+        parser.add_argument(f"--{one.option}", type=one.kind, default=one.default, help=one.setting.help)
     return parser
 
 
@@ -41,11 +43,11 @@ def run(options: Namespace) -> int:
     Raises:
         ConfigError: Lightning is not installed.
     """
-    config = TrainConfig(**{name: options[name] for name in option_types()})
+    config = TrainConfig(**{one.name: options[one.name] for one in settings_of(TrainConfig)})
     if config.check:
         return _check(config)
     try:
-        from lmanet_core.training.run import is_first_process, train
+        from lmanet_core.training.run import train
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise
@@ -63,7 +65,7 @@ def run(options: Namespace) -> int:
 
 
 def _check(config: TrainConfig) -> int:
-    problems = list_problems(config, deep=True)
+    problems = list_problems(config)
     for problem in problems:
         print(problem)
     print(f"{len(problems)} problems" if problems else "the data is complete")

@@ -1,6 +1,6 @@
 """Training: settings, losses, what is trained in which stage, and the run itself.
 
-`lmanet_core.training.run.train(TrainConfig(…))` trains. Only `run`, `module` and `callbacks` import Lightning
+`lmanet_core.training.run.train(TrainConfig(…))` trains. `run` and `machine` import Lightning's Fabric, `run_files` TensorBoard
 (`pip install 'lmanet_ros[train]'`); the rest needs PyTorch alone.
 """
 

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,10 +39,7 @@ def make_sources(config: TrainConfig) -> tuple[ClipSource, ClipSource | None]:
         return _streets(config, size)
     root = Path(config.root or "")
     if config.data == "cityscapes":
-        return (
-            CityscapesSource(root, config.train_split, size, config.unlabelled),
-            CityscapesSource(root, config.val_split, size),
-        )
+        return CityscapesSource(root, "train", size, config.unlabelled), CityscapesSource(root, "val", size)
     labels = None if config.labels is None else Path(config.labels)
     strength = config.motion
     base = MotionConfig()
@@ -74,14 +72,14 @@ def _streets(config: TrainConfig, size: Size) -> tuple[ClipSource, ClipSource]:
     )
 
 
-def list_problems(config: TrainConfig, deep: bool) -> list[str]:
-    """Everything that would go wrong with the data, a line each; `deep` opens every label map."""
+def list_problems(config: TrainConfig) -> list[str]:
+    """Everything that would go wrong with the data, a line each; every label map is opened."""
     frames = clip_frames(config)
     return [
         problem
         for source in make_sources(config)
         if source is not None
-        for problem in source.problems(frames, config.largest_stride, deep)
+        for problem in source.problems(frames, config.largest_stride, True)
     ]
 
 
@@ -104,6 +102,22 @@ def clip_frames(config: TrainConfig) -> int:
     trained = None if model is None else model.config.memory
     architecture = config.architecture if model is None else model.config.architecture
     return config.memory(trained, architecture).memory_frames + 1
+
+
+def describe_data(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
+    """What a resumed run compares, and what its weights say."""
+    where = "" if config.root is None else Path(config.root).name
+    return {"set": f"{config.data} {where}".strip(), "clips": len(source), "classes": list(source.labels.names)}
+
+
+def load_teacher(config: TrainConfig, labels: LabelSet) -> LMANet | None:
+    """The network to distil from; raises WeightsError where its classes are others than the data's."""
+    if config.teacher is None:
+        return None
+    model = load_model(config.teacher)
+    if model.config.labels.names != labels.names:
+        raise WeightsError(f"the teacher {config.teacher} has other classes than the data; train one on this data first")
+    return model.network.requires_grad_(False)
 
 
 def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelConfig]:

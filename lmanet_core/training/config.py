@@ -7,163 +7,155 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
-
-import yaml
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from lmanet_core.data.augment import AugmentConfig
 from lmanet_core.errors import ConfigError
 from lmanet_core.geometry import Size, parse_size
 from lmanet_core.network import MemoryConfig
-
-_T = TypeVar("_T")
-
-
-def _option(default: _T, about: str, *, may_change: bool = False) -> _T:
-    """A setting with what `--help` says; `may_change` when a run is resumed."""
-    value: _T = field(default=default, metadata={"help": about, "may_change": may_change})
-    return value
+from lmanet_core.settings import check_settings, read_options, refuse_unknown, setting, settings_of
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. The defaults of loss, optimiser and schedule are the paper's.
+    """A training run. The defaults of loss, optimiser and schedule are the paper's; what is live may change on resuming.
 
     Raises:
         ConfigError: a value out of range, or settings that contradict each other.
     """
 
-    out: str = _option("", "folder of the run: weights, resume file, logs", may_change=True)
-    stage: Literal["backbone", "memory", "joint", "all"] = _option(
-        "memory", "backbone: single frames; memory: encoder and decoder frozen; joint: encoder frozen; all: nothing frozen"
+    out: str = setting("", "Folder of the run, for weights, resume file and logs.", live=True)
+    stage: Literal["backbone", "memory", "joint", "all"] = setting(
+        "memory",
+        "What is trained. backbone: the network on single frames; memory: the memory alone; joint: memory and decoder; "
+        "all: memory, decoder and encoder.",
     )
-    weights: str | None = _option(None, "start from these (ours or published); null: from nothing")
-    architecture: str = _option("erfnet", "backbone, where no weights say which")
-    reset_classifier: bool = _option(False, "start the last layer anew: other classes than the weights have")
-    class_mapping: str | None = _option(
-        None, "start the classes of the last layer as those of the weights that lead to them: a mapping, as of lmanet evaluate"
+    weights: str | None = setting(None, "Weights to start from, ours or published; null starts from nothing.")
+    architecture: str = setting("erfnet", "Name of the backbone, where no weights say which.")
+    reset_classifier: bool = setting(False, "Start the last layer anew, for other classes than those of the weights.")
+    class_mapping: str | None = setting(
+        None, "Start each class as the mean of the weights' classes that this mapping (as of lmanet evaluate) leads to it."
     )
     # data
-    data: Literal["cityscapes", "stills", "street"] = _option("stills", "kind of data set")
-    root: str | None = _option(None, "folder of the data set")
-    val_root: str | None = _option(None, "stills: folder to validate on")
-    val_is_video: bool = _option(False, "stills: val_root is one video in the order of its names; its past frames are used")
-    labels: str | None = _option(None, "stills: names and ignored ids; null: ROOT/labels.yaml")
-    exclude: str | None = _option(None, "stills: leave out images whose name this regular expression finds")
-    train_split: str = _option("train", "cityscapes: folder to train on")
-    val_split: str = _option("val", "cityscapes: folder to validate on")
-    unlabelled: float = _option(0.0, "cityscapes: share of clips that end at a frame without labels, for the teacher to label")
-    seeds: int = _option(64, "street: towns to train on")
-    val_seeds: int = _option(8, "street: other towns to validate on")
-    val_first_seed: int = _option(1_000_000, "street: number of the first of these, past those to train on")
-    clips: int = _option(2000, "street: clips to train on")
-    val_clips: int = _option(64, "street: clips to validate on")
-    degradations: str = _option("none", "street: what images suffer, such as none,rain,fog3 (level 3); one drawn for each clip")
-    val_degradations: str = _option("none", "street: the same for validation")
-    cache: str | None = _option(None, "street: keep rendered frames in this folder", may_change=True)
-    size: str = _option("1024x512", "WxH that frames and label maps are brought to")
-    stride: int = _option(1, "video frames from one frame of a clip to the next")
-    max_stride: int | None = _option(None, "draw the stride of each clip from stride to this")
+    data: Literal["cityscapes", "stills", "street"] = setting("stills", "Kind of data set.")
+    root: str | None = setting(None, "Folder of the data set.")
+    val_root: str | None = setting(None, "stills: folder to validate on.")
+    val_is_video: bool = setting(False, "stills: val_root is one video in the order of its names.")
+    labels: str | None = setting(None, "stills: file with names and ignored ids; null: ROOT/labels.yaml.")
+    exclude: str | None = setting(None, "stills: leave out images whose name this regular expression finds.")
+    unlabelled: float = setting(0.0, "cityscapes: share of clips that end at a frame that the teacher labels.", low=0, high=1)
+    seeds: int = setting(64, "street: number of towns to train on.", low=1)
+    val_seeds: int = setting(8, "street: number of other towns to validate on.", low=1)
+    val_first_seed: int = setting(1_000_000, "street: number of the first town to validate on, past those to train on.")
+    clips: int = setting(2000, "street: number of clips to train on.", low=1)
+    val_clips: int = setting(64, "street: number of clips to validate on.", low=1)
+    degradations: str = setting(
+        "none", "street: what images suffer, such as none,rain,fog3 (fog at level 3); one is drawn for each clip."
+    )
+    val_degradations: str = setting("none", "street: what images to validate on suffer.")
+    cache: str | None = setting(None, "street: folder that keeps rendered frames.", live=True)
+    size: str = setting("1024x512", "Size WxH that frames and label maps are brought to.")
+    stride: int = setting(1, "Video frames from one frame of a clip to the next.", low=1)
+    max_stride: int | None = setting(None, "Largest stride: that of each clip is drawn from stride to this.", low=1)
     # augmentation
-    flip: bool = _option(True, "mirror half of the clips")
-    shift: int = _option(2, "move a clip by up to so many pixels; void comes in")
-    crop: str | None = _option(None, "WxH window cut out of each clip")
-    scale_min: float = _option(1.0, "things in the window grow by at least this")
-    scale_max: float = _option(1.0, "things in the window grow by at most this")
-    color: float = _option(0.0, "change brightness, contrast and saturation by up to this share")
-    lost_blocks: float = _option(0.0, "probability that a clip loses blocks of its picture, others in each frame")
-    motion: float = _option(1.0, "stills: strength of the made-up camera motion")
-    spoil_past: float = _option(0.5, "stills: probability that past frames get noise, blur, exposure, occluders")
-    spoil_last: float = _option(0.0, "stills: probability that the last frame does")
+    flip: bool = setting(True, "Mirror half of the clips.")
+    shift: int = setting(2, "Move each clip by up to so many pixels; what comes in is void.", low=0)
+    crop: str | None = setting(None, "Size WxH of a window that is cut out of each clip.")
+    scale_min: float = setting(1.0, "Things in the window grow by at least this factor.")
+    scale_max: float = setting(1.0, "Things in the window grow by at most this factor.")
+    color: float = setting(0.0, "Largest share by which brightness, contrast and saturation change.")
+    lost_blocks: float = setting(0.0, "Probability that a clip loses blocks of its picture, others in each frame.")
+    motion: float = setting(1.0, "stills: strength of the camera motion that is made up.", low=0)
+    spoil_past: float = setting(0.5, "stills: probability that past frames get noise, blur and occluders.", low=0, high=1)
+    spoil_last: float = setting(0.0, "stills: probability that the last frame gets them.", low=0, high=1)
     # network
-    memory_frames: int | None = _option(None, "S; null: as the weights or the paper")
-    window: int | Literal["global"] | None = _option(None, "R; null: as the weights or the paper")
-    fusion: str | None = _option(None, "gated, reduced-gated, concat, residual; null: as the weights or the paper")
-    nearness: float | None = _option(None, "how much more a position reads what was near it; null: as the weights or 0")
-    follow_motion: bool | None = _option(None, "nearness counts from where things have moved to; null: as the weights or false")
-    key_channels: int | None = _option(None, "Dk; null: as the weights or the paper")
-    value_channels: int | None = _option(None, "Dv, 0 for the features themselves; null: as the weights or the paper")
-    whiten_keys: bool = _option(False, "start with keys that are the features' principal components")
-    dropout: float | None = _option(None, "highest rate of any layer's dropout; null: as published")
+    memory_frames: int | None = setting(None, "Past frames in the memory (S); null: as the weights or the paper.")
+    window: int | Literal["global"] | None = setting(None, "Side of the window (R); null: as the weights or the paper.")
+    fusion: str | None = setting(None, "Fusion: gated, reduced-gated, concat or residual; null: as the weights or the paper.")
+    nearness: float | None = setting(None, "How much more a position reads what was near it; null: as the weights or 0.")
+    follow_motion: bool | None = setting(
+        None, "Let nearness count from where things have moved to; null: as the weights or false."
+    )
+    key_channels: int | None = setting(None, "Channels of a key (Dk); null: as the weights or the paper.")
+    value_channels: int | None = setting(
+        None, "Channels of a value (Dv); 0: the features themselves; null: as the weights or the paper."
+    )
+    whiten_keys: bool = setting(False, "Start with keys that are the features' principal components.")
+    dropout: float | None = setting(None, "Highest dropout rate of any layer; null: as published.")
     # loss
-    class_weights: Literal["auto", "none", "erfnet", "data"] = _option(
-        "auto", "erfnet: Cityscapes, as published; data: counted in the set; auto: erfnet for cityscapes, else none"
+    class_weights: Literal["auto", "none", "erfnet", "data"] = setting(
+        "auto",
+        "Weights of the classes. erfnet: Cityscapes' as published; data: counted in the set; auto: erfnet for cityscapes, "
+        "else none.",
     )
-    ohem: float = _option(1.0, "share of the known pixels that count, the hardest first")
-    consistency: float = _option(0.0, "weight of the temporal-consistency loss")
-    teacher: str | None = _option(None, "single-frame weights to distil from")
-    distillation: float = _option(1.0, "weight of the teacher's loss")
-    cold_start: float = _option(0.0, "probability that the memory of a batch is not full yet, or empty")
+    ohem: float = setting(1.0, "Share of the known pixels that count, the hardest first.", low=0, high=1)
+    consistency: float = setting(0.0, "Weight of the temporal-consistency loss.", low=0)
+    teacher: str | None = setting(None, "Single-frame weights to distil from.")
+    distillation: float = setting(1.0, "Weight of the teacher's loss.", low=0)
+    cold_start: float = setting(0.0, "Probability that the memory of a batch is not full yet, or empty.", low=0, high=1)
     # optimiser
-    epochs: int = _option(50, "number of epochs")
-    epoch_clips: int | None = _option(None, "clips in an epoch; null: the whole set")
-    max_steps: int | None = _option(None, "stop after so many optimiser steps")
-    batch_size: int = _option(4, "clips in a batch, over all devices")
-    accumulate: int = _option(1, "batches to an optimiser step")
-    learning_rate: float = _option(2e-4, "of Adam")
-    key_learning_rate: float = _option(1.0, "of the keys' convolutions, as a share of learning_rate")
-    weight_decay: float = _option(1e-4, "of Adam")
-    schedule: Literal["plateau", "cosine"] = _option("plateau", "plateau: x0.8 after 10 epochs without a lower loss; cosine")
-    patience: int = _option(10, "plateau: epochs")
-    factor: float = _option(0.8, "plateau: of the learning rate")
-    min_learning_rate: float = _option(1e-8, "lowest learning rate")
-    warmup_steps: int = _option(0, "cosine: steps of rising learning rate")
-    clip_gradient: float | None = _option(None, "longest gradient")
-    seed: int = _option(0, "of everything random")
-    # machine
-    precision: Literal["auto", "32", "bf16", "16"] = _option(
-        "32", "of the arithmetic; weights stay 32; auto: bf16 where the machine computes in it, else 32"
+    epochs: int = setting(50, "Number of epochs.", low=1)
+    epoch_clips: int | None = setting(None, "Number of clips in an epoch; null: the whole set.", low=1)
+    max_steps: int | None = setting(None, "Stop after so many optimiser steps.", low=1)
+    batch_size: int = setting(4, "Number of clips in a batch, over all devices.", low=1)
+    accumulate: int = setting(1, "Number of batches to an optimiser step.", low=1)
+    learning_rate: float = setting(2e-4, "Learning rate of Adam.")
+    key_learning_rate: float = setting(1.0, "Learning rate of the keys' convolutions, as a share of learning_rate.", low=0)
+    weight_decay: float = setting(1e-4, "Weight decay of Adam.", low=0)
+    schedule: Literal["plateau", "cosine"] = setting(
+        "plateau", "Schedule of the learning rate. plateau: x0.8 when the loss stops falling; cosine: down to 1e-8 at the end."
     )
-    accelerator: Literal["auto", "cpu", "gpu"] = _option("auto", "where to compute", may_change=True)
-    devices: int = _option(1, "processes on this machine, one a device", may_change=True)
-    nodes: int = _option(1, "machines", may_change=True)
-    workers: int = _option(1, "processes that load data, for each device", may_change=True)
+    patience: int = setting(10, "plateau: epochs without a lower loss before the learning rate falls.", low=0)
+    warmup_steps: int = setting(0, "cosine: optimiser steps with a rising learning rate.", low=0)
+    clip_gradient: float | None = setting(None, "Longest gradient; a longer one is shortened to this.")
+    seed: int = setting(0, "Seed of everything random.", low=0)
+    # machine
+    precision: Literal["auto", "32", "bf16", "16"] = setting(
+        "32", "Precision of the arithmetic; weights stay 32. auto: bf16 where the machine computes in it, else 32."
+    )
+    accelerator: Literal["auto", "cpu", "gpu"] = setting("auto", "Where to compute; auto: GPUs if any.", live=True)
+    devices: int = setting(1, "Number of processes on this machine, one a device.", low=1, live=True)
+    nodes: int = setting(1, "Number of machines.", low=1, live=True)
+    workers: int = setting(1, "Number of processes that load data, for each device.", low=0, live=True)
     # run
-    checkpoint_every: int = _option(500, "optimiser steps between writings of the resume file", may_change=True)
-    log_every: int = _option(10, "optimiser steps between lines of the log", may_change=True)
-    progress: bool = _option(True, "show a progress bar", may_change=True)
-    resume: bool = _option(False, "go on with the run in OUT", may_change=True)
-    overwrite: bool = _option(False, "replace the run in OUT", may_change=True)
-    check: bool = _option(False, "only list what is wrong with the data", may_change=True)
+    checkpoint_every: int = setting(500, "Optimiser steps from one writing of the resume file to the next.", low=1, live=True)
+    log_every: int = setting(10, "Optimiser steps from one line of the log to the next.", low=1, live=True)
+    progress: bool = setting(True, "Show a progress bar.", live=True)
+    resume: bool = setting(False, "Go on with the run in OUT.", live=True)
+    overwrite: bool = setting(False, "Replace the run in OUT.", live=True)
+    check: bool = setting(False, "Only list what is wrong with the data.", live=True)
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "seeds", "val_seeds", "clips", "val_clips", "stride", "epochs", "batch_size", "accumulate")
-        _at_least(self, 1, "max_stride", "epoch_clips", "max_steps", "devices", "nodes", "checkpoint_every", "log_every")
-        _at_least(self, 0, "workers", "warmup_steps", "patience", "seed", "motion", "shift")
-        _at_least(self, 0, "consistency", "distillation", "weight_decay", "min_learning_rate", "key_learning_rate")
-        _within(self, "unlabelled", "cold_start", "spoil_past", "spoil_last")
-        for name in ("learning_rate", "clip_gradient"):
+        check_settings(self)
+        for name in ("learning_rate", "clip_gradient", "ohem"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be 0 or more and below 1, got {self.dropout}")
-        if not 0 < self.ohem <= 1:
-            raise ConfigError(f"ohem must be a share above 0 and at most 1, got {self.ohem}")
-        if not 0 < self.factor < 1:
-            raise ConfigError(f"factor must lie between 0 and 1, got {self.factor}")
         if self.max_stride is not None and self.max_stride < self.stride:
             raise ConfigError(f"max_stride must be at least stride ({self.stride}), got {self.max_stride}")
         if self.data == "street" and self.val_first_seed < self.seeds:
             raise ConfigError(f"val_first_seed must be at least seeds ({self.seeds}), got {self.val_first_seed}")
-        processes = self.devices * self.nodes
-        if self.batch_size % processes:
-            raise ConfigError(f"batch_size must be a multiple of {processes} devices, got {self.batch_size}")
+        if self.batch_size % self.processes:
+            raise ConfigError(f"batch_size must be a multiple of {self.processes} devices, got {self.batch_size}")
         if self.data != "street" and self.root is None:
             raise ConfigError(f"data: {self.data} needs root, the folder of the set")
-        if self.consistency and self.stage == "backbone":
-            raise ConfigError("consistency needs clips: stage memory, joint or all, not backbone")
-        if self.whiten_keys and self.stage == "backbone":
-            raise ConfigError("whiten_keys is for keys: stage memory, joint or all, not backbone")
+        for name, needed in (("consistency", "clips"), ("whiten_keys", "keys")):
+            if getattr(self, name) and self.stage == "backbone":
+                raise ConfigError(f"{name} needs {needed}: stage memory, joint or all, not backbone")
         if self.unlabelled and self.teacher is None:
             raise ConfigError("unlabelled frames need a teacher: give its weights")
         if self.stage != "backbone" and self.weights is None:
             raise ConfigError(f"stage {self.stage} starts from trained weights; give weights, or train the backbone first")
         parse_size(self.size)
         self.augmentation()
+
+    @property
+    def processes(self) -> int:
+        """On all machines, one a device."""
+        return self.devices * self.nodes
 
     @property
     def network_size(self) -> Size:
@@ -186,22 +178,14 @@ class TrainConfig:
         Raises:
             ConfigError: widths or a fusion that the weights do not have.
         """
-        paper = PAPER_MEMORY.get(architecture, MemoryConfig())
-        default = trained or paper
-        fusion = self.fusion or default.fusion
-        keeps_width = fusion in ("residual", "reduced-gated")
-        value = 0 if keeps_width and default.fusion != fusion else default.value_channels
-        config = MemoryConfig(
-            key_channels=default.key_channels if self.key_channels is None else self.key_channels,
-            value_channels=value if self.value_channels is None else self.value_channels,
-            fusion=fusion,
-            window=default.window if self.window is None else None if self.window == "global" else self.window,
-            memory_frames=default.memory_frames if self.memory_frames is None else self.memory_frames,
-            softmax=default.softmax,
-            border=default.border,
-            nearness=default.nearness if self.nearness is None else self.nearness,
-            follow_motion=default.follow_motion if self.follow_motion is None else self.follow_motion,
-        )
+        default = trained or PAPER_MEMORY.get(architecture, MemoryConfig())
+        names = ("key_channels", "value_channels", "fusion", "window", "memory_frames", "nearness", "follow_motion")
+        told = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.window == "global":
+            told["window"] = None
+        if self.fusion in ("residual", "reduced-gated") and self.fusion != default.fusion:  # they keep the features' width
+            told.setdefault("value_channels", 0)
+        config = replace(default, **told)
         if trained is not None:
             config.require_weights_of(trained)
         return config
@@ -213,17 +197,8 @@ class TrainConfig:
         Raises:
             ConfigError: a file that cannot be read, an unknown setting, or a value out of range.
         """
-        try:
-            content = yaml.safe_load(Path(path).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read config {path}: {error}") from error
-        if not isinstance(content, dict):
-            raise ConfigError(f"config {path}: wanted 'setting: value' lines, got {type(content).__name__}")
-        known = [item.name for item in fields(cls)]
-        for key in content:
-            if key not in known:
-                near = get_close_matches(str(key), known, 1)
-                raise ConfigError(f"config {path}: unknown setting {key!r}{f'; did you mean {near[0]}?' if near else ''}")
+        content = read_options(path)
+        refuse_unknown(path, content, [one.name for one in settings_of(cls)])
         try:
             return cls(**{**content, **overrides})
         except TypeError as error:  # a word where a number belongs
@@ -236,29 +211,9 @@ class TrainConfig:
     def differences(self, saved: Mapping[str, Any]) -> list[str]:
         """What stands in the way of resuming a run with the settings `saved`: "name: was … now …"."""
         now = self.to_dict()
-        fixed = [item.name for item in fields(self) if not item.metadata["may_change"]]
+        fixed = [one.name for one in settings_of(type(self)) if not one.setting.live]
         return [f"{name}: was {saved.get(name)!r}, now {now[name]!r}" for name in fixed if saved.get(name) != now[name]]
 
 
-#: As in the paper: Dk, Dv, fusion, R, S.
-#: The paper's memory by architecture.
+#: The paper's memory by architecture: Dk, Dv, fusion, R, S.
 PAPER_MEMORY = {"erfnet": MemoryConfig(), "pspnet101": MemoryConfig(128, 0, "reduced-gated", 21, 3)}
-
-
-def option_types() -> dict[str, tuple[Any, Any, str]]:
-    """Name → type, default, help of every setting."""
-    types = get_type_hints(TrainConfig)
-    return {item.name: (types[item.name], item.default, item.metadata["help"]) for item in fields(TrainConfig)}
-
-
-def _at_least(config: TrainConfig, least: int, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value >= least:
-            raise ConfigError(f"{name} must be {least} or more, got {value}")
-
-
-def _within(config: TrainConfig, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ConfigError(f"{name} must be 0–1, got {getattr(config, name)}")

@@ -6,8 +6,6 @@ that a batch split over processes has exactly the gradient of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -25,32 +23,10 @@ ERFNET_CITYSCAPES_WEIGHTS = (
 _RARITY = 1.10  # of ERFNet's decoder weights: 1/ln(1.10 + p) reproduces those above
 
 
-def weighted_cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, class_weights: Sequence[float], ignore_index: int = UNLABELLED
-) -> torch.Tensor:
-    """Cross entropy, each pixel weighted by its class, divided by the sum of the weights.
-
-    Args:
-        logits: (B, C, H, W).
-        labels: (B, H, W) int64 class ids; pixels of `ignore_index` do not count.
-        class_weights: one per channel of the logits.
-        ignore_index: id of void.
-
-    Returns:
-        Scalar.
-
-    Raises:
-        ValueError: as many weights as channels are wanted.
-    """
-    if len(class_weights) != logits.shape[1]:
-        raise ValueError(f"wanted {logits.shape[1]} class weights, one per channel, got {len(class_weights)}")
-    return F.cross_entropy(logits, labels, weight=logits.new_tensor(class_weights), ignore_index=ignore_index)
-
-
 def cross_entropy_sums(
     logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor, hardest: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted cross entropy as sum and weight; their quotient is `weighted_cross_entropy`, 0 / 0 where all is void.
+    """Cross entropy of the pixels that are known, weighted by class, and the sum of these weights; 0 and 0 where all is void.
 
     Args:
         logits: (B, C, H, W).
@@ -61,7 +37,8 @@ def cross_entropy_sums(
     Returns:
         Two scalars: sum of weighted losses, sum of the weights of the pixels in it.
     """
-    losses = F.cross_entropy(logits.float(), labels, ignore_index=UNLABELLED, reduction="none")
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = F.cross_entropy(precise, labels, ignore_index=UNLABELLED, reduction="none")
     counts = labels != UNLABELLED
     weights = class_weights[labels.where(counts, 0)] * counts
     if hardest < 1.0:

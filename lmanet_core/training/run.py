@@ -1,67 +1,56 @@
 """A training run from settings to weights: `train(TrainConfig(…))`.
 
-    sources → network, frozen parts → TrainingModule ← batches of a seeded stream
+    sources → network, frozen parts → ClipLoss ← batches of a seeded stream
                                          ↓
     OUT/config.yaml  best.safetensors  last.safetensors  resume.ckpt  log.csv  tensorboard/
 
-An epoch of Lightning's is an epoch of ours, or what is left of it after an interruption.
+Everything random in a step is seeded from the number of its batch, so a run that was killed goes on exactly as if it had not
+been: network, optimiser, learning rate and `Progress` are all there is to keep.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import logging
 import math
-import os
-import pickle
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
-import lightning as L
+import numpy as np
 import torch
-import yaml
-from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
-from rich.progress import track
-from torch.utils.data import DataLoader, Subset
+from lightning.fabric import Fabric
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
-from lmanet_core.data import ClipDataset, ClipSource
-from lmanet_core.data.clips import ClipItem, Preparation, start_worker
-from lmanet_core.data.sampler import BatchStream
-from lmanet_core.errors import ConfigError, InputError, OutputError, WeightsError
-from lmanet_core.labels import LabelSet
-from lmanet_core.media.result_folder import ResultFolder
-from lmanet_core.network import LMANet
+from lmanet_core.data.clips import ClipItem, ClipSource
+from lmanet_core.errors import ConfigError, LmanetError, OutputError
+from lmanet_core.metrics import ConfusionMatrix
+from lmanet_core.training.batches import Batches, Length, prepare_clips
 from lmanet_core.training.build import (
     class_weights,
+    describe_data,
     frozen_modules,
+    load_teacher,
     make_network,
     make_sources,
     require_complete,
     whiten_keys,
 )
-from lmanet_core.training.callbacks import BEST, LAST, LOG, RESUME, AtomicCheckpointIO, RunFiles, rewind_log
+from lmanet_core.training.clip_loss import ClipLoss
 from lmanet_core.training.config import TrainConfig
-from lmanet_core.training.module import TrainingModule
-from lmanet_core.training.synced_norm import sync_batch_norms
-from lmanet_core.weights.checkpoint import load_model
-from lmanet_core.weights.runtime import cpu_computes_bfloat16
+from lmanet_core.training.machine import chosen_precision, computes_on_gpu, launched, make_fabric
+from lmanet_core.training.optimizer import make_optimizer, make_plateau, set_learning_rate
+from lmanet_core.training.processes import is_first_process, sum_over_processes, sync_batch_norms
+from lmanet_core.training.run_files import BEST, LAST, Progress, RunFiles, claim_folder, read_saved, replace_file
 
-#: Warnings of Lightning's about what is meant here.
-_UNHELPFUL = (
-    "does not have many workers",
-    "in eval mode",
-    "smaller than the logging interval",
-    "LeafSpec",
-    "Checkpoint directory",
-    "across ranks is zero",
-    "sync_dist",
-)
-_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+class NonFiniteLossError(LmanetError):
+    """The loss or a gradient is NaN or infinite; the batch was saved."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -85,67 +74,6 @@ class TrainResult:
     network_share: float
 
 
-@dataclass(frozen=True)
-class _Length:
-    """Of a run, in batches; an epoch is a whole number of optimiser steps."""
-
-    per_epoch: int
-    total: int
-
-    @classmethod
-    def of(cls, config: TrainConfig, clips: int) -> _Length:
-        batches = (config.epoch_clips or clips) // config.batch_size
-        per_epoch = max(1, batches // config.accumulate) * config.accumulate
-        total = config.epochs * per_epoch
-        if config.max_steps is not None:
-            total = min(total, config.max_steps * config.accumulate)
-        return cls(per_epoch, total)
-
-
-class _Loaders(L.LightningDataModule):
-    """Loaders for what is left of the epoch that is due."""
-
-    def __init__(self, train: ClipDataset, validation: ClipDataset | None, module: TrainingModule, length: _Length) -> None:
-        super().__init__()
-        self._train, self._validation, self._module, self._length = train, validation, module, length
-
-    def train_dataloader(self) -> DataLoader[ClipItem]:
-        config, start = self._module.config, self._module.progress.batches
-        end_of_epoch = (start // self._length.per_epoch + 1) * self._length.per_epoch
-        batches = BatchStream(
-            len(self._train),
-            config.batch_size,
-            config.seed,
-            start,
-            min(end_of_epoch, self._length.total),
-            self._process,
-            self._processes,
-        )
-        return DataLoader(self._train, batch_sampler=batches, **self._options(config))
-
-    def val_dataloader(self) -> DataLoader[ClipItem] | list[Any]:
-        if self._validation is None:
-            return []
-        config = self._module.config
-        share = Subset(self._validation, range(self._process, len(self._validation), self._processes))
-        return DataLoader(share, batch_size=max(1, config.batch_size // self._processes), **self._options(config))
-
-    @property
-    def _process(self) -> int:
-        return self.trainer.global_rank if self.trainer else 0
-
-    @property
-    def _processes(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
-    def _options(self, config: TrainConfig) -> dict[str, Any]:
-        return {
-            "num_workers": config.workers,
-            "worker_init_fn": start_worker,
-            "pin_memory": torch.cuda.is_available() and config.accelerator != "cpu",
-        }
-
-
 def train(config: TrainConfig) -> TrainResult:
     """Train, or go on with a run that was interrupted.
 
@@ -155,218 +83,167 @@ def train(config: TrainConfig) -> TrainResult:
     """
     if not config.out:
         raise ConfigError("out is missing: the folder for weights, resume file and log")
-    on_gpu = _on_gpu(config)
-    config = replace(config, precision=_chosen_precision(config, on_gpu))
-    out = Path(config.out)
+    on_gpu = computes_on_gpu(config)
+    config = replace(config, precision=chosen_precision(config, on_gpu))
     training, validation = make_sources(config)
     network, model = make_network(config, training.labels)
     frames = 1 if model.memory is None else model.memory.memory_frames + 1
     for source in (training, validation):
         if source is not None:
             require_complete(source, frames, config.largest_stride)
-    data_info = _describe(config, training)
-    saved = _saved_run(out, config, data_info)
-    teacher = _load_teacher(config, training.labels)
+    data = describe_data(config, training)
+    saved = read_saved(config, data)
+    teacher = load_teacher(config, training.labels)
     weights = class_weights(config, training)
-    length = _Length.of(config, len(training))
-    with _claim(out, config, saved) as folder:
-        if is_first_process():
-            _prepare(training, frames, config, length.total)
+    frozen = frozen_modules(network, config)
+    length = Length.of(config, len(training))
+    with claim_folder(config, saved) as folder:
+        if folder is not None:
+            prepare_clips(training, frames, config, length.total)
             if validation is not None:
-                _prepare(validation, frames, config, None)
+                prepare_clips(validation, frames, config, None)
+            folder.keep = True
         if config.whiten_keys and saved is None:
             whiten_keys(network, training, config)
-        frozen = frozen_modules(network, config)
-        if config.devices * config.nodes > 1:
+        if config.processes > 1:
             sync_batch_norms(network)
-        module = TrainingModule(
-            network,
-            frozen,
-            config,
-            weights,
-            length.total // config.accumulate,
-            teacher,
-            out,
-        )
-        module.data_info = data_info
-        files = RunFiles(out, model, length.per_epoch, folder)
-        done = 0 if saved is None else int(saved["progress"]["batches"])
-        epochs = math.ceil(length.total / length.per_epoch) - done // length.per_epoch
-        trainer = _make_trainer(config, files, epochs, on_gpu)
-        if done < length.total:
-            follows = model.memory is not None and model.memory.follow_motion
+        follows = model.memory is not None and model.memory.follow_motion
+        fabric = make_fabric(config, on_gpu)
+        with launched(fabric), contextlib.closing(RunFiles(config, data, model, folder)) as files:
+            run = _Run(config, fabric, ClipLoss(network, frozen, config, weights, teacher), saved)
             stride = network.backbone.stride if follows else None
-            datasets = _datasets(config, training, validation, frames, stride)
-            if folder is not None:
-                folder.keep = True
-            _fit(trainer, module, _Loaders(*datasets, module, length), None if saved is None else out / RESUME)
-        else:
-            module.on_load_checkpoint({"lmanet": saved})
-        best = out / BEST
+            batches = Batches(config, frames, stride, fabric.global_rank, fabric.world_size)
+            _train_epochs(run, training, validation, batches, length, files)
+        return run.result(files)
+
+
+def _train_epochs(
+    run: _Run, training: ClipSource, validation: ClipSource | None, batches: Batches, length: Length, files: RunFiles
+) -> None:
+    config, progress = run.config, run.progress
+    total_steps = length.total // config.accumulate
+    with _make_bar(config) as bar:
+        shown = bar.add_task("training", total=length.total, completed=progress.batches)
+        for epoch in length.epochs(progress.batches):
+            epoch_number = epoch.start // length.per_epoch
+            run.loss.train()
+            since = time.perf_counter()
+            for number, batch in zip(epoch, batches.training(training, epoch), strict=True):
+                batch = run.fabric.to_device(batch)
+                waited = time.perf_counter() - since
+                set_learning_rate(run.optimizer, config, number // config.accumulate, total_steps)
+                run.train_batch(batch, number)
+                progress.count_batch(run.last_loss)
+                files.note(run.last_loss, waited, time.perf_counter() - since - waited)
+                step, within = divmod(progress.batches, config.accumulate)
+                if not within and step % config.log_every == 0:
+                    files.log(progress, epoch_number, run.learning_rate)
+                if not within and step % config.checkpoint_every == 0 and progress.batches < epoch.stop:
+                    files.save(run.state(), run.loss.network, progress)
+                bar.update(shown, completed=progress.batches, description=f"epoch {epoch_number}, loss {run.last_loss:.4f}")
+                since = time.perf_counter()
+            if validation is not None:
+                progress.last_miou = run.validate(batches.validation(validation))
+                files.log(progress, epoch_number, run.learning_rate, progress.last_miou)
+                if progress.last_miou > progress.best_miou:
+                    progress.best_miou = progress.last_miou
+                    files.save_weights(BEST, run.loss.network, progress)
+            if run.plateau is not None:
+                run.plateau.step(progress.epoch_loss / progress.epoch_batches)
+            progress.epoch_loss, progress.epoch_batches = 0.0, 0
+            files.save(run.state(), run.loss.network, progress)
+
+
+class _Run:
+    """What a run changes, on its device: network, optimiser, learning rate, progress."""
+
+    def __init__(self, config: TrainConfig, fabric: Fabric, loss: ClipLoss, saved: dict[str, Any] | None) -> None:
+        self.config, self.fabric, self.loss = config, fabric, loss
+        self._forward = fabric.setup_module(loss)  # the same, with gradients averaged over the processes
+        self.optimizer = cast(torch.optim.Optimizer, fabric.setup_optimizers(make_optimizer(loss.network, config)))
+        self.plateau = make_plateau(self.optimizer, config)
+        self.progress = Progress()
+        self.last_loss = math.nan
+        if saved is not None:
+            self.progress = Progress(**saved["progress"])
+            loss.network.load_state_dict(saved.pop("network"))  # taken out, so as not to be kept twice
+            self.optimizer.load_state_dict(saved.pop("optimizer"))
+            fabric.strategy.precision.load_state_dict(saved["precision"])
+            if self.plateau is not None:
+                self.plateau.load_state_dict(saved["plateau"])
+
+    def state(self) -> dict[str, Any]:
+        """For the resume file, beside progress."""
+        return {
+            "network": self.loss.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": None if self.plateau is None else self.plateau.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),  # the scale of the loss in 16 bits
+        }
+
+    @property
+    def learning_rate(self) -> float:
+        """Of everything that has no rate of its own."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def train_batch(self, batch: ClipItem, number: int) -> None:
+        """Its loss, its gradients and, when enough of them are gathered, a step; raises NonFiniteLossError before that."""
+        config, fabric = self.config, self.fabric
+        gathered = (number + 1) % config.accumulate == 0
+        seeds = np.random.SeedSequence((config.seed, number, fabric.global_rank, 2))
+        torch.manual_seed(int(seeds.generate_state(1, np.uint32)[0]))  # for dropout
+        with fabric.no_backward_sync(self._forward, enabled=not gathered):
+            loss = self._forward(batch, number)
+            self.last_loss = float(sum_over_processes(loss.detach().float())) / fabric.world_size
+            if not math.isfinite(self.last_loss):
+                self._refuse(f"the loss is {self.last_loss}", batch)
+            fabric.backward(loss / config.accumulate)
+        if gathered:
+            longest = config.clip_gradient or math.inf
+            norm = fabric.clip_gradients(self.loss, self.optimizer, max_norm=longest, error_if_nonfinite=False)
+            # In 16 bits the scaler of the loss leaves such steps out itself.
+            if config.precision != "16" and norm is not None and not math.isfinite(norm):
+                self._refuse(f"a gradient is {float(norm)}", batch)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def validate(self, batches: Iterable[ClipItem]) -> float:
+        """mIoU over the whole validation set, at the network's size; below 0 where nothing of it is labelled."""
+        self.loss.eval()
+        matrix = ConfusionMatrix(len(self.loss.class_weights))
+        counts = torch.from_numpy(matrix.counts).to(self.fabric.device)
+        for batch in batches:
+            with self.fabric.autocast():
+                counts += self.loss.count(self.fabric.to_device(batch))
+        matrix.counts = sum_over_processes(counts).cpu().numpy()
+        return matrix.mean_iou() if matrix.classes_present() else -1.0
+
+    def result(self, files: RunFiles) -> TrainResult:
+        """What it came to so far."""
+        out, progress = Path(self.config.out), self.progress
         return TrainResult(
             last=out / LAST,
-            best=best if best.exists() else None,
-            steps=module.progress.batches // config.accumulate,
-            loss=module.last_loss,
-            val_miou=module.progress.best_miou if module.progress.best_miou >= 0 else math.nan,
+            best=out / BEST if (out / BEST).exists() else None,
+            steps=progress.batches // self.config.accumulate,
+            loss=self.last_loss,
+            val_miou=progress.best_miou if progress.best_miou >= 0 else math.nan,
             network_share=files.network_share,
         )
 
-
-def _prepare(source: ClipSource, frames: int, config: TrainConfig, batches: int | None) -> None:
-    """`ClipSource.prepare` for the clips of the first `batches` of the run; None: for all."""
-    if type(source).prepare is ClipSource.prepare or config.cache is None:
-        return
-    clips: Sequence[int] = range(len(source))
-    if batches is not None:
-        stream = BatchStream(len(source), config.batch_size, config.seed, 0, batches)
-        clips = sorted({index for keys in stream for _, index in keys})
-    loader = DataLoader(
-        Subset(Preparation(source, frames, config.stride), clips),
-        batch_size=8,
-        num_workers=config.workers,
-        worker_init_fn=start_worker,
-    )
-    for _ in track(loader, "rendering", disable=not config.progress):
-        pass
-
-
-def _datasets(
-    config: TrainConfig, training: ClipSource, validation: ClipSource | None, frames: int, feature_stride: int | None
-) -> tuple[ClipDataset, ClipDataset | None]:
-    train_set = ClipDataset(
-        training,
-        frames,
-        config.stride,
-        config.largest_stride,
-        config.augmentation(),
-        config.seed,
-        with_flow=config.consistency > 0,
-        feature_stride=feature_stride,
-    )
-    if validation is None:
-        return train_set, None
-    return train_set, ClipDataset(validation, frames, config.stride, feature_stride=feature_stride)
-
-
-def _make_trainer(config: TrainConfig, files: RunFiles, epochs: int, on_gpu: bool) -> L.Trainer:
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    processes = config.devices * config.nodes
-    return L.Trainer(
-        accelerator="gpu" if on_gpu else "cpu",
-        devices=config.devices,
-        num_nodes=config.nodes,
-        strategy="ddp" if processes > 1 else "auto",
-        precision=_PRECISIONS[config.precision],  # type: ignore[arg-type]
-        max_epochs=max(1, epochs),
-        accumulate_grad_batches=config.accumulate,
-        gradient_clip_val=config.clip_gradient,
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        callbacks=[files, *([TQDMProgressBar()] if config.progress else [])],
-        plugins=[AtomicCheckpointIO()],
-        logger=TensorBoardLogger(files.out, name="tensorboard", version=""),
-        log_every_n_steps=1,
-        enable_progress_bar=config.progress,
-        enable_model_summary=False,
-    )
-
-
-def _on_gpu(config: TrainConfig) -> bool:
-    """Where the run computes; raises ConfigError where it is told to use GPUs that are not there."""
-    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    on_gpu = config.accelerator == "gpu" or (config.accelerator == "auto" and present > 0)
-    if on_gpu and config.devices > present:
-        raise ConfigError(
-            f"GPUs wanted on this machine: {config.devices}; PyTorch {torch.__version__} sees {present}; "
-            "lower devices, or set accelerator: cpu"
-        )
-    return on_gpu
-
-
-def _chosen_precision(config: TrainConfig, on_gpu: bool) -> Literal["32", "bf16", "16"]:
-    """What "auto" is here: a run keeps it, so that it can only be resumed in the same arithmetic."""
-    if config.precision != "auto":
-        return config.precision
-    computes = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_computes_bfloat16()
-    return "bf16" if computes else "32"
-
-
-def _fit(trainer: L.Trainer, module: TrainingModule, loaders: _Loaders, resume: Path | None) -> None:
-    with warnings.catch_warnings():
-        for unhelpful in _UNHELPFUL:
-            warnings.filterwarnings("ignore", f".*{unhelpful}.*")
-        trainer.fit(module, loaders, ckpt_path=None if resume is None else str(resume), weights_only=True)
-
-
-def _load_teacher(config: TrainConfig, labels: LabelSet) -> LMANet | None:
-    if config.teacher is None:
-        return None
-    model = load_model(config.teacher)
-    if model.config.labels.names != labels.names:
-        raise WeightsError(f"the teacher {config.teacher} has other classes than the data; train one on this data first")
-    return model.network.requires_grad_(False)
-
-
-def _describe(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
-    where = "" if config.root is None else Path(config.root).name
-    return {"set": f"{config.data} {where}".strip(), "clips": len(source), "classes": list(source.labels.names)}
-
-
-def _saved_run(out: Path, config: TrainConfig, data: dict[str, Any]) -> dict[str, Any] | None:
-    """What the resume file knows, when a run is to go on.
-
-    Raises:
-        OutputError: there is a run, and nobody said what is to become of it.
-        InputError: nothing to go on with, or a damaged file.
-        ConfigError: a run with other settings or other data.
-    """
-    path = out / RESUME
-    if not config.resume:
-        present = _files_of_a_run(out)
-        if present and not config.overwrite and is_first_process():
-            found = present[0].name
-            raise OutputError(f"{out} already holds a run ({found}, …); resume: true goes on, overwrite: true replaces it")
-        return None
-    if not path.is_file():
-        raise InputError(f"nothing to resume: no {path}; leave resume out to start")
-    try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["lmanet"]
-    except (OSError, RuntimeError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} is not a resume file, or damaged ({error})"[:300]) from error
-    differences = config.differences(saved["config"])
-    before = saved["data"]
-    differences += [f"{n} of the data: was {before.get(n)}, now {now}" for n, now in data.items() if before.get(n) != now]
-    if differences:
-        raise ConfigError(f"the run in {out} cannot go on with other settings: {'; '.join(differences)}")
-    return saved
-
-
-def _files_of_a_run(out: Path) -> list[Path]:
-    return [path for path in (out / name for name in (RESUME, LAST, BEST, LOG, "config.yaml")) if path.exists()]
-
-
-@contextlib.contextmanager
-def _claim(out: Path, config: TrainConfig, saved: dict[str, Any] | None) -> Iterator[ResultFolder | None]:
-    """The folder of the run, held for as long as it goes on; nothing in processes other than the first."""
-    if not is_first_process():
-        yield None
-        return
-    with ResultFolder(out, overwrite=config.overwrite, resume=saved is not None) as folder:
+    def _refuse(self, what: str, batch: ClipItem) -> None:
+        rank = self.fabric.global_rank
+        path = Path(self.config.out) / (f"bad_batch-{rank}.pt" if rank else "bad_batch.pt")
+        kept = {"batch": {name: tensor.cpu() for name, tensor in batch.items()}, **asdict(self.progress)}  # type: ignore[attr-defined]
         try:
-            if saved is not None:
-                rewind_log(out / LOG, int(saved["progress"]["batches"]) // config.accumulate)
-            settings = {name: value for name, value in config.to_dict().items() if name not in ("resume", "overwrite", "check")}
-            (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        except OSError as error:
-            raise OutputError(f"cannot write to {out}: {error}") from error
-        folder.keep = saved is not None
-        yield folder
+            replace_file(path, lambda file: torch.save(kept, file))
+        except OutputError as error:
+            raise OutputError(f"{what}, and the batch cannot be saved: {error}") from error
+        raise NonFiniteLossError(
+            f"{what} in batch {self.progress.batches}; the batch is in {path}. The weights and the resume file are from before "
+            "it; a lower learning_rate or clip_gradient may help"
+        )
 
 
-@functools.lru_cache(maxsize=1)
-def is_first_process() -> bool:
-    """Before Lightning has set up its processes: by the variables that it, torchrun and SLURM set."""
-    return all(int(os.environ.get(name, 0)) == 0 for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID", "NODE_RANK"))
+def _make_bar(config: TrainConfig) -> Bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Bar(*columns, console=Console(stderr=True), disable=not (config.progress and is_first_process()))

@@ -173,7 +173,7 @@ def test_stills_get_noise_and_lost_blocks(tmp_path, make_scene):
 
 def test_a_configuration_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "typo.yaml").write_text("siez: 3\n")
-    with pytest.raises(ConfigError, match="unknown setting 'siez'; did you mean size"):
+    with pytest.raises(ConfigError, match="unknown option 'siez'; did you mean size"):
         evaluation_config(str(tmp_path / "typo.yaml"))
     with pytest.raises(ConfigError, match="cannot read config"):
         evaluation_config(str(tmp_path / "nowhere.yaml"))
