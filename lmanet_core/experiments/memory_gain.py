@@ -206,7 +206,9 @@ class Score:
     def figures(self, part: str) -> dict[str, Any]:
         """Plain numbers."""
         right, count = self.changed[part]
-        return {**self.measures[part].summary(), "changed_accuracy": right / count if count else None}
+        summary = self.measures[part].summary()
+        kept = {name: value for name, value in summary.items() if name not in ("confusion", "since_reset")}
+        return {**kept, "changed_accuracy": right / count if count else None}
 
 
 def measure_gain(config: GainConfig, say: Callable[[str], None] = print) -> ExperimentResult:
