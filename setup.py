@@ -46,6 +46,8 @@ setup(
         "rich>=13",
     ],
     extras_require={
+        "hf": ["transformers>=4.50,<6"],  # models of Hugging Face
+        "onnx": ["onnxruntime"],
         "test": ["pytest<9"],  # named, so that colcon test runs pytest; 9 cannot load ROS's launch_testing
         "train": ["lightning>=2.6,<3", "tensorboard>=2.15,<3"],
     },

@@ -26,7 +26,7 @@ ARGUMENTS = {
     "bag": ("", "ROS 2 bag to play"),
     "image": ("", "image topic in the bag, with /compressed where it ends so; empty: the only camera"),
     "out": ("replay_report", "folder for recorded/ and report/"),
-    "weights": ("", "weights file; empty: the shipped ones"),
+    "weights": ("", "weights file or model; empty: the shipped ones"),
     "labels": ("", "label topic of the bag or folder of PNGs; empty: no accuracy"),
     "mapping": ("", "what label ids mean, see lmanet evaluate --mapping"),
     "thresholds": ("", "YAML file of thresholds"),

@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent.parent  # share/lmanet_ros, or a checkout
 ARGUMENTS = {
     "image": ("", "image topic; of several cameras with {camera} in it. Empty: /camera/image_raw, or /{camera}/image_raw"),
     "cameras": ("", "names of several cameras, comma-separated; empty: one camera"),
-    "weights": ("", "weights file; empty: as in params_file, else the shipped ones"),
+    "weights": ("", "weights file or model; empty: as in params_file, else the shipped ones"),
     "params_file": (str(HERE / "config" / "segment.yaml"), "parameters as YAML"),
     "namespace": ("", "of the node and its topics"),
     "device": ("", "auto, cpu, cuda, cuda:N; empty: as in params_file"),

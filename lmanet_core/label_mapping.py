@@ -12,7 +12,6 @@ A mapping is a YAML file, or one of those that ship (`list_mappings`):
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -26,7 +25,7 @@ import yaml
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError
-from lmanet_core.labels import CAMVID11, CITYSCAPES, UNLABELLED, LabelSet
+from lmanet_core.labels import CAMVID11, CITYSCAPES, UNLABELLED, LabelSet, distinct_colors
 
 _SHIPPED = Path(__file__).parent / "mappings"
 _KNOWN_SETS = {"cityscapes": CITYSCAPES, "camvid11": CAMVID11}
@@ -165,8 +164,7 @@ def _read_classes(wanted: Any, colors: Any) -> LabelSet:
     if not isinstance(wanted, list) or not wanted:
         raise ConfigError(f"classes must be {', '.join(_KNOWN_SETS)} or a list of names, got {wanted!r}")
     if colors is None:
-        hues = (colorsys.hsv_to_rgb(index / len(wanted), 0.65, 0.85) for index in range(len(wanted)))
-        colors = [[round(255 * channel) for channel in hue] for hue in hues]
+        colors = distinct_colors(len(wanted))
     return LabelSet.from_dict({"names": wanted, "colors": colors})
 
 

@@ -6,6 +6,7 @@ blended or interpolated; `overlay` is for people, everything else is exact.
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -117,6 +118,18 @@ class LabelSet:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"a label set has 'names', 'colors' and optional 'groups', got {data!r:.200}") from error
+
+
+def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Colours for classes that have none: hues a golden angle apart."""
+    hues = (index * 0.618034 % 1.0 for index in range(count))
+    rgb = (colorsys.hsv_to_rgb(hue, 0.75, 0.55 + 0.4 * (index % 2)) for index, hue in enumerate(hues))
+    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in rgb)
+
+
+def nameless_labels(count: int) -> LabelSet:
+    """Classes of which only the number is known."""
+    return LabelSet(tuple(f"class {index}" for index in range(count)), distinct_colors(count))
 
 
 def _color(color: Sequence[int]) -> tuple[int, int, int]:

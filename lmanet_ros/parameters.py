@@ -82,7 +82,7 @@ _RUNTIME, _SEGMENTER = _from_settings(RuntimeConfig), _from_settings(SegmenterCo
 _WINDOW = 1 + next(row for row, one in enumerate(_SEGMENTER) if one.name == "memory.interval_s")  # its place in the table
 
 TABLE: tuple[Parameter, ...] = (
-    Parameter("weights", "", "Weights file: .safetensors or a published .pth; empty takes the shipped weights."),
+    Parameter("weights", "", "Weights: a file, hf:FOLDER, hf:owner/name or python:FILE.py:function; empty: those shipped."),
     *_RUNTIME[:-1],
     Parameter("cameras", [""], "Names of several cameras, each a prefix of its topics; empty for one camera without prefix."),
     Parameter("transport", "raw", "Subscribe to image (raw) or image/compressed.", choices=("raw", "compressed")),

@@ -31,7 +31,7 @@ def make_parser() -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("input", type=str, nargs="*", help="videos, image folders or bags (mcap, sqlite3, ROS 1)")
-    parser.add_argument("--weights", type=str | None, default=None, help="ours or published ones; default: those that ship")
+    parser.add_argument("--weights", type=str | None, default=None, help="as of `lmanet segment`; default: those that ship")
     parser.add_argument("--out", type=str | None, default=None, help="folder for the report")
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument(

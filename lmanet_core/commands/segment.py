@@ -31,7 +31,8 @@ def make_parser() -> ArgumentParser:
         "--weights",
         type=str | None,
         default=None,
-        help="ours, or published LMANet, ERFNet or PSPNet weights; default: those that ship, which know the generated street",
+        help="ours, published LMANet, ERFNet or PSPNet weights, or a model of yours: hf:FOLDER, hf:owner/name, "
+        "python:FILE.py:function, TorchScript, ONNX; default: those that ship, which know the generated street",
     )
     parser.add_argument("--out", type=str, required=True, help="folder for the results")
     parser.add_argument("--config", action="config", help="YAML file with any of these options")

@@ -1,4 +1,4 @@
-"""`lmanet weights`: look at a file of weights, or convert it to our format."""
+"""`lmanet weights`: look at weights or a model of somebody else's, or convert a file to our format."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from lmanet_core.commands.terminal import plain_table
 from lmanet_core.errors import OutputError
 from lmanet_core.media.result_folder import free_name
+from lmanet_core.weights.adapters import describe, names_model, recut
 from lmanet_core.weights.checkpoint import hash_file, is_ours, load_model, save_model
 
 
@@ -18,8 +19,11 @@ def make_parser() -> ArgumentParser:
     """Options of `lmanet weights`."""
     parser = ArgumentParser(description="Look at weights of any understood kind, or convert them.", exit_on_error=False)
     commands = parser.add_subcommands(required=True, dest="action")
-    info = ArgumentParser(description="Print what a weights file holds.", exit_on_error=False)
-    info.add_argument("file", type=str, help="weights of any understood kind")
+    info = ArgumentParser(description="Print what a weights file holds, or what a model takes and gives.", exit_on_error=False)
+    info.add_argument(
+        "file", type=str, help="a file of any understood kind, hf:FOLDER, hf:owner/name or python:FILE.py:function"
+    )
+    info.add_argument("--cut", type=str, default="auto", help="layer of a model of your own before which the memory goes in")
     convert = ArgumentParser(description="Write weights as safetensors with metadata.", exit_on_error=False)
     convert.add_argument("file", type=str, help="weights of any understood kind")
     convert.add_argument("--out", type=str, required=True, help="file to write, .safetensors")
@@ -39,8 +43,14 @@ def run(options: Namespace) -> int:
     """
     action = options[options.action]
     if options.action == "convert":
+        if names_model(action.file):
+            raise OutputError(
+                f"{action.file} is a model's name, not a file to convert; give the name wherever weights are asked for"
+            )
         check_target(Path(action.out), Path(action.file), action.overwrite)
     model = load_model(action.file)
+    if options.action == "info" and action.cut != "auto":
+        model = recut(model, action.cut)
     if options.action == "convert":
         provenance = {
             **model.config.provenance,
@@ -56,6 +66,8 @@ def run(options: Namespace) -> int:
     table.add_row("kind", model.source)
     table.add_row("architecture", config.architecture)
     table.add_row("parameters", f"{model.parameters:,}")
+    for name, value in describe(model.network.backbone):
+        table.add_row(name, value)
     table.add_row("trained at", str(config.input_size))
     memory = config.memory
     if memory is None:

@@ -33,17 +33,24 @@ class Backbone(nn.Module, ABC):
     Attributes:
         feature_channels: channels that `encode` gives and `decode` takes.
         stride: input pixels per feature position along each side.
-        size_remainder: input sides are `stride · n + size_remainder`.
+        size_remainder: input sides are `size_multiple · n + size_remainder`.
+        size_multiple: 0: the stride.
+        fixed_size: (height, width) of the input where the network takes no other; None: it does.
         mean, std: normalisation of RGB in 0–1 that the weights expect, per channel.
         sensitive: names of submodules that stay in float32 when the rest runs in bfloat16 or float16.
+        foreign: nothing is known of what it does inside. It then runs as it is: no folding, no channels-last, no CUDA graph, in
+            float32 unless somebody asks for less.
     """
 
     feature_channels: int
     stride: int = 8
     size_remainder: int = 0
+    size_multiple: int = 0
+    fixed_size: tuple[int, int] | None = None
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     sensitive: tuple[str, ...] = ()
+    foreign: bool = False
 
     def normalization(self, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and offset (3, 1, 1), float32, that take RGB of 0–255 to what the weights expect."""

@@ -8,18 +8,22 @@ One segmenter is one stream (one camera). Several share one `Runtime`. A segment
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from lmanet_core.errors import ConfigError, DeviceMemoryError
 from lmanet_core.frame import Discontinuity, FrameResult
 from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, feature_grid, fit_network_size, parse_size, plan_geometry
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.pixels import to_rgb
+from lmanet_core.network import Backbone
 from lmanet_core.ops import available_implementations
 from lmanet_core.settings import check_settings, setting
 from lmanet_core.stream.continuity import ContinuityConfig, ContinuityMonitor
@@ -27,6 +31,7 @@ from lmanet_core.stream.cuda_graph import DeviceRunner
 from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
 from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Wanted
+from lmanet_core.weights.adapters import wrap_module
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import Runtime, prepare
 
@@ -106,8 +111,7 @@ class VideoSegmenter:
         self._on_device = runtime.device.type == "cuda"
         self._runner: HostRunner | DeviceRunner | None = None  # for images of the plan's size
         if self.config.network_size != "auto":
-            backbone = runtime.network.backbone
-            _require_multiple(parse_size(self.config.network_size), backbone.stride, backbone.size_remainder)
+            _require_allowed(parse_size(self.config.network_size), runtime.network.backbone)
 
     @classmethod
     def from_weights(
@@ -120,6 +124,35 @@ class VideoSegmenter:
     ) -> VideoSegmenter:
         """Load weights and be ready; see `load_model` and `prepare` for what may be wrong with them."""
         return cls(prepare(load_model(path), device, precision), config)
+
+    @classmethod
+    def from_model(
+        cls,
+        module: nn.Module,
+        config: SegmenterConfig | None = None,
+        *,
+        labels: LabelSet | Sequence[str] | None = None,
+        cut: str = "auto",
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> VideoSegmenter:
+        """A network of your own, as it stands in memory; the module itself stays as it is. See `adapters.wrap_module`.
+
+        Args:
+            module: takes normalised images (B, 3, H, W), gives logits; `mean`, `std`, `bgr`, `class_names` and `input_size` are
+                taken from its attributes.
+            config: see `SegmenterConfig`.
+            labels: classes, or their names; None: the module's own.
+            cut: layer before which a memory of features would go in; "auto" finds it.
+            device, precision: as `prepare` takes them.
+
+        Raises:
+            WeightsError: the module gives no logits of an image, or has weights that are not finite.
+            ConfigError: class names that do not fit, a cut that is none.
+        """
+        with torch.no_grad():
+            model = wrap_module(copy.deepcopy(module), labels=labels, cut=cut)
+        return cls(prepare(model, device, precision), config)
 
     @property
     def labels(self) -> LabelSet:
@@ -257,9 +290,7 @@ class VideoSegmenter:
             backbone, config = self.runtime.network.backbone, self.config
             if config.network_size == "auto":
                 trained = self.runtime.config.input_size
-                network_size = fit_network_size(
-                    camera_size, trained.height * trained.width, backbone.stride, backbone.size_remainder
-                )
+                network_size = _fit(camera_size, trained.height * trained.width, backbone)
             else:
                 network_size = parse_size(config.network_size)
             self._plan = plan_geometry(camera_size, network_size, config.output_size, config.resize)
@@ -271,15 +302,28 @@ class VideoSegmenter:
             upsample_logits, attention = self.config.upsample == "logits", self.config.attention
             strength = self._label_strength
             if self._on_device:
-                self._runner = DeviceRunner(self.runtime, plan, attention, upsample_logits, strength, self.config.cuda_graph)
+                graph = self.config.cuda_graph and not self.runtime.network.backbone.foreign
+                self._runner = DeviceRunner(self.runtime, plan, attention, upsample_logits, strength, graph)
             else:
                 self._runner = HostRunner(FrameStep(self.runtime, plan, attention, upsample_logits, label_strength=strength))
         return self._runner
 
 
-def _require_multiple(size: Size, stride: int, remainder: int) -> None:
-    if any(side % stride != remainder for side in size):
+def _fit(camera_size: Size, max_pixels: int, backbone: Backbone) -> Size:
+    """The size of the network's input for a camera, see `fit_network_size`; the only one where the network takes but one."""
+    if backbone.fixed_size is not None:
+        return Size(*backbone.fixed_size)
+    return fit_network_size(camera_size, max_pixels, backbone.size_multiple or backbone.stride, backbone.size_remainder)
+
+
+def _require_allowed(size: Size, backbone: Backbone) -> None:
+    if backbone.fixed_size is not None:
+        if size != backbone.fixed_size:
+            raise ConfigError(f"network_size: this network takes {Size(*backbone.fixed_size)} only, got {size}; leave it out")
+        return
+    multiple, remainder = backbone.size_multiple or backbone.stride, backbone.size_remainder
+    if any(side % multiple != remainder for side in size):
         raise ConfigError(
-            f"network sides must be {stride}·n{f' + {remainder}' if remainder else ''}, got {size}; "
-            f"nearest is {fit_network_size(size, size.height * size.width, stride, remainder)}"
+            f"network sides must be {multiple}·n{f' + {remainder}' if remainder else ''}, got {size}; "
+            f"nearest is {_fit(size, size.height * size.width, backbone)}"
         )

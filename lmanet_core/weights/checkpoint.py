@@ -1,8 +1,9 @@
-"""Weights on disk: our own format, and loading of any file that is understood.
+"""Weights on disk: our own format, and loading of everything that is understood.
 
 Ours is safetensors with one metadata entry, `lmanet`, that holds JSON: architecture, memory, classes with colours and groups,
 input size and normalisation, provenance. Nothing in it can run code. Published files (`lmanet_core.weights.published`) are
-unpickled with `weights_only=True` and never otherwise. A file is recognised by its content, never by its name.
+unpickled with `weights_only=True` and never otherwise. A file is recognised by its content, never by its name. Other people's
+models, `python:…` and `hf:…` and compiled ones, are the matter of `lmanet_core.weights.adapters`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from safetensors.torch import save_file
 
 from lmanet_core.errors import ConfigError, OutputError, WeightsError
 from lmanet_core.geometry import Size
-from lmanet_core.labels import CITYSCAPES, LabelSet
+from lmanet_core.labels import CITYSCAPES, LabelSet, nameless_labels
 from lmanet_core.network import Backbone, ERFNet, LMANet, MemoryConfig, PSPNet101
 from lmanet_core.weights.published import PublishedWeights, import_published
 
 FORMAT_VERSION = 1
+#: Architecture of a module whose code is elsewhere.
+FOREIGN = "module"
 _METADATA_KEY = "lmanet"
 
 #: Training checkpoints hold their best accuracy as a NumPy number, which NumPy 1 and 2 pickle under two names.
@@ -60,7 +63,8 @@ class ModelConfig:
     """Everything about a network that is not a tensor; what our files carry as metadata.
 
     Attributes:
-        architecture: name of a backbone, "erfnet", "pspnet101" or a registered one.
+        architecture: name of a backbone, "erfnet", "pspnet101" or a registered one; "module" for a model of somebody else's,
+            which cannot be built from its name.
         num_classes: what the backbone's constructor gets; may exceed the label set by a void class.
         labels: names, colours and groups of the classes that a label map can hold.
         memory: how it remembers; None for a single-frame network.
@@ -132,6 +136,8 @@ class Model:
 
 def build_network(config: ModelConfig) -> LMANet:
     """A network with random weights for this configuration; raises WeightsError for an unknown architecture."""
+    if config.architecture == FOREIGN:
+        raise WeightsError("a model of somebody else's cannot be built anew; it runs, but is not trained or written here")
     if config.architecture not in _BACKBONES:
         known = ", ".join(_BACKBONES)
         raise WeightsError(f"architecture {config.architecture!r} is not one of {known}; register_backbone adds others")
@@ -147,9 +153,11 @@ def save_model(path: str | os.PathLike[str], network: LMANet, config: ModelConfi
         half: convolutions in float16, which halves the file; loaded they are float32 again. Statistics of BatchNorm stay.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or the network is a module whose code is elsewhere.
     """
     path = Path(path)
+    if network.backbone.foreign:
+        raise OutputError(f"{path}: only networks of our own can be written; name this one wherever weights are asked for")
     # Copies, for safetensors takes no two tensors that share memory, as tied weights do.
     state = network.state_dict()
     copies = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
@@ -170,20 +178,31 @@ def save_model(path: str | os.PathLike[str], network: LMANet, config: ModelConfi
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
-    """Load weights of any understood kind: ours, or one of the published four.
+    """Load weights of any understood kind.
+
+    Args:
+        path: a file: ours, one of the published four, TorchScript, `torch.export` or ONNX; or a model's name:
+            `python:module:function`, `python:FILE.py:function`, `hf:FOLDER` or `hf:owner/name`, see docs/models.md.
 
     Raises:
-        WeightsError: missing, damaged or unsafe file, unknown architecture, missing, extra or misshapen keys; the message
-            names them.
+        WeightsError: missing, damaged or unsafe file, unknown architecture, missing, extra or misshapen keys, values that are
+            not finite, a model that gives no logits; the message names them.
+        ConfigError: class names that do not fit.
     """
+    from lmanet_core.weights import adapters  # builds on this module
+
+    if adapters.names_model(path):
+        return adapters.load_named(os.fspath(path))
     path = Path(path)
     try:
         if not path.is_file():
             what = "a folder" if path.is_dir() else "no such file"
             raise WeightsError(f"cannot read weights {path}: {what}; give a .safetensors or a published .pth file")
-        ours = _is_safetensors(path)
+        ours, program = _is_safetensors(path), adapters.program_kind(path)
     except OSError as error:  # no permission, a name too long
         raise WeightsError(f"cannot read weights {path}: {error.strerror}") from error
+    if program:
+        return adapters.load_program(path, program)
     return _load_ours(path) if ours else _load_published(path)
 
 
@@ -231,28 +250,15 @@ def _load_published(path: Path) -> Model:
 
 def _published_config(published: PublishedWeights) -> ModelConfig:
     evaluated = len(CITYSCAPES.names)
-    if published.num_classes in (evaluated, evaluated + 1):
-        labels = CITYSCAPES
-    else:
-        names = tuple(f"class {index}" for index in range(published.num_classes))
-        labels = LabelSet(names, distinct_colors(published.num_classes))
+    known = published.num_classes in (evaluated, evaluated + 1)
     return ModelConfig(
         architecture=published.architecture,
         num_classes=published.num_classes,
-        labels=labels,
+        labels=CITYSCAPES if known else nameless_labels(published.num_classes),
         memory=published.memory,
         input_size=_PUBLISHED_INPUT[published.architecture],
         provenance={"imported": published.kind},
     )
-
-
-def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Colours for classes that have none: hues a golden angle apart."""
-    import colorsys
-
-    hues = (index * 0.618034 % 1.0 for index in range(count))
-    rgb = (colorsys.hsv_to_rgb(hue, 0.75, 0.55 + 0.4 * (index % 2)) for index, hue in enumerate(hues))
-    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in rgb)
 
 
 def _assemble(name: str, config: ModelConfig, state: dict[str, torch.Tensor], source: str, dropped: Mapping[str, str]) -> Model:
@@ -275,8 +281,19 @@ def _assemble(name: str, config: ModelConfig, state: dict[str, torch.Tensor], so
     ]
     if complaints:
         raise WeightsError(f"{name}: does not fit {config.architecture}: {'; '.join(complaints)}")
+    require_finite(name, state)
     network.load_state_dict(state, strict=False)  # only counters of BatchNorm may be absent
     return Model(network.float().eval(), config, source, dropped)
+
+
+def require_finite(name: str, state: Mapping[str, torch.Tensor]) -> None:
+    """Raises WeightsError where a value is NaN or infinite; the message names its tensor."""
+    bad = [key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise WeightsError(
+            f"{name}: wanted finite weights, got NaN or infinite ones in {len(bad)} tensors ({_some(bad)}); was the training "
+            "unstable, or the file damaged? take an earlier checkpoint, or copy it again"
+        )
 
 
 def _some(keys: Iterable[str], count: int = 4) -> str:
@@ -301,7 +318,12 @@ def is_ours(path: Path) -> bool:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content, as hexadecimal."""
+    """SHA-256 of a file's content, as hexadecimal; of a model's name (`python:…`, `hf:…`), of the files it is made of."""
+    from lmanet_core.weights import adapters  # builds on this module
+
+    if adapters.names_model(path):
+        hashes = "".join(hash_file(file) for file in adapters.files_of(os.fspath(path)))
+        return hashlib.sha256(hashes.encode()).hexdigest()
     with path.open("rb") as file:
         digest = hashlib.sha256()
         for chunk in iter(lambda: file.read(1 << 20), b""):

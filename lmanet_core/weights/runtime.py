@@ -18,9 +18,11 @@ from torch import nn
 
 from lmanet_core.errors import ConfigError
 from lmanet_core.network import LMANet, MemoryConfig
+from lmanet_core.network.adapter import ModuleBackbone
 from lmanet_core.network.folding import fold_batch_norm
 from lmanet_core.ops import auto_implementation
 from lmanet_core.settings import check_settings, setting
+from lmanet_core.weights.adapters import recut
 from lmanet_core.weights.checkpoint import Model, ModelConfig
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,6 +38,9 @@ class RuntimeConfig:
 
     device: str = setting("auto", "auto (CUDA where there is one), cpu, cuda or cuda:N.")
     precision: str = setting("auto", "Precision of the network.", choices=("auto", *PRECISIONS))
+    cut: str = setting(
+        "auto", "Layer of a model of your own before which a memory of features goes in; auto: its last classifier."
+    )
     threads: int = setting(0, "CPU threads of the network; 0 lets PyTorch choose.", low=0, high=256)
     window: int | Literal["global"] | None = setting(
         None, "Side of the window, odd; 0: as trained, -1: global attention.", unit="positions", low=-1, high=255,
@@ -56,7 +61,7 @@ class Runtime:
     """What `prepare` made of a model.
 
     Attributes:
-        network: in eval mode, on `device`, in `dtype`, channels-last.
+        network: in eval mode, on `device`, in `dtype`; channels-last, unless it is somebody else's module.
         config: of the model, with the memory options in use.
         device: where it runs.
         dtype: precision of weights and features.
@@ -87,7 +92,8 @@ class Runtime:
     @property
     def input_dtype(self) -> torch.dtype:
         """What images are given in: float32 where the first layer keeps full precision."""
-        return next(self.network.backbone.parameters()).dtype
+        parameters = self.network.backbone.parameters()
+        return next((parameter.dtype for parameter in parameters if parameter.is_floating_point()), self.dtype)
 
     @property
     def precision(self) -> str:
@@ -108,8 +114,10 @@ def prepare_runtime(model: Model, config: RuntimeConfig) -> Runtime:
     """`prepare` by settings.
 
     Raises:
-        ConfigError: as `prepare`; a window for weights that have no memory.
+        ConfigError: as `prepare`; a window for weights that have no memory; a cut for weights that have a place for it.
     """
+    if config.cut != "auto":
+        model = recut(model, config.cut)
     if config.threads:
         torch.set_num_threads(config.threads)
     memory = model.config.memory
@@ -128,19 +136,23 @@ def prepare(
     Args:
         model: as `load_model` gave it.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", …
-        precision: "auto" (fp16 on CUDA, bf16 on a CPU that computes in it, else fp32), "fp32", "bf16" or "fp16".
+        precision: "auto" (fp16 on CUDA, bf16 on a CPU that computes in it, else fp32; fp32 for somebody else's module), "fp32",
+            "bf16" or "fp16".
         memory: other ways to read: window, softmax, border, memory_frames. Widths and fusion belong to the weights.
         fold: fold BatchNorm into convolutions.
 
     Raises:
-        ConfigError: unknown or absent device, unknown precision, memory options that the weights do not allow.
+        ConfigError: unknown or absent device, unknown precision or one that a module does not compute in, memory options that
+            the weights do not allow.
     """
+    foreign = model.network.backbone.foreign
     chosen_device = choose_device(device)
-    dtype = choose_precision(precision, chosen_device)
-    network, config = copy.deepcopy(model.network).eval(), model.config
+    dtype = choose_precision("fp32" if foreign and precision == "auto" else precision, chosen_device)
+    with torch.no_grad():  # else copies of TorchScript's weights count as computed ones
+        network, config = copy.deepcopy(model.network).eval(), model.config
     if memory is not None:
         config = replace(config, memory=_override_memory(network, memory))
-    if fold:
+    if fold and not foreign:
         fold_batch_norm(network)
     network.requires_grad_(False)
     network = network.to(device=chosen_device, dtype=dtype)
@@ -148,7 +160,10 @@ def prepare(
         for name in network.backbone.sensitive:
             original = model.network.backbone.get_submodule(name)
             network.backbone.set_submodule(name, _FullPrecision(original, dtype, fold).to(chosen_device))
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(network.backbone, ModuleBackbone):
+        network.backbone.require_runs(dtype, chosen_device)
+    else:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Runtime(network, config, chosen_device, dtype)
 
 

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from lmanet_core.errors import ConfigError, OutputError, WeightsError
 from lmanet_core.geometry import Size
-from lmanet_core.labels import CAMVID11, CITYSCAPES, LabelSet
+from lmanet_core.labels import CAMVID11, CITYSCAPES, LabelSet, distinct_colors
 from lmanet_core.network import MemoryConfig
 from lmanet_core.weights import checkpoint
-from lmanet_core.weights.checkpoint import ModelConfig, build_network, distinct_colors, load_model, save_model
+from lmanet_core.weights.checkpoint import ModelConfig, build_network, load_model, save_model
 
 CONFIG = ModelConfig(
     architecture="erfnet",

@@ -20,7 +20,8 @@ NODE = Path(__file__).resolve().parents[2] / "config/segment.yaml"
 ALL = [*settings_of(RuntimeConfig), *settings_of(SegmenterConfig)]
 #: One other value for each setting, as the node's parameter file has it.
 OTHER = {
-    "device": "cpu", "precision": "bf16", "threads": 1, "memory.window": -1, "memory.enabled": False, "memory.frames": 2,
+    "device": "cpu", "precision": "bf16", "cut": "auto", "threads": 1, "memory.window": -1,
+    "memory.enabled": False, "memory.frames": 2,
     "memory.interval_s": 0.25, "label_memory.enabled": False, "label_memory.strength": 0.5,
     "network_size": "64x32", "output_size": "network", "resize": "crop", "upsample": "labels",
     "attention": "reference", "continuity.gap_s": 3.5, "continuity.late_s": 0.02, "continuity.scene_cut": False,

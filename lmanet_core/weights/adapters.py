@@ -1,0 +1,285 @@
+"""Models of other people, by name or as a file, wrapped so that they stream like ours.
+
+    python:module:function, python:FILE.py:function   the user's own (`python_function`); its code runs
+    hf:FOLDER, hf:owner/name                          Hugging Face transformers (`hugging_face`); nobody's code runs
+    TorchScript, ONNX                                 files, recognised by content; logits only, so no memory of features
+
+`wrap_module` makes a `Model` of any module that gives logits. What the module needs to be fed is read off its attributes:
+
+    mean, std      three numbers each, of RGB in 0–1; what is left out is 0 and 1
+    bgr            True: the channels come as BGR
+    class_names    in the order of the outputs; one output more than names is void and never wins
+    input_size     (height, width) it was trained on
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+from torch import nn
+
+from lmanet_core.errors import ConfigError, LmanetError, WeightsError
+from lmanet_core.geometry import Size
+from lmanet_core.labels import CAMVID11, CITYSCAPES, LabelSet, distinct_colors, nameless_labels
+from lmanet_core.network import Backbone, LMANet, ModuleBackbone
+from lmanet_core.network.adapter import Program
+from lmanet_core.weights import hugging_face, python_function
+from lmanet_core.weights.checkpoint import FOREIGN, Model, ModelConfig, require_finite
+
+_PYTHON, _HUGGING_FACE = "python:", "hf:"
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a module takes.
+
+    Attributes:
+        mean, std: of RGB in 0–1, also where the module takes BGR.
+        bgr: channels come as BGR.
+    """
+
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+    bgr: bool = False
+
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"RGB of 0–1, less ({mean}), over ({std}){', then as BGR' if self.bgr else ''}"
+
+
+def names_model(weights: str | os.PathLike[str]) -> bool:
+    """Whether these weights are a model's name, `python:…` or `hf:…`, and no file."""
+    return os.fspath(weights).startswith((_PYTHON, _HUGGING_FACE))
+
+
+def load_named(name: str) -> Model:
+    """The model of this name.
+
+    Raises:
+        WeightsError: no such model; what its code raised; a model that gives no logits.
+        ConfigError: class names or settings of it that do not fit.
+    """
+    if name.startswith(_PYTHON):
+        made = python_function.call(name.removeprefix(_PYTHON))
+        module, names = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+        return wrap_module(module, name=name, labels=names)
+    found = hugging_face.load(name.removeprefix(_HUGGING_FACE))
+    return wrap_module(
+        found.module,
+        name=name,
+        labels=found.names,
+        preprocessing=Preprocessing(found.mean, found.std, found.bgr),
+        input_size=None if found.input_size is None else Size(*found.input_size),
+        source=f"Hugging Face {found.family}",
+        provenance=found.provenance,
+    )
+
+
+def files_of(name: str) -> list[Path]:
+    """The files that a model's name leads to, as far as they are known without loading it.
+
+    Raises:
+        WeightsError: the name leads nowhere.
+    """
+    if name.startswith(_HUGGING_FACE):
+        return hugging_face.files_of(name.removeprefix(_HUGGING_FACE))
+    return python_function.files_of(name.removeprefix(_PYTHON))
+
+
+def wrap_module(
+    module: nn.Module,
+    *,
+    name: str = "the model",
+    labels: LabelSet | Sequence[str] | None = None,
+    cut: str = "auto",
+    preprocessing: Preprocessing | None = None,
+    input_size: Size | None = None,
+    source: str = "",
+    provenance: Mapping[str, str] | None = None,
+) -> Model:
+    """A module that segments single images, as a `Model`. It is put into eval mode, in float32, on the CPU, in place.
+
+    Args:
+        module: takes normalised images (B, 3, H, W); what it may return, see `ModuleBackbone`. A `Backbone` or an `LMANet`
+            is taken as it is.
+        name: for errors.
+        labels: classes, or their names; None: the module's `class_names`, or numbers.
+        cut: layer before which a memory of features would go in; "auto" finds it.
+        preprocessing, input_size: None: the module's attributes.
+        source: what kind of model it is, for people.
+        provenance: see `ModelConfig`.
+
+    Raises:
+        WeightsError: no module; it gives no logits of an image; weights that are not finite.
+        ConfigError: class names that do not fit, attributes that are no numbers, a cut that is none.
+    """
+    if not isinstance(module, nn.Module):
+        raise WeightsError(f"{name}: wanted a torch.nn.Module, or (module, class names), got {type(module).__name__}")
+    own = preprocessing or _preprocessing_of(module, name)
+    if input_size is None and (given := getattr(module, "input_size", None)) is not None:
+        if not _numbers(given, 2) or min(given) < 1:
+            raise ConfigError(f"{name}: input_size must be (height, width), got {given!r}")
+        input_size = Size(*map(int, given))
+    labels = getattr(module, "class_names", None) if labels is None else labels
+    source = source or type(module).__name__
+    module = _settled(module)
+    require_finite(name, module.state_dict())
+    network = module if isinstance(module, LMANet) else None
+    try:
+        if network is None and isinstance(module, Backbone):
+            network = LMANet(module)
+        elif network is None:
+            network = LMANet(ModuleBackbone(module, cut, mean=own.mean, std=own.std, bgr=own.bgr, input_size=input_size)).eval()
+        outputs = _outputs(network.backbone)
+        config = ModelConfig(
+            architecture=FOREIGN,
+            num_classes=outputs,
+            labels=_label_set(labels, outputs),
+            memory=None if network.memory is None else network.memory.config,
+            provenance=provenance or {},
+        )
+    except LmanetError as error:
+        raise type(error)(f"{name}: {error}") from error
+    return Model(network, config if input_size is None else replace(config, input_size=input_size), source)
+
+
+def recut(model: Model, cut: str) -> Model:
+    """The same model, the memory of features to go in before another layer.
+
+    Raises:
+        ConfigError: a model with a place of its own for it; no layer that can be cut before.
+    """
+    backbone = model.network.backbone
+    if not isinstance(backbone, ModuleBackbone):
+        raise ConfigError(f"cut {cut}: {model.config.architecture} has its own place for the memory; leave cut out")
+    other = ModuleBackbone(
+        backbone.module, cut, mean=backbone.mean, std=backbone.std, bgr=backbone.bgr, input_size=backbone.input_size
+    )
+    return replace(model, network=LMANet(other, model.config.memory).eval())
+
+
+def describe(backbone: Backbone) -> Iterator[tuple[str, str]]:
+    """What people ask about somebody else's model: preprocessing, cut, stride, channels, sizes."""
+    if not isinstance(backbone, ModuleBackbone):
+        return
+    yield "preprocessing", str(Preprocessing(backbone.mean, backbone.std, backbone.bgr))
+    cut = backbone.cut
+    if cut is None:
+        yield "cut", f"none, labels are remembered but no features: {backbone.no_cut}"
+    else:
+        yield "cut", f"before {cut.layer}: {cut.channels} channels at stride {cut.stride}"
+        yield "logits", f"at 1/{cut.shrink} of the input's size, enlarged to it" if cut.shrink > 1 else "at the input's size"
+    fixed = backbone.fixed_size
+    yield "input sides", f"{Size(*fixed)} only" if fixed is not None else f"multiples of {backbone.size_multiple}"
+
+
+# ---- files
+
+
+def program_kind(path: Path) -> str:
+    """What a file is, if it is a network with its computation: "torchscript", "export", "onnx"; else empty."""
+    with path.open("rb") as handle:
+        start = handle.read(4)
+    if start[:1] == b"\x08" and start[2:3] in (b"\x12", b":", b"B"):  # ir_version, then producer_name, graph or opset_import
+        return "onnx"
+    if start != b"PK\x03\x04":
+        return ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # in a damaged file it stumbles in every way there is; whoever reads it will say so
+        return ""
+    inner = {name.partition("/")[2] for name in names}
+    if inner & {"archive_format", "serialized_exported_program.json"}:
+        return "export"
+    return "torchscript" if "constants.pkl" in inner and any(name.startswith("code/") for name in inner) else ""
+
+
+def load_program(path: Path, kind: str) -> Model:
+    """A compiled network, logits only.
+
+    Raises:
+        WeightsError: damaged, not to be loaded safely, or gives no logits.
+        ConfigError: it needs an extra that is not installed.
+    """
+    if kind == "export":
+        raise WeightsError(
+            f"{path.name}: a torch.export file; PyTorch would run code named in it. If you trust it, load it in a function of "
+            "yours: def make(): return torch.export.load(…).module(), and give python:FILE.py:make"
+        )
+    if kind == "onnx":
+        from lmanet_core.weights.onnx import OnnxModule  # an extra
+
+        return wrap_module(OnnxModule(path), name=path.name, source="ONNX")
+    try:
+        module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:  # in a damaged file it stumbles in every way there is
+        reason = str(error).strip().split("\n", 1)[0][:160]
+        raise WeightsError(f"{path.name}: damaged TorchScript file ({reason}); copy or export it again") from error
+    return wrap_module(module, name=path.name, source="TorchScript")
+
+
+# ---- what a module says of itself
+
+
+def _settled(module: nn.Module) -> nn.Module:
+    """In eval mode, in float32, on one device."""
+    if isinstance(module, torch.jit.ScriptModule):
+        module = Program(module)
+    try:
+        module.eval()
+    except NotImplementedError:  # torch.export's graph modules
+        module = Program(module)
+    return module.to("cpu").float().eval()
+
+
+def _preprocessing_of(module: nn.Module, name: str) -> Preprocessing:
+    """From the module's attributes; a tensor of that name is the module's own matter."""
+    if isinstance(module, Backbone):
+        return Preprocessing(module.mean, module.std)
+    values: dict[str, Any] = {}
+    for attribute in ("mean", "std"):
+        given = getattr(module, attribute, None)
+        if isinstance(given, tuple | list):
+            if not _numbers(given, 3) or (attribute == "std" and min(given) <= 0):
+                raise ConfigError(f"{name}: {attribute} must be three numbers, for RGB in 0–1, got {given!r}")
+            values[attribute] = tuple(map(float, given))
+    return Preprocessing(**values, bgr=getattr(module, "bgr", False) is True)
+
+
+def _numbers(given: Any, count: int) -> TypeGuard[Sequence[float]]:
+    return isinstance(given, tuple | list) and len(given) == count and all(isinstance(one, int | float) for one in given)
+
+
+def _outputs(backbone: Backbone) -> int:
+    """Channels of the logits."""
+    if isinstance(backbone, ModuleBackbone):
+        return backbone.num_classes
+    side = 8 * backbone.stride + backbone.size_remainder
+    with torch.no_grad():
+        return int(backbone(torch.zeros(1, 3, side, side)).shape[1])
+
+
+def _label_set(labels: LabelSet | Iterable[str] | None, outputs: int) -> LabelSet:
+    """Classes for so many outputs, one of which may be void; raises ConfigError."""
+    if labels is None:
+        return nameless_labels(outputs)
+    if not isinstance(labels, LabelSet):
+        if isinstance(labels, str) or not isinstance(labels, Iterable):
+            raise ConfigError(f"class names must be a list of texts, got {labels!r}")
+        names = tuple(str(name) for name in labels)
+        known = next((one for one in (CITYSCAPES, CAMVID11) if one.names == names), None)
+        labels = known or LabelSet(names, distinct_colors(len(names)))
+    if len(labels.names) not in (outputs, outputs - 1):
+        raise ConfigError(
+            f"wanted a name for each of the model's {outputs} outputs, or one less where the last is void; "
+            f"got {len(labels.names)}: {', '.join(labels.names[:4])}, …"
+        )
+    return labels

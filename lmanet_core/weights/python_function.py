@@ -1,0 +1,108 @@
+"""The user's own function that returns a model: `module:function`, or `FILE.py:function`. Its code runs, with all it may do."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lmanet_core.errors import LmanetError, WeightsError
+
+_WANTED = "wanted python:module:function or python:FILE.py:function"
+
+
+def call(name: str) -> Any:
+    """What the function returns.
+
+    Args:
+        name: `module:function` or `FILE.py:function`; modules beside the file, or in the working folder, can be imported.
+
+    Raises:
+        WeightsError: no such file, module or function; whatever the code raised, with its line.
+    """
+    place, function_name = _split(name)
+    file = Path(place).expanduser() if place.endswith(".py") else None
+    folder = file.resolve().parent if file is not None else Path.cwd()
+    try:
+        with _importing(folder):
+            return _find(file, place, function_name, name)()
+    except LmanetError:
+        raise
+    except Exception as error:  # of the user's code, whatever it is
+        lines = traceback.extract_tb(error.__traceback__)
+        where = next((line for line in reversed(lines) if Path(line.filename).resolve().is_relative_to(folder)), lines[-1])
+        line = str(error).strip().split("\n", 1)[0][:300]
+        what = f"{type(error).__name__}: {line} ({Path(where.filename).name}, line {where.lineno})"
+        raise WeightsError(f"python:{name}: {what}") from error
+
+
+def files_of(name: str) -> list[Path]:
+    """The file that the function is in; none where it cannot be told.
+
+    Raises:
+        WeightsError: not a name of this kind.
+    """
+    place, _ = _split(name)
+    if place.endswith(".py"):
+        return [Path(place).expanduser()]
+    with _importing(Path.cwd()):
+        spec = importlib.util.find_spec(place)
+    return [Path(spec.origin)] if spec is not None and spec.origin else []
+
+
+def _split(name: str) -> tuple[str, str]:
+    place, _, function = name.rpartition(":")
+    if not place or not function.isidentifier():
+        raise WeightsError(f"python:{name}: {_WANTED}")
+    return place, function
+
+
+def _find(file: Path | None, place: str, function_name: str, name: str) -> Any:
+    if file is not None:
+        if not file.is_file():
+            raise WeightsError(f"python:{name}: no such file {file}; {_WANTED}")
+        module = _import_file(file)
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+                raise  # something that the module imports
+            raise WeightsError(f"python:{name}: no module {error.name} here or among the installed ones; {_WANTED}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        offered = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
+        raise WeightsError(f"python:{name}: no function {function_name} there, but {', '.join(offered[:8]) or 'none at all'}")
+    return function
+
+
+def _import_file(file: Path) -> ModuleType:
+    """A file as a module, under a name that no other has; found again by what pickles or looks up its classes."""
+    known_as = f"lmanet_python_{sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(known_as, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[known_as] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[known_as]
+        raise
+    return module
+
+
+@contextmanager
+def _importing(folder: Path) -> Iterator[None]:
+    """Modules beside the user's file, or in the working folder, can be imported."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
