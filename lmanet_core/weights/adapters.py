@@ -131,11 +131,12 @@ def wrap_module(
     source = source or type(module).__name__
     module = _settled(module)
     require_finite(name, module.state_dict())
-    network = module if isinstance(module, LMANet) else None
     try:
-        if network is None and isinstance(module, Backbone):
-            network = LMANet(module)
-        elif network is None:
+        if isinstance(module, LMANet | Backbone):
+            network = module if isinstance(module, LMANet) else LMANet(module)
+            if cut != "auto":
+                raise ConfigError(f"cut {cut}: {source} has its own place for the memory; leave cut out")
+        else:
             network = LMANet(ModuleBackbone(module, cut, mean=own.mean, std=own.std, bgr=own.bgr, input_size=input_size)).eval()
         outputs = _outputs(network.backbone)
         config = ModelConfig(

@@ -156,7 +156,7 @@ def save_model(path: str | os.PathLike[str], network: LMANet, config: ModelConfi
         OutputError: the file cannot be written, or the network is a module whose code is elsewhere.
     """
     path = Path(path)
-    if network.backbone.foreign:
+    if network.backbone.foreign or config.architecture == FOREIGN:
         raise OutputError(f"{path}: only networks of our own can be written; name this one wherever weights are asked for")
     # Copies, for safetensors takes no two tensors that share memory, as tied weights do.
     state = network.state_dict()

@@ -243,11 +243,21 @@ def test_wrapped_erfnet_gives_the_labels_of_the_native_one(label_memory, frames,
     config = SegmenterConfig(label_memory=label_memory)
     native = wrap_module(module.net, labels=NAMES)
     assert type(native.network.backbone) is ERFNet
+    with pytest.raises(ConfigError, match="cut head: ERFNet has its own place for the memory; leave cut out"):
+        wrap_module(module.net, cut="head")
     expected = labels_of(VideoSegmenter(prepare(native, "cpu", "fp32", fold=False), config), frames)
     wrapped = VideoSegmenter.from_model(module, config, labels=NAMES, device="cpu")
     assert wrapped.stride == 2 and wrapped.runtime.precision == "fp32"
     assert (labels_of(wrapped, frames) == expected).mean() > 0.9999  # another layout in memory, rounded otherwise
     assert len(np.unique(expected)) > 1
+
+
+def test_network_with_a_memory_of_its_own_keeps_it(tmp_path):
+    memory = MemoryConfig(4, 6, window=3)
+    model = wrap_module(LMANet(ERFNet(4), memory))
+    assert model.config.memory == memory and VideoSegmenter(prepare(model, "cpu")).memory_enabled
+    with pytest.raises(OutputError, match="only networks of our own can be written"):
+        save_model(tmp_path / "model", model.network, model.config)
 
 
 def test_with_the_label_memory_off_labels_are_those_of_the_module(frames):
