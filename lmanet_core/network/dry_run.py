@@ -1,5 +1,6 @@
-"""What there is to know of a module that segments images, by running it on some noise: sizes it takes, logits it gives, and the
-layer before which a memory of features can go in.
+"""What there is to know of a module that segments images, by running it on some noise.
+
+Found are the sizes it takes, the logits it gives, and the layer before which a memory of features can go in.
 
 A cut is only one where what follows it is known: the layer once more and a resize must give the module's own logits, bit for
 bit.
