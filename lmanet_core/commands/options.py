@@ -67,15 +67,16 @@ def options_from_node(parameters: Mapping[str, Any], source: str) -> list[str]:
 
 
 def describe_segmenter(segmenter: VideoSegmenter, model: Model) -> str:
-    """One line for people: weights, device, precision, memory."""
+    """One line for people: weights, device, precision, memories."""
     in_use = segmenter.runtime.config.memory
     if in_use is None:
-        state = "off: these weights have none, frames are segmented one by one"
+        state = "off: these weights have none"
     elif segmenter.memory_enabled:
         state = f"{segmenter.config.memory_frames or in_use.memory_frames} frames, window {in_use.window or 'global'}"
     else:
         state = "off"
-    return f"{model.source} on {segmenter.runtime.device} in {segmenter.runtime.precision}; memory {state}"
+    labels = "label memory on" if segmenter.label_strength else "label memory off"
+    return f"{model.source} on {segmenter.runtime.device} in {segmenter.runtime.precision}; memory {state}; {labels}"
 
 
 def _switch(text: str | bool) -> bool:

@@ -71,7 +71,7 @@ def run(options: Namespace) -> int:
     table.add_row("trained at", str(config.input_size))
     memory = config.memory
     if memory is None:
-        table.add_row("memory", "none: frames are segmented one by one")
+        table.add_row("memory", "none trained; the label memory needs none")
     else:
         table.add_row("memory", f"{memory.memory_frames} frames, window {memory.window or 'global'}, {memory.fusion} fusion")
         table.add_row("key, value", f"{memory.key_channels}, {memory.value_channels or 'the features'} channels")

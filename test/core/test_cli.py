@@ -596,7 +596,7 @@ def test_weights_info_shows_what_a_file_holds(lmanet, video_weights):
 
 
 def test_weights_info_of_weights_without_memory_says_so(lmanet, single_frame_weights):
-    assert "none: frames are segmented one by one" in lmanet("weights", "info", single_frame_weights).out
+    assert "none trained; the label memory needs none" in lmanet("weights", "info", single_frame_weights).out
 
 
 def test_half_weights_are_half_as_large_and_load_in_full_precision(lmanet, video_weights, tmp_path):
