@@ -579,6 +579,8 @@ def test_torchscript_is_recognised_by_content_and_has_logits_only(frozen, compil
         torch.jit.save(torch.jit.freeze(program), compiled)
     model = load_model(compiled)
     assert model.source == "TorchScript" and model.network.backbone.cut is None
+    with pytest.raises(ConfigError, match="got a compiled network, which gives logits only"):
+        LMANet(model.network.backbone, MemoryConfig())
     with torch.no_grad():
         assert torch.equal(model.network.backbone(image), full(program(image), image))
     assert VideoSegmenter(prepare(model, "cpu")).step(frames[0], SECOND).labels.shape == (64, 128)
