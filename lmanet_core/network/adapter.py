@@ -71,6 +71,8 @@ class ModuleBackbone(Backbone):
         found, self.no_cut = find_cut(module, image, logits) if cut == "auto" else (named_cut(module, cut, image, logits), "")
         if found is not None:
             self._settle(found, size, required=cut != "auto")
+        elif isinstance(module, Program):
+            self.no_cut = "got a compiled network, which gives logits only"
         self.stride = self.size_multiple if self.cut is None else self.cut.stride
         self.probe_size = size
 

@@ -31,6 +31,7 @@ from lmanet_core.network import Backbone, LMANet, ModuleBackbone
 from lmanet_core.network.adapter import Program
 from lmanet_core.weights import hugging_face, python_function
 from lmanet_core.weights.checkpoint import FOREIGN, Model, ModelConfig, require_finite
+from lmanet_core.weights.onnx import OnnxModule
 
 _PYTHON, _HUGGING_FACE = "python:", "hf:"
 Triple = tuple[float, float, float]
@@ -216,8 +217,6 @@ def load_program(path: Path, kind: str) -> Model:
             "yours: def make(): return torch.export.load(…).module(), and give python:FILE.py:make"
         )
     if kind == "onnx":
-        from lmanet_core.weights.onnx import OnnxModule  # an extra
-
         return wrap_module(OnnxModule(path), name=path.name, source="ONNX")
     try:
         module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
@@ -232,7 +231,7 @@ def load_program(path: Path, kind: str) -> Model:
 
 def _settled(module: nn.Module) -> nn.Module:
     """In eval mode, in float32, on one device."""
-    if isinstance(module, torch.jit.ScriptModule):
+    if isinstance(module, torch.jit.ScriptModule | OnnxModule):
         module = Program(module)
     try:
         module.eval()

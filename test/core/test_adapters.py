@@ -208,8 +208,9 @@ def test_model_of_one_size_gets_every_camera_at_that_size(frames):
 
 
 def test_model_that_drops_what_its_patches_do_not_cover_gets_whole_patches():
-    patches = nn.Sequential(nn.Conv2d(3, 5, 16, stride=16), nn.Conv2d(5, 4, 1))
-    assert ModuleBackbone(patches).size_multiple == 16
+    patches = nn.Sequential(nn.Conv2d(3, 4, 16, stride=16), nn.LogSoftmax(1))
+    backbone = ModuleBackbone(patches)
+    assert backbone.cut is None and backbone.size_multiple == 16
 
 
 def test_sizes_that_do_not_fit_are_refused_with_the_nearest():
@@ -267,6 +268,22 @@ def test_with_the_label_memory_off_labels_are_those_of_the_module(frames):
         pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float().mul_(torch.tensor(1 / 255))
         expected = full(module(pixels), pixels).argmax(1).numpy()
     assert np.array_equal(labels_of(segmenter, frames), expected)
+
+
+def test_nothing_is_folded_in_a_module_that_uses_its_layers_one_by_one(image):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+            self.layers[1].running_mean.fill_(0.5)
+
+        def forward(self, image):
+            before = self.layers[0](image)
+            return before + self.layers[1](before)
+
+    module = Twice().eval()
+    with torch.no_grad():
+        assert torch.equal(prepare(wrap_module(module), "cpu").network.encode(image), module(image))
 
 
 def test_the_given_module_stays_as_it_is():
@@ -579,6 +596,8 @@ def test_torchscript_is_recognised_by_content_and_has_logits_only(frozen, compil
         torch.jit.save(torch.jit.freeze(program), compiled)
     model = load_model(compiled)
     assert model.source == "TorchScript" and model.network.backbone.cut is None
+    with pytest.raises(ConfigError, match="got a compiled network, which gives logits only"):
+        LMANet(model.network.backbone, MemoryConfig())
     with torch.no_grad():
         assert torch.equal(model.network.backbone(image), full(program(image), image))
     assert VideoSegmenter(prepare(model, "cpu")).step(frames[0], SECOND).labels.shape == (64, 128)
