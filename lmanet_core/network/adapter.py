@@ -44,7 +44,7 @@ class ModuleBackbone(Backbone):
         probe_size: (height, width) of an image that it takes.
 
     Raises:
-        WeightsError: the module does not run on an image, or gives no logits of the input's size or a fraction of it.
+        WeightsError: the module does not run on an image, or gives no logits of the input's size or a fraction of it, or NaN.
         ConfigError: a cut of this name does not exist, or cannot be one.
     """
 
@@ -66,6 +66,8 @@ class ModuleBackbone(Backbone):
         size, self.size_multiple, self.fixed_size = accepted_sizes(module, input_size)
         image = noise(module, size)
         logits = run(module, image)
+        if logits.isnan().any():  # also of weights that a compiled network does not show
+            raise WeightsError("the model must return numbers, got logits that are NaN; is there a NaN among its weights?")
         self.num_classes = logits.shape[1]
         self.cut: Cut | None = None
         found, self.no_cut = find_cut(module, image, logits) if cut == "auto" else (named_cut(module, cut, image, logits), "")

@@ -132,6 +132,8 @@ class VideoSegmenter:
         config: SegmenterConfig | None = None,
         *,
         labels: LabelSet | Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         cut: str = "auto",
         device: str = "auto",
         precision: str = "auto",
@@ -143,6 +145,7 @@ class VideoSegmenter:
                 taken from its attributes.
             config: see `SegmenterConfig`.
             labels: classes, or their names; None: the module's own.
+            mean, std: three numbers each, of RGB in 0–1; None: the module's own.
             cut: layer before which a memory of features would go in; "auto" finds it.
             device, precision: as `prepare` takes them.
 
@@ -151,7 +154,7 @@ class VideoSegmenter:
             ConfigError: class names that do not fit, a cut that is none.
         """
         with torch.no_grad():
-            model = wrap_module(copy.deepcopy(module), labels=labels, cut=cut)
+            model = wrap_module(copy.deepcopy(module), labels=labels, mean=mean, std=std, cut=cut)
         return cls(prepare(model, device, precision), config)
 
     @property

@@ -101,6 +101,8 @@ def wrap_module(
     labels: LabelSet | Sequence[str] | None = None,
     cut: str = "auto",
     preprocessing: Preprocessing | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     input_size: Size | None = None,
     source: str = "",
     provenance: Mapping[str, str] | None = None,
@@ -114,6 +116,7 @@ def wrap_module(
         labels: classes, or their names; None: the module's `class_names`, or numbers.
         cut: layer before which a memory of features would go in; "auto" finds it.
         preprocessing, input_size: None: the module's attributes.
+        mean, std: of RGB in 0–1, in place of what the module says.
         source: what kind of model it is, for people.
         provenance: see `ModelConfig`.
 
@@ -123,13 +126,17 @@ def wrap_module(
     """
     if not isinstance(module, nn.Module):
         raise WeightsError(f"{name}: wanted a torch.nn.Module, or (module, class names), got {type(module).__name__}")
-    own = preprocessing or _preprocessing_of(module, name)
+    given_numbers = {key: tuple(value) for key, value in (("mean", mean), ("std", std)) if value is not None}
+    if given_numbers and isinstance(module, LMANet | Backbone):
+        raise ConfigError(f"{name}: {' and '.join(given_numbers)}: {type(module).__name__} has its own; leave them out")
+    own = preprocessing or _preprocessing_of(module, name, given_numbers)
     if input_size is None and (given := getattr(module, "input_size", None)) is not None:
         if not _numbers(given, 2) or min(given) < 1:
             raise ConfigError(f"{name}: input_size must be (height, width), got {given!r}")
         input_size = Size(*map(int, given))
     labels = getattr(module, "class_names", None) if labels is None else labels
     source = source or type(module).__name__
+    _require_values(module, name)
     module = _settled(module)
     require_finite(name, module.state_dict())
     try:
@@ -229,6 +236,13 @@ def load_program(path: Path, kind: str) -> Model:
 # ---- what a module says of itself
 
 
+def _require_values(module: nn.Module, name: str) -> None:
+    """Raises WeightsError where a tensor has a shape but no values; the message names it."""
+    empty = next((key for key, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta), None)
+    if empty is not None:
+        raise WeightsError(f"{name}: wanted weights with values, got {empty} on the meta device; load the weights first")
+
+
 def _settled(module: nn.Module) -> nn.Module:
     """In eval mode, in float32, on one device."""
     if isinstance(module, torch.jit.ScriptModule | OnnxModule):
@@ -240,13 +254,13 @@ def _settled(module: nn.Module) -> nn.Module:
     return module.to("cpu").float().eval()
 
 
-def _preprocessing_of(module: nn.Module, name: str) -> Preprocessing:
-    """From the module's attributes; a tensor of that name is the module's own matter."""
+def _preprocessing_of(module: nn.Module, name: str, given_numbers: Mapping[str, Any]) -> Preprocessing:
+    """As given, else from the module's attributes; a tensor of that name is the module's own matter."""
     if isinstance(module, Backbone):
         return Preprocessing(module.mean, module.std)
     values: dict[str, Any] = {}
     for attribute in ("mean", "std"):
-        given = getattr(module, attribute, None)
+        given = given_numbers.get(attribute, getattr(module, attribute, None))
         if isinstance(given, tuple | list):
             if not _numbers(given, 3) or (attribute == "std" and min(given) <= 0):
                 raise ConfigError(f"{name}: {attribute} must be three numbers, for RGB in 0–1, got {given!r}")

@@ -35,12 +35,19 @@ def call(name: str) -> Any:
             return _find(file, place, function_name, name)()
     except LmanetError:
         raise
-    except Exception as error:  # of the user's code, whatever it is
-        lines = traceback.extract_tb(error.__traceback__)
-        where = next((line for line in reversed(lines) if Path(line.filename).resolve().is_relative_to(folder)), lines[-1])
+    except (Exception, SystemExit) as error:  # of the user's code, whatever it is
+        where = _line_of(error, folder)
         line = str(error).strip().split("\n", 1)[0][:300]
-        what = f"{type(error).__name__}: {line} ({Path(where.filename).name}, line {where.lineno})"
-        raise WeightsError(f"python:{name}: {what}") from error
+        raise WeightsError(f"python:{name}: {type(error).__name__}: {line}{where}") from error
+
+
+def _line_of(error: BaseException, folder: Path) -> str:
+    """Where in the user's own files an error came from, in brackets; empty where it came from none."""
+    for line in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(line.filename)
+        if file.is_file() and file.resolve().is_relative_to(folder):
+            return f" ({file.name}, line {line.lineno})"
+    return ""
 
 
 def files_of(name: str) -> list[Path]:

@@ -326,6 +326,18 @@ def test_espnets_preprocessing_is_three_attributes(frames):
         torch.testing.assert_close(ours, module.norm(module.stem(theirs)).relu())
 
 
+def test_mean_and_std_given_beside_the_module_come_before_its_own():
+    module = Net()
+    module.mean, module.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    segmenter = VideoSegmenter.from_model(module, mean=[0.5, 0.5, 0.5], device="cpu")
+    backbone = segmenter.runtime.network.backbone
+    assert (backbone.mean, backbone.std) == ((0.5, 0.5, 0.5), (0.4, 0.5, 0.6))
+    with pytest.raises(ConfigError, match=r"std must be three numbers, for RGB in 0–1, got \(1, 1\)"):
+        VideoSegmenter.from_model(module, std=(1, 1), device="cpu")
+    with pytest.raises(ConfigError, match="mean and std: ERFNet has its own; leave them out"):
+        VideoSegmenter.from_model(ERFNet(4), mean=(0.5,) * 3, std=(0.5,) * 3, device="cpu")
+
+
 def test_tensor_called_mean_is_the_modules_own_matter():
     module = Net()
     module.register_buffer("mean", torch.ones(1, 3, 1, 1))
@@ -468,6 +480,13 @@ def test_weights_that_are_not_finite_are_named(tensor, value):
         wrap_module(module)
 
 
+def test_weights_without_values_are_named():
+    with pytest.raises(
+        WeightsError, match=r"wanted weights with values, got stem\.weight on the meta device; load the weights"
+    ):
+        wrap_module(Net().to("meta"))
+
+
 def test_files_of_ours_and_published_ones_with_nan_are_refused_too(tmp_path):
     network = LMANet(ERFNet(20))
     with torch.no_grad():
@@ -551,6 +570,51 @@ def test_function_that_gives_no_model_is_refused(own, change, message):
         load_model(change(own(FUNCTION)))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import sys\n\ndef make():\n    sys.exit('no weights here')", r"SystemExit: no weights here \(own\.py, line 4\)"),
+        ("def make(:", r"SyntaxError: [^(]*\(own\.py, line 1\)"),
+        ("def make(size):\n    return size", r"TypeError: make\(\) missing 1 required positional argument: 'size'"),
+    ],
+    ids=["exits", "does not parse", "wants arguments"],
+)
+def test_whatever_the_users_code_does_is_told_with_a_line_of_the_user(text, message, own, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=f"^python:.*:make: {message}$"):
+        load_model(own(text))
+
+
+def test_wrapped_erfnet_of_a_function_gives_the_logits_of_the_native_one(own, image):
+    name = own(
+        """
+import torch
+from torch import nn
+from lmanet_core.network import ERFNet
+
+def native():
+    torch.manual_seed(0)
+    return ERFNet(4)
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = native()
+
+    def forward(self, image):
+        return self.net(image)
+
+def wrapped():
+    return Wrapped()
+""",
+        "native",
+    )
+    native, wrapped = (load_model(one).network.backbone for one in (name, name.replace(":native", ":wrapped")))
+    assert type(native) is ERFNet and wrapped.cut.layer == "net.decoder.output_conv"
+    with torch.no_grad():
+        assert torch.equal(wrapped(image), native(image))
+
+
 def test_function_that_returns_something_else_is_refused(own):
     with pytest.raises(WeightsError, match=r"wanted a torch\.nn\.Module, or \(module, class names\), got dict"):
         load_model(own("def make():\n    return {}"))
@@ -601,6 +665,15 @@ def test_torchscript_is_recognised_by_content_and_has_logits_only(frozen, compil
     with torch.no_grad():
         assert torch.equal(model.network.backbone(image), full(program(image), image))
     assert VideoSegmenter(prepare(model, "cpu")).step(frames[0], SECOND).labels.shape == (64, 128)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_nan_in_a_frozen_program_shows_in_its_logits(tmp_path):
+    module = nn.Sequential(nn.Conv2d(3, 5, 3, 2, 1), nn.Conv2d(5, 4, 1)).eval()
+    torch.nn.init.constant_(module[1].bias, float("nan"))
+    torch.jit.save(torch.jit.freeze(torch.jit.script(module)), tmp_path / "m")
+    with pytest.raises(WeightsError, match="m: the model must return numbers, got logits that are NaN"):
+        load_model(tmp_path / "m")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
