@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from recording import ROOT, describe_run, finish
 
-from lmanet_core.label_mapping import load_mapping
 from lmanet_core.labels import CAMVID11, CITYSCAPES, UNLABELLED
+from lmanet_core.labels.mapping import load_mapping
 from lmanet_core.media import open_frames
 from lmanet_core.metrics import ConfusionMatrix
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter

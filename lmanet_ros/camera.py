@@ -126,7 +126,7 @@ class Camera:
         if segmenter.memory_enabled != wanted:
             segmenter.memory_enabled = wanted
             self._log.info(f"{self._named()}memory switched {'on' if wanted else 'off'}")
-        strength = settings.segmenter.label_memory_strength if settings.segmenter.label_memory else 0.0
+        strength = settings.segmenter.label_strength
         if segmenter.label_strength != strength:
             segmenter.label_strength = strength
             self._log.info(f"{self._named()}label memory {f'at strength {strength:g}' if strength else 'switched off'}")

@@ -4,8 +4,7 @@
     worker's thread:   mailbox → convert → segment → publish
 
 Everything here runs in the one thread that spins a single-threaded executor; image callbacks store and return. The worker
-exists only while the node is active; a transition away from there waits for the frame in hand. `_settings` is replaced as a
-whole.
+exists only while the node is active; a transition away waits for the frame in hand. `_settings` is replaced as a whole.
 
 unconfigured → (weights loaded, publishers made) → inactive → (subscribed, worker running) → active
 """

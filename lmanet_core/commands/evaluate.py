@@ -18,7 +18,7 @@ from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation.report import COUNTS, QUALITY, SHARES, SPEED, WAYS
 from lmanet_core.evaluation.run import SAVE, EvaluationConfig, evaluate
 from lmanet_core.experiments.sets import evaluate_sets, evaluation_config, write_scores
-from lmanet_core.label_mapping import list_mappings
+from lmanet_core.labels.mapping import list_mappings
 from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.shipped import default_weights

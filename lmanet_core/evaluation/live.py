@@ -20,7 +20,7 @@ from lmanet_core.data.files import resize_labels
 from lmanet_core.evaluation.session import Session, step_all
 from lmanet_core.frame import Frame
 from lmanet_core.geometry import Size
-from lmanet_core.label_mapping import LabelMapping
+from lmanet_core.labels.mapping import LabelMapping
 from lmanet_core.media.mailbox import Mailbox
 from lmanet_core.metrics import ConfusionMatrix
 

@@ -28,8 +28,8 @@ from lmanet_core.errors import InputError
 from lmanet_core.evaluation.flow import to_grid
 from lmanet_core.frame import Discontinuity, FrameResult
 from lmanet_core.geometry import Size
-from lmanet_core.label_mapping import LabelMapping
 from lmanet_core.labels import UNLABELLED, LabelSet
+from lmanet_core.labels.mapping import LabelMapping
 from lmanet_core.metrics import ConfusionMatrix, Matches, Steadiness, VideoConsistency
 
 MVC_FRAMES = 8

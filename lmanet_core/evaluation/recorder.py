@@ -21,8 +21,8 @@ from lmanet_core.evaluation.measures import FrameScores, Measures
 from lmanet_core.evaluation.pictures import Moments, SideBySideVideo, mark, save_panels
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, resize_image
-from lmanet_core.label_mapping import LabelMapping
 from lmanet_core.labels import LabelSet
+from lmanet_core.labels.mapping import LabelMapping
 from lmanet_core.media import ResultBagSink
 from lmanet_core.media.sinks import make_folder, output_errors
 from lmanet_core.metrics import Matches
@@ -59,6 +59,7 @@ class Recorder:
         cameras: their names.
         variants: ways to segment, the one the report is about first: see `report.WAYS`.
         save: "bag" and "video" are written where they are in it.
+        remembers: the first variant has a feature memory, so that frames which do not enter it are counted.
 
     Raises:
         OutputError: the folder is not writable.
@@ -72,8 +73,9 @@ class Recorder:
         cameras: Sequence[str],
         variants: Sequence[str],
         save: Sequence[str],
+        remembers: bool,
     ) -> None:
-        self.out = out
+        self.out, self._remembers = out, remembers
         self.variants = tuple(variants)
         self.streams = {camera: Stream({name: Measures(labels, mapping) for name in variants}) for camera in cameras}
         self.summary = StreamSummary()
@@ -135,7 +137,7 @@ class Recorder:
             self.frame_ms[variant] += [ms for stage, ms in results[variant].timings_ms.items() if stage == "total"]
         main = results[self.variants[0]]
         for summary in (stream.summary, self.summary):
-            summary.add(main, memory_on=self.variants[0] == "on")
+            summary.add(main, memory_on=self._remembers)
             if latency_ms is not None:
                 summary.timings_ms.setdefault("stamp_to_publish", []).append(latency_ms)
         stream.longest_memory = max(stream.longest_memory, main.memory_frames)

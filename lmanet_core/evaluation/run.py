@@ -21,7 +21,7 @@ from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.report import Report, build_summary, figure_names, hash_input, write_summary
 from lmanet_core.evaluation.session import CameraInput, Session, name_cameras
 from lmanet_core.evaluation.verdict import check_names, read_thresholds
-from lmanet_core.label_mapping import LabelMapping, load_mapping
+from lmanet_core.labels.mapping import LabelMapping, load_mapping
 from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import hash_file, load_model
@@ -51,7 +51,9 @@ class EvaluationConfig:
     thresholds: Path | None = None  # YAML file, see `read_thresholds`
     live: str | float | None = None  # as if live: "measured", or milliseconds a frame takes; None: every frame, in order
     results: tuple[str, ...] = ()  # one for each camera: BAG or BAG:TOPIC with label maps that a node published
-    compare: tuple[str, ...] = ("off",)  # other ways on the same frames, of `COMPARE`
+    compare: tuple[str, ...] = (
+        "off",
+    )  # other ways on the same frames, of `COMPARE`; those that differ in nothing are left out
     save: tuple[str, ...] = SAVE  # what is written besides summary.json and frames.jsonl
     overwrite: bool = False  # replace a report that is there
     topics: tuple[str, ...] = ()  # image topics of bags
@@ -110,7 +112,8 @@ def evaluate(config: EvaluationConfig, on_frame: Callable[[], None] = lambda: No
 
     inputs = (*config.inputs, *config.labels, *config.results)
     with ResultFolder(config.out, overwrite=config.overwrite, inputs=inputs) as folder:
-        recorder = Recorder(config.out, labels, mapping, [camera.name for camera in cameras], variants, config.save)
+        names, remembers = [camera.name for camera in cameras], segmenter.memory_enabled
+        recorder = Recorder(config.out, labels, mapping, names, variants, config.save, remembers)
         session = Session(cameras, make_segmenters, recorder, config.tolerance_s, config.max_frames, on_frame)
         figures: dict[str, float | None] = {}
         complete = False

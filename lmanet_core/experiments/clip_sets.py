@@ -21,12 +21,13 @@ from lmanet_core.data import ClipSource
 from lmanet_core.data.augment import lose_blocks, to_uint8
 from lmanet_core.data.street_clips import parse_degradation
 from lmanet_core.errors import ConfigError, InputError
-from lmanet_core.geometry import GeometryPlan, Size, fit_network_size, plan_geometry
+from lmanet_core.geometry import GeometryPlan, Size, plan_geometry
 from lmanet_core.metrics import ConfusionMatrix, FlowMatcher, Steadiness
 from lmanet_core.network.backbone import image_batch
 from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.stream.argmax import argmax_labels
 from lmanet_core.stream.motion import follow
+from lmanet_core.stream.segmenter import fit_to_backbone
 from lmanet_core.training.build import make_sources
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.runtime import Runtime
@@ -136,10 +137,7 @@ class ClipScorer:
 
     def _plan(self, size: Size) -> GeometryPlan:
         backbone, trained = self.runtime.network.backbone, self.runtime.config.input_size
-        network_size = self.network_size or fit_network_size(
-            size, trained.height * trained.width, backbone.stride, backbone.size_remainder
-        )
-        return plan_geometry(size, network_size)
+        return plan_geometry(size, self.network_size or fit_to_backbone(size, trained.height * trained.width, backbone))
 
     def _score_clip(self, condition: Condition, index: int, plan: GeometryPlan, scores: ClipScores) -> None:
         past = self.memory_frames or 0
@@ -234,14 +232,15 @@ def make_conditions(config: TrainConfig, names: Sequence[str]) -> list[Condition
     return [condition(name) for name in names]
 
 
-def _add_noise(frames: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+def add_noise(frames: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+    """Of `NOISE_SIGMA` grey levels, Gaussian and independent."""
     return to_uint8(frames + rng.standard_normal(frames.shape, np.float32) * np.float32(NOISE_SIGMA))
 
 
 _BLOCKS: dict[str, Callable[[UInt8Array, np.random.Generator], UInt8Array]] = {
     name: partial(lose_blocks, count=count) for name, count in LOST_BLOCKS.items()
 }
-_SPOILERS = {"noise": _add_noise, **_BLOCKS}
+_SPOILERS = {"noise": add_noise, **_BLOCKS}
 
 
 def _some(names: Sequence[str]) -> str:

@@ -8,37 +8,33 @@ The two halves of the recording are also reported by themselves, for constants t
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from lmanet_core.arrays import Float32Array, UInt8Array
 from lmanet_core.data.augment import lose_blocks
 from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation.measures import Measures
 from lmanet_core.evaluation.truth import open_truth, with_truth
+from lmanet_core.experiments.clip_sets import add_noise
+from lmanet_core.experiments.contenders import Averaged, Contender, SelfMemory, Streamed
 from lmanet_core.experiments.paper import ExperimentResult
-from lmanet_core.frame import Frame, FrameResult
-from lmanet_core.geometry import Size
-from lmanet_core.label_mapping import LabelMapping, load_mapping
+from lmanet_core.frame import Frame
 from lmanet_core.labels import UNLABELLED
+from lmanet_core.labels.mapping import LabelMapping, load_mapping
 from lmanet_core.media import open_frames
+from lmanet_core.media.sinks import output_errors
 from lmanet_core.metrics import FlowMatcher, Matches
-from lmanet_core.network.backbone import image_batch
-from lmanet_core.network.lmanet import stack_memory
-from lmanet_core.network.memory_read import MemoryFrames
-from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import Runtime, prepare
 
-_AVERAGE = 0.6  # of the past, in the two averages
-_NOISE = 25.0  # grey levels
 _BLOCKS = 4  # lost in each frame
 _DARK = 0.15
 _BLUR_PX = 15  # of a camera that shakes sideways
@@ -52,18 +48,14 @@ def _motion_blur(image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
 
 
 def _jpeg(image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    packed = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, _JPEG))[1]
-    return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
+    packed = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, _JPEG))[1]
+    return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
 
 
-def _noise(image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    return np.asarray(np.clip(image + rng.normal(0.0, _NOISE, image.shape).round(), 0, 255), np.uint8)
-
-
-#: What the pictures suffer: name → what is done to each image.
+#: What the pictures suffer.
 CONDITIONS: Mapping[str, Callable[[UInt8Array, np.random.Generator], UInt8Array]] = {
     "clean": lambda image, rng: image,
-    "noise": _noise,
+    "noise": lambda image, rng: add_noise(image[None], rng)[0],
     "blocks": lambda image, rng: np.asarray(lose_blocks(image[None], rng, _BLOCKS)[0], np.uint8),
     "dark": lambda image, rng: (image * _DARK).round().astype(np.uint8),
     "blur": _motion_blur,
@@ -112,81 +104,6 @@ class GainConfig:
             raise ConfigError(f"seeds must be 1 or more, got {self.seeds}")
 
 
-class Contender(Protocol):
-    """Segments one stream."""
-
-    def step(self, frame: Frame) -> FrameResult:
-        """The next frame."""
-        ...
-
-
-class Streamed:
-    """The product itself, with some of its memories."""
-
-    def __init__(self, runtime: Runtime, network_size: str, features: bool, labels: bool) -> None:
-        self._segmenter = VideoSegmenter(
-            runtime, SegmenterConfig(network_size=network_size, memory=features, label_memory=labels)
-        )
-
-    def step(self, frame: Frame) -> FrameResult:
-        """See `Contender`."""
-        return self._segmenter.step(frame.image, frame.stamp_ns, frame.frame_id, confidence=False)
-
-
-class SelfMemory:
-    """The network's memory filled with the present frame: the same parameters without the past."""
-
-    def __init__(self, runtime: Runtime, network_size: str) -> None:
-        self._runtime = runtime
-        self._geometry = VideoSegmenter(runtime, SegmenterConfig(network_size=network_size))
-
-    @torch.inference_mode()
-    def step(self, frame: Frame) -> FrameResult:
-        """See `Contender`."""
-        runtime, plan = self._runtime, self._geometry.plan_for(Size(*frame.image.shape[:2]))
-        features = runtime.network.encode(_pixels(runtime, plan.to_network(frame.image)))
-        memory = self._memory(features)
-        logits = runtime.network.decode(features, memory, positions=_here(memory))
-        return _result(frame, logits[0, : len(runtime.config.labels.names)].argmax(0).byte(), plan)
-
-    def _memory(self, features: torch.Tensor) -> MemoryFrames | None:
-        config = self._runtime.config.memory
-        assert config is not None
-        return stack_memory([self._runtime.network.remember(features)] * config.memory_frames)
-
-
-class Averaged:
-    """Class probabilities averaged over time, pixel by pixel or along the flow, with no gate: what is simple."""
-
-    def __init__(self, runtime: Runtime, network_size: str, along_flow: bool) -> None:
-        self._runtime = runtime
-        self._geometry = VideoSegmenter(runtime, SegmenterConfig(network_size=network_size))
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) if along_flow else None
-        self._before: tuple[UInt8Array, Float32Array] | None = None
-
-    @torch.inference_mode()
-    def step(self, frame: Frame) -> FrameResult:
-        """See `Contender`."""
-        runtime, plan = self._runtime, self._geometry.plan_for(Size(*frame.image.shape[:2]))
-        image = plan.to_network(frame.image)
-        logits = runtime.network.decode(runtime.network.encode(_pixels(runtime, image)))
-        now = logits[0, : len(runtime.config.labels.names)].float().softmax(0).cpu().numpy()
-        grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-        if self._before is not None:
-            past = self._before[1] if self._flow is None else self._moved(grey, *self._before)
-            now = _AVERAGE * past + (1.0 - _AVERAGE) * now
-        self._before = (grey, now)
-        return _result(frame, torch.from_numpy(now.argmax(0).astype(np.uint8)), plan)
-
-    def _moved(self, grey: UInt8Array, before: UInt8Array, past: Float32Array) -> Float32Array:
-        assert self._flow is not None
-        flow = np.asarray(self._flow.calc(grey, before, None), np.float32)  # type: ignore[call-overload]
-        rows, columns = np.mgrid[: grey.shape[0], : grey.shape[1]].astype(np.float32)
-        columns, rows = columns + flow[..., 0], rows + flow[..., 1]
-        replicate = cv2.BORDER_REPLICATE
-        return np.stack([cv2.remap(plane, columns, rows, cv2.INTER_LINEAR, borderMode=replicate) for plane in past])
-
-
 class Farneback:
     """OpenCV's dense flow after Farnebäck (2003), which no contender uses."""
 
@@ -231,10 +148,11 @@ def measure_gain(config: GainConfig, say: Callable[[str], None] = print) -> Expe
             scores = {name: Score({part: Measures(labels, mapping) for part in PARTS}) for name in contenders}
             _run(pairs, condition, seed, contenders, scores, mapping)
             runs.append({name: {part: score.figures(part) for part in PARTS} for name, score in scores.items()})
-        record[condition] = runs
-        rows += _rows(condition, runs)
-        say(f"{condition}: " + "; ".join(f"{row[1]} {row[2]:.2f} / {row[3]:.2f}" for row in _rows(condition, runs)))
-    (config.out / "memory-gain.json").write_text(json.dumps(record, indent=1))
+        record[condition], latest = runs, _rows(condition, runs)
+        rows += latest
+        say(f"{condition}: " + "; ".join(f"{row[1]} {row[2]:.2f} / {row[3]:.2f}" for row in latest))
+    with output_errors(config.out):
+        (config.out / "memory-gain.json").write_text(json.dumps(record, indent=1))
     columns = ("condition", "contender", "mIoU, %", "flicker, %", "TC, %", "mVC8, %", "changed, %", "worst class")
     title = f"Memory gain: {Path(config.recording).name}, {len(pairs)} frames, {Path(config.weights).name}"
     return ExperimentResult(title, columns, tuple(rows), plotted=(2, 3), unit="%")
@@ -244,10 +162,7 @@ def _read(config: GainConfig) -> Iterator[tuple[Frame, UInt8Array | None]]:
     options: dict[str, Any] = {} if config.fps is None else {"fps": config.fps}
     with open_frames(Path(config.recording), **options) as source:
         truth = open_truth(config.labels, Path(config.recording), 0.02)
-        for number, pair in enumerate(with_truth(source, truth)):
-            if config.max_frames is not None and number >= config.max_frames:
-                break
-            yield pair
+        yield from itertools.islice(with_truth(source, truth), config.max_frames)
 
 
 def _contenders(config: GainConfig, runtime: Runtime, control: Runtime | None) -> dict[str, Contender]:
@@ -286,12 +201,14 @@ def _run(
         half = PARTS[1 if number < len(kept) // 2 else 2]
         for name, contender in contenders.items():
             result = contender.step(suffered)
+            right = count = 0
+            if changed is not None and truth is not None:
+                hit = mapping.map_prediction(result.labels)[changed] == mapping.map_truth(truth)[changed]
+                right, count = int(hit.sum()), hit.size
             for part in ("all", half):
                 scores[name].measures[part].add(result, truth, matches if part == "all" or number != len(kept) // 2 else None)
-                if changed is not None and truth is not None:
-                    hit = mapping.map_prediction(result.labels)[changed] == mapping.map_truth(truth)[changed]
-                    scores[name].changed[part][0] += int(hit.sum())
-                    scores[name].changed[part][1] += int(hit.size)
+                scores[name].changed[part][0] += right
+                scores[name].changed[part][1] += count
         before = (frame, truth)
 
 
@@ -339,20 +256,3 @@ def _worst(runs: Sequence[Mapping[str, Any]], name: str) -> str:
 def _mean(values: Sequence[float | None]) -> float:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else float("nan")
-
-
-def _pixels(runtime: Runtime, image: UInt8Array) -> torch.Tensor:
-    return runtime.normalize(image_batch(torch.from_numpy(image.copy()).float().to(runtime.device)))
-
-
-def _here(memory: MemoryFrames | None) -> torch.Tensor | None:
-    """(1, T, 2, h, w): remembered positions that have not moved."""
-    if memory is None:
-        return None
-    _, frames, _, height, width = memory.keys.shape
-    grid = torch.from_numpy(np.indices((height, width)).astype(np.float32)).to(memory.keys.device)
-    return grid.expand(1, frames, 2, height, width)
-
-
-def _result(frame: Frame, labels: torch.Tensor, plan: Any) -> FrameResult:
-    return FrameResult(plan.labels_to_output(labels.cpu().numpy()), None, frame.stamp_ns, "", None, 0, False, plan)

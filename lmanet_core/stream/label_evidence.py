@@ -31,6 +31,7 @@ _FREE_NOISE = 1.0  # grey levels of camera noise that the tolerance covers
 _NOISE_DIFFERENCE = 1.13  # mean absolute difference of two pictures whose noise has standard deviation 1
 _FLAT = 2  # grey levels between the darkest and the brightest pixel of a flat window
 _FLAT_WINDOW = np.ones((5, 5), np.uint8)
+_DIFFERS = 0.7  # of the tolerance; a pixel of a flat patch that differs by more looks different
 _LOST_SHARE = 0.3  # of a flat patch that must look different from before for the patch to be lost
 _MARGIN = np.ones((9, 9), np.uint8)  # around what is lost: the network's labels suffer there, too
 _COARSE = 8  # thumbnail pixels a side of the squares by which motion is filled in
@@ -64,10 +65,10 @@ class PictureComparison:
         self._seen = now
         if self._past is None or self._past.shape != now.shape:
             return None
-        grey = _grey(now)
-        flat = _flat(now)
+        grey, flat = _grey(now), _flat(now)
+        has_flat = bool(flat.any())
         flow = self._measure(grey, _grey(self._past))
-        if flat.any():
+        if has_flat:
             flow = _filled(flow, cv2.dilate(flat, _MARGIN) == 0)
         height, width = grey.shape
         rows, columns = np.mgrid[:height, :width].astype(np.float32)
@@ -80,8 +81,8 @@ class PictureComparison:
         evidence = np.empty((3, height, width), np.float32)
         evidence[DOWN], evidence[RIGHT] = flow[..., 1] / height, flow[..., 0] / width
         evidence[HOLDS] = np.exp(-np.square(difference / tolerance)) * inside
-        lost = _lost(flat, difference > 0.7 * tolerance) & inside
-        if lost.any():
+        if has_flat:
+            lost = _lost(flat, difference > _DIFFERS * tolerance) & inside
             evidence[HOLDS][lost] = LOST
             self._seen = np.where(lost[..., None], came, now)
         return evidence
@@ -110,8 +111,6 @@ def _flat(picture: UInt8Array) -> UInt8Array:
 
 def _lost(flat: UInt8Array, differs: Mask) -> Mask:
     """(h, w) bool: flat patches that look different from what was there, and a margin around them."""
-    if not flat.any():
-        return np.zeros(flat.shape, bool)
     count, patches = cv2.connectedComponents(flat)
     sizes = np.bincount(patches.ravel(), minlength=count)
     changed = np.bincount(patches.ravel(), differs.ravel(), count) / np.maximum(sizes, 1)

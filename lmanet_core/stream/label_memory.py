@@ -192,11 +192,13 @@ class _Past:
         weight = holds.clamp(max=1.0).mul_(self._strength).mul_(evidence).div_(evidence.add_(counts))
         rest = 1.0 - weight
         scale, weight = torch.nan_to_num(rest / total, 0.0, 0.0, 0.0), weight.mul_(1.0 / _STORED_UNIT)
-        now, pixel = best.int(), torch.arange(best.numel(), dtype=torch.int32, device=best.device).view_as(best)
+        now = best.int()
+        index = torch.int32 if shares.numel() < 1 << 31 else torch.int64
+        pixel = torch.arange(best.numel(), dtype=index, device=best.device).view_as(best)
         scored, known = [], torch.zeros_like(lost)
         for past in (word >> _EVIDENCE_BITS, second):
             kind = past & _CLASS
-            share = shares.flatten().index_select(0, (kind * best.numel() + pixel).flatten()).view_as(total)
+            share = shares.flatten().index_select(0, (kind.to(index) * best.numel() + pixel).flatten()).view_as(total)
             share = torch.nan_to_num_(share, 0.0, 0.0, 0.0).mul_(scale).add_(weight * (past >> _CLASS_BITS))
             scored.append(_scored(share, kind))
             known |= kind == now

@@ -30,6 +30,7 @@ from lmanet_core.stream.continuity import ContinuityConfig, ContinuityMonitor
 from lmanet_core.stream.cuda_graph import DeviceRunner
 from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
+from lmanet_core.stream.motion import thumbnail
 from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Wanted
 from lmanet_core.weights.adapters import wrap_module
 from lmanet_core.weights.checkpoint import load_model
@@ -70,6 +71,11 @@ class SegmenterConfig:
     cuda_graph: bool = True  # on CUDA: the whole step as one graph, launched at once
     continuity: ContinuityConfig = field(default_factory=ContinuityConfig)
 
+    @property
+    def label_strength(self) -> float:
+        """Share of the past labels that is used, 0–1; 0 where there is no label memory."""
+        return self.label_memory_strength if self.label_memory else 0.0
+
     def __post_init__(self) -> None:
         check_settings(self)
         if self.memory_frames == 0:
@@ -106,7 +112,7 @@ class VideoSegmenter:
             self._memory = StreamMemory(frames, self.config.memory_interval_s, trained.follow_motion)
         self.memory_enabled = self.config.memory and trained is not None
         self._labels = LabelMemory()
-        self._label_strength = self.config.label_memory_strength if self.config.label_memory else 0.0
+        self._label_strength = self.config.label_strength
         self._plan: GeometryPlan | None = None
         self._on_device = runtime.device.type == "cuda"
         self._runner: HostRunner | DeviceRunner | None = None  # for images of the plan's size
@@ -246,19 +252,21 @@ class VideoSegmenter:
         held, done = 0 if memory is None else len(memory), None
         if labels or remember or self._on_device or (label_memory is not None and continuity.remember):
             follows = label_memory is not None or (memory is not None and memory.follows_motion)
-            seen = view = label_view = None
+            seen = small = view = label_view = None
             if follows or not self._on_device:
                 seen = plan.to_network(rgb)
                 clock.lap("preprocess")
+            if follows and seen is not None:
+                small = thumbnail(seen)  # which both memories look at
             if memory is not None:
-                view = memory.view(seen, feature_grid(plan.network_size, self.stride))
-            if label_memory is not None and seen is not None:
-                label_view = label_memory.view(seen)
+                view = memory.view(small, feature_grid(plan.network_size, self.stride))
+            if label_memory is not None and small is not None:
+                label_view = label_memory.view(small)
             if follows:
                 clock.lap("motion")
             past = StreamPast(memory, view, label_memory, label_view, continuity.remember)
             try:
-                wanted = Wanted(labels or label_memory is not None, labels and confidence, remember)
+                wanted = Wanted(labels, labels and confidence, remember)
                 done = self._runner_for(plan).run(rgb, seen, past, wanted, stamp_ns, clock.lap)
             except DeviceMemoryError:
                 self.reset()
@@ -266,7 +274,7 @@ class VideoSegmenter:
             if done.forgot:
                 self.continuity.reset()
         return FrameResult(
-            labels=done.labels if done is not None and labels else NO_LABELS,
+            labels=NO_LABELS if done is None else done.labels,
             confidence=None if done is None else done.confidence,
             stamp_ns=stamp_ns,
             frame_id=frame_id,
@@ -293,7 +301,7 @@ class VideoSegmenter:
             backbone, config = self.runtime.network.backbone, self.config
             if config.network_size == "auto":
                 trained = self.runtime.config.input_size
-                network_size = _fit(camera_size, trained.height * trained.width, backbone)
+                network_size = fit_to_backbone(camera_size, trained.height * trained.width, backbone)
             else:
                 network_size = parse_size(config.network_size)
             self._plan = plan_geometry(camera_size, network_size, config.output_size, config.resize)
@@ -312,7 +320,7 @@ class VideoSegmenter:
         return self._runner
 
 
-def _fit(camera_size: Size, max_pixels: int, backbone: Backbone) -> Size:
+def fit_to_backbone(camera_size: Size, max_pixels: int, backbone: Backbone) -> Size:
     """The size of the network's input for a camera, see `fit_network_size`; the only one where the network takes but one."""
     if backbone.fixed_size is not None:
         return Size(*backbone.fixed_size)
@@ -328,5 +336,5 @@ def _require_allowed(size: Size, backbone: Backbone) -> None:
     if any(side % multiple != remainder for side in size):
         raise ConfigError(
             f"network sides must be {multiple}·n{f' + {remainder}' if remainder else ''}, got {size}; "
-            f"nearest is {_fit(size, size.height * size.width, backbone)}"
+            f"nearest is {fit_to_backbone(size, size.height * size.width, backbone)}"
         )

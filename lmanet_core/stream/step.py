@@ -32,11 +32,12 @@ Lap = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be computed for a frame: its label map, how sure it is, and what the memory keeps of it."""
+    """What is to be computed for a frame: its label map, how sure it is, and what the memories keep of it."""
 
     labels: bool = True
     confidence: bool = True
     key_value: bool = True
+    belief: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,28 +188,33 @@ class FrameStep:
         lap("preprocess")
         features = network.encode(pixels)  # (1, C, h, w)
         lap("encode")
-        labels = confidence = key_value = belief = None
-        if wanted.labels:
+        labels = confidence = key_value = belief = certain = None
+        chooses = wanted.labels or (wanted.belief and self.label_strength > 0.0)
+        if chooses:
             logits = network.decode(features, past.frames, self._attention, past.positions)
+            logits = logits[:, : self._classes]  # a void channel never wins
             lap("decode")
         if wanted.key_value:
             key_value = network.remember(features)
             lap("remember")
-        if wanted.labels:
-            logits = logits[:, : self._classes]  # a void channel never wins
+        if chooses:
             if self._upsample_logits:
                 logits = self.plan.logits_to_output(logits)
             if self.label_strength:
-                labels, confidence, belief = blend(logits, past.belief, past.evidence, self.label_strength)
+                chosen, certain, belief = blend(logits, past.belief, past.evidence, self.label_strength)
                 lap("label_memory")
             else:
-                labels, confidence = argmax_labels(logits, wanted.confidence)
-            if not self._upsample_logits:
-                labels = self._resampling.labels_to_output(labels)
-                if confidence is not None and wanted.confidence:
-                    confidence = self._resampling.confidence_to_output(confidence)
-            lap("postprocess")
-        return Computed(labels, confidence if wanted.confidence else None, key_value, belief)
+                chosen, certain = argmax_labels(logits, wanted.confidence)
+            if wanted.labels:
+                labels, confidence = self._to_output(chosen, certain if wanted.confidence else None)
+                lap("postprocess")
+        return Computed(labels, confidence, key_value, belief)
+
+    def _to_output(self, labels: torch.Tensor, certain: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self._upsample_logits:  # they are there already
+            return labels, certain
+        labels = self._resampling.labels_to_output(labels)
+        return labels, None if certain is None else self._resampling.confidence_to_output(certain)
 
 
 class HostRunner:

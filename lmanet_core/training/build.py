@@ -16,8 +16,8 @@ from lmanet_core.data import CityscapesSource, ClipSource, StillsSource, StreetS
 from lmanet_core.data.camera_motion import MotionConfig
 from lmanet_core.errors import ConfigError, InputError, WeightsError
 from lmanet_core.geometry import Size, fit_network_size, parse_size
-from lmanet_core.label_mapping import load_mapping
 from lmanet_core.labels import CITYSCAPES, LabelSet
+from lmanet_core.labels.mapping import load_mapping
 from lmanet_core.network import Backbone, LMANet
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.losses import ERFNET_CITYSCAPES_WEIGHTS, weights_from_counts

@@ -205,6 +205,7 @@ def test_single_frame_weights_have_a_label_memory(evaluate, bag, single_frame_we
     assert evaluate(bag(), *LABELS, "--save", "page", *compare, weights=single_frame_weights).code == 0
     summary = summary_of(tmp_path / "report")
     assert summary["variants"] == ["on", "off"] and summary["run"]["label_memory"] == 1.0
+    assert summary["not_remembered"] == 0  # there is no memory of features that a frame could have missed
 
 
 def test_four_ways_on_the_same_frames(evaluate, bag, tmp_path):

@@ -18,8 +18,8 @@ from lmanet_core.evaluation.flow import grid_size
 from lmanet_core.evaluation.measures import MVC_FRAMES, near_boundary
 from lmanet_core.frame import Discontinuity, FrameResult
 from lmanet_core.geometry import Size, plan_geometry
-from lmanet_core.label_mapping import LabelMapping, load_mapping
 from lmanet_core.labels import CAMVID11, CITYSCAPES, LabelSet
+from lmanet_core.labels.mapping import LabelMapping, load_mapping
 
 THREE = LabelSet(("a", "b", "c"), ((1, 0, 0), (2, 0, 0), (3, 0, 0)))
 EXACT = 1e-6

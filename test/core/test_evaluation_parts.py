@@ -21,8 +21,8 @@ from lmanet_core.evaluation.session import CameraInput, Session, name_cameras
 from lmanet_core.evaluation.truth import StampedLabels, StampedTruth, with_truth
 from lmanet_core.frame import Discontinuity, Frame, FrameResult
 from lmanet_core.geometry import Size, plan_geometry
-from lmanet_core.label_mapping import LabelMapping
 from lmanet_core.labels import CAMVID11
+from lmanet_core.labels.mapping import LabelMapping
 from lmanet_core.ops import attention_weights
 from lmanet_core.stream.attention_view import attend
 from lmanet_core.stream.segmenter import VideoSegmenter
@@ -157,7 +157,7 @@ def record(folder, frames, size=(24, 32)):
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 255, (size[0], size[1] + 64, 3), np.uint8)
     plan = plan_geometry(Size(*size), Size(*size))
-    recorder = Recorder(folder, CAMVID11, LabelMapping.identity(CAMVID11), ["camera"], ("on", "off"), ("page",))
+    recorder = Recorder(folder, CAMVID11, LabelMapping.identity(CAMVID11), ["camera"], ("on", "off"), ("page",), True)
     tracemalloc.start()
     sizes = []
     for number in range(frames):

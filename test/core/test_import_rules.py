@@ -161,6 +161,10 @@ def test_evaluation_and_experiments_know_nothing_of_command_lines():
         assert not {name for name in imports_of(path) if below(name, "jsonargparse", "argparse")}, path.name
 
 
+def test_few_modules_stand_outside_of_the_rooms():
+    assert len([path for path in MODULES if path.parent == PACKAGE and path.name != "__init__.py"]) <= 6
+
+
 def test_every_module_is_seen():
     names = {module_name(path) for path in MODULES}
     assert {"lmanet_core.commands.main", "lmanet_core.ops.blocked", "lmanet_core.network.lmanet"} <= names

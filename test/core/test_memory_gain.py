@@ -5,18 +5,25 @@ from __future__ import annotations
 import csv
 import json
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
 from lmanet_core.commands.main import main
 from lmanet_core.errors import ConfigError
 from lmanet_core.experiments import memory_gain
+from lmanet_core.experiments.contenders import Averaged, SelfMemory
 from lmanet_core.experiments.memory_gain import CONDITIONS, CONTENDERS, GainConfig, measure_gain
-from lmanet_core.label_mapping import LabelMapping
+from lmanet_core.frame import Frame
 from lmanet_core.labels import LabelSet
+from lmanet_core.labels.mapping import LabelMapping
 from lmanet_core.metrics import Matches
+from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.street import StreetConfig
 from lmanet_core.street.recording import LABEL_TOPIC, record_street
+from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.runtime import prepare
 
 FRAMES = 10
 
@@ -49,6 +56,7 @@ def test_all_contenders_under_all_conditions(street, tmp_path, video_weights, si
     assert record["every second"][0]["single"]["all"]["frames"] == FRAMES // 2
     assert record["5 Hz"][0]["single"]["all"]["frames"] == FRAMES // 2  # the street has 10 Hz
     assert (out / "memory-gain.svg").stat().st_size
+    assert len({scores["all"]["flicker"] for scores in record["clean"][0].values()}) == len(CONTENDERS)
 
 
 def test_single_frames_have_no_past_and_memories_do(street, tmp_path, video_weights):
@@ -57,6 +65,29 @@ def test_single_frames_have_no_past_and_memories_do(street, tmp_path, video_weig
     rows = {row[1]: row[2:] for row in measure_gain(config, lambda text: None).rows}
     assert list(rows) == ["single", "feature memory", "label memory"]
     assert len({row[1] for row in rows.values()}) == 3  # flicker
+
+
+def test_the_average_along_the_flow_moves_with_the_picture(single_frame_weights):
+    averaged = Averaged(prepare(load_model(single_frame_weights), "cpu", "fp32"), "64x32", along_flow=True)
+    noise = np.random.default_rng(1).integers(0, 256, (24, 40), dtype=np.uint8)
+    before = cv2.resize(noise, (160, 96), interpolation=cv2.INTER_CUBIC)
+    past = (before > 128).astype(np.float32)[None]
+    moved = averaged._moved(np.roll(before, 6, 1), before, past)
+    inner = (slice(16, -16), slice(16, -16))
+    assert (
+        np.abs(moved[0] - np.roll(past[0], 6, 1))[inner].mean() < 0.05 < np.abs(past[0] - np.roll(past[0], 6, 1))[inner].mean()
+    )
+
+
+def test_self_memory_reads_the_present_frame(video_weights, make_scene):
+    runtime = prepare(load_model(video_weights), "cpu", "fp32")
+    image, frames = make_scene(), runtime.config.memory.memory_frames
+    found = SelfMemory(runtime, "64x32").step(Frame(image, 0)).labels
+    with torch.inference_mode():
+        features = runtime.network.encode(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
+        memory = stack_memory([runtime.network.remember(features)] * frames)
+        logits = runtime.network.decode(features, memory)[0, : len(runtime.config.labels.names)]
+    assert np.mean(found != logits.argmax(0).numpy()) < 0.002
 
 
 def test_pixels_whose_truth_changed_along_the_motion():

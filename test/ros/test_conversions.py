@@ -53,7 +53,7 @@ def test_cv_bridge_is_left_alone_beside_numpy_2():
     assert not conversions.uses_cv_bridge() and "cv_bridge" not in sys.modules
 
 
-@pytest.mark.skipif(not conversions.uses_cv_bridge(), reason="cv_bridge cannot be imported")
+@pytest.mark.skipif(not conversions.uses_cv_bridge(), reason="no cv_bridge, or none for this NumPy")
 @pytest.mark.parametrize("encoding", sorted(BY_BRIDGE - {"rgb8"}))
 def test_cv_bridge_is_really_used_and_agrees(encoding, monkeypatch):
     message = make(encoding, height=30, width=40)

@@ -185,6 +185,36 @@ def test_the_label_memory_can_be_switched_off_and_on_while_running(robot, drive,
     assert segmenter.label_strength == 0.5
 
 
+def test_a_model_of_ones_own_runs_on_the_node(robot, drive, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef make():\n    torch.manual_seed(0)\n"
+        "    return nn.Conv2d(3, 4, 3, padding=1), ('floor', 'wall', 'person', 'shelf')\n"
+    )
+    name = f"python:{tmp_path / 'own.py'}:make"
+    node = robot({"weights": name}, outputs=("labels",))
+    images = drive(3)
+    got = [pixels(node.step(image, SECOND + index * TENTH)) for index, image in enumerate(images)]
+    segmenter = VideoSegmenter.from_weights(name)
+    for index, image in enumerate(images):
+        np.testing.assert_array_equal(got[index], segmenter.step(image, SECOND + index * TENTH).labels)
+
+
+def test_a_model_of_hugging_face_runs_on_the_node(robot, drive, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
+    config = transformers.SegformerConfig(
+        depths=[1] * 4, hidden_sizes=[8, 8, 16, 16], num_attention_heads=[1] * 4, decoder_hidden_size=8,
+        id2label={0: "floor", 1: "wall"}, label2id={"floor": 0, "wall": 1},
+    )  # fmt: skip
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "segformer")
+    node = robot({"weights": f"hf:{tmp_path / 'segformer'}"}, outputs=("labels",))
+    image = drive(1)[0]
+    labels = pixels(node.step(image, SECOND))
+    np.testing.assert_array_equal(
+        labels, VideoSegmenter.from_weights(f"hf:{tmp_path / 'segformer'}").step(image, SECOND).labels
+    )
+    assert node.node._cameras[""].segmenter.labels.names == ("floor", "wall")
+
+
 def test_camera_info_alone_is_published_without_segmenting(robot, drive, monkeypatch):
     node = robot({"label_memory.enabled": False}, outputs=("camera_info",))
     monkeypatch.setattr(node.node._cameras[""].segmenter.runtime.network, "decode", None)
