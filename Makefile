@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint install clean
 
-demo: $(STAMP)  ## drive a generated street, segment it with the memory off and on; or segment INPUT with WEIGHTS, into OUT
+demo: $(STAMP)  ## drive a generated street, segment it without and with memories; or segment INPUT with WEIGHTS, into OUT
 ifdef INPUT
 	$(BIN)/lmanet segment "$(INPUT)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") --out "$(OUT)" --picture 0 --overwrite $(OPTIONS)
 else

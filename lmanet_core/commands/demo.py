@@ -1,10 +1,10 @@
 """`lmanet demo`: the main job on a machine that has nothing else.
 
-Drives a generated street into a bag, segments it with the memory off and on, and shows both side by side.
+Drives a generated street into a bag, segments it without and with memories, and compares.
 
     OUT/drive.mcap      camera, camera_info, true labels
     OUT/report/         report.html, result bag, side-by-side video, summary.json (see `lmanet evaluate`)
-    OUT/picture.png     camera, truth, memory off, memory on
+    OUT/picture.png     camera, truth, single frame, both memories
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _WARM_UP = 6  # frames before the picture, so that the memory is full
 def make_parser() -> ArgumentParser:
     """Options of `lmanet demo`."""
     parser = ArgumentParser(
-        description="Drive a generated street into a bag, segment it with the memory off and on, and compare.",
+        description="Drive a generated street into a bag, segment it without and with memories, and compare.",
         exit_on_error=False,
     )
     parser.add_argument("--out", type=str, default="out", help="folder for bag, report, video and picture")

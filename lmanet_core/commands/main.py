@@ -33,7 +33,7 @@ COMMANDS = {
     "compare": "what differs between two evaluations",
     "explain": "where in the past images the memory is read",
     "experiment": "the paper's experiments on any data set",
-    "demo": "drive a generated street and compare memory off and on",
+    "demo": "drive a generated street and compare without and with memories",
     "street": "record a drive through a generated street, with its labels",
     "doctor": "say what this machine will run on",
     "weights": "look at weights, or convert them to our format",
