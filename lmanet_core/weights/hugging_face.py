@@ -175,7 +175,7 @@ def _read_processor(place: str, transformers: Any) -> dict[str, Any]:
     else:
         try:
             file = transformers.utils.cached_file(place, _PROCESSOR, _raise_exceptions_for_missing_entries=False)
-        except OSError:
+        except OSError:  # neither kept here nor to be had: as where there is none, which the provenance tells
             file = None
     if file is None or not Path(file).is_file():
         return {}
