@@ -1,4 +1,4 @@
-"""How well a memory that follows motion knows where things are by now, and what that costs.
+"""How well a motion-compensated memory knows where things are by now, and what that costs.
 
 * Generated street: distance between where the cells of the frame before are measured to be and where the optical flow of the
   intact images at full size has them, in cells of 8 pixels, beside the distance of cells that stay where they were. Everywhere,
@@ -73,7 +73,7 @@ def on_the_street(clips: int, cache: str | None) -> dict[str, dict[str, str]]:
                 source.clip(index, 2, 1, np.random.default_rng((index, 1))).frames
                 for source in (condition.source, condition.clean or condition.source)
             )
-            seen = frames if condition.spoil is None else condition.spoil(frames, np.random.default_rng((index, 2)))
+            seen = frames if condition.degrade is None else condition.degrade(frames, np.random.default_rng((index, 2)))
             grid = feature_grid(Size(*frames.shape[1:3]), STRIDE)
             home = np.indices(grid).astype(np.float32)
             truth = home + to_cells(flows_to_past(clean[::-1])[0], grid)  # from the first to the second
@@ -82,7 +82,7 @@ def on_the_street(clips: int, cache: str | None) -> dict[str, dict[str, str]]:
             for name, places in (("stay", home), ("followed", follow(seen, grid)[1][0])):
                 distance = np.hypot(*(places - truth))
                 away.setdefault(name, []).append(distance.ravel())
-                if condition.spoil is not None:
+                if condition.degrade is not None:
                     away.setdefault(f"{name}, where lost", []).append(distance[gone])
         joined = {name: np.concatenate(parts) for name, parts in away.items()}
         found[condition.name] = {name: f"{one.mean():.2f} ({np.median(one):.2f})" for name, one in joined.items()}
@@ -117,7 +117,7 @@ def cost(size: Size, rounds: int) -> float:
     views = [scene[:, shift : shift + size.width] for shift in (*there, *reversed(there))]
 
     def stream(follows: bool) -> Callable[[], object]:
-        memory = replace(model.config.memory, follow_motion=follows)
+        memory = replace(model.config.memory, motion_compensation=follows)
         segmenter = VideoSegmenter(prepare(model, "cpu", memory=memory))
         frames = zip(itertools.cycle(views), itertools.count(0, 10**8), strict=False)
         for _ in range(memory.memory_frames):

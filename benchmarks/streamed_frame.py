@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np

@@ -52,11 +52,11 @@ def main() -> int:
 def measure(network: LMANet, condition: Condition, clips: int) -> dict[str, float]:
     matrices = {way: ConfusionMatrix(len(condition.source.labels.names)) for way in WAYS}
     for index in range(min(clips, len(condition.source))):
-        spoiled = condition.source.clip(index, FRAMES, 1, np.random.default_rng((index, 1)))
+        degraded = condition.source.clip(index, FRAMES, 1, np.random.default_rng((index, 1)))
         clean = (condition.clean or condition.source).clip(index, FRAMES, 1, np.random.default_rng((index, 1))).frames
-        frames = spoiled.frames
-        if condition.spoil is not None:
-            frames = condition.spoil(frames, np.random.default_rng((index, 2)))
+        frames = degraded.frames
+        if condition.degrade is not None:
+            frames = condition.degrade(frames, np.random.default_rng((index, 2)))
         flows = flows_to_past(clean)
         images = [warped(frame, flow) for frame, flow in zip(frames, flows, strict=True)]
         maps = encode(network, frames)
@@ -69,7 +69,7 @@ def measure(network: LMANet, condition: Condition, clips: int) -> dict[str, floa
         }
         for way, matrix in matrices.items():
             labels = network.decode(seen[way])[0, : matrix.num_classes].argmax(0)
-            matrix.update(labels.byte().numpy(), spoiled.labels[-1])
+            matrix.update(labels.byte().numpy(), degraded.labels[-1])
     return {way: round(100 * matrix.mean_iou(), 1) for way, matrix in matrices.items()}
 
 

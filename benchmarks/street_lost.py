@@ -64,16 +64,16 @@ def measure(network: LMANet, source: ClipSource, clips: int, blocks: int) -> dic
     for index in range(min(clips, len(source))):
         clip = source.clip(index, frames, 1, np.random.default_rng((index, 1)))
         intact = clip.frames
-        spoiled = lose_blocks(intact, np.random.default_rng((index, 2)), blocks)
-        lost = (spoiled[-1] != intact[-1]).any(-1)
-        seen, unharmed = encode(network, spoiled), encode(network, intact)
+        degraded = lose_blocks(intact, np.random.default_rng((index, 2)), blocks)
+        lost = (degraded[-1] != intact[-1]).any(-1)
+        seen, unharmed = encode(network, degraded), encode(network, intact)
         before = labels_of(network.decode(unharmed[-2:-1]), classes)
         flow = flows_to_past(intact)[-2]
         found = {
             "memory off": labels_of(network.decode(seen[-1:]), classes),
-            "memory on": with_memory(network, seen, spoiled, classes),
+            "memory on": with_memory(network, seen, degraded, classes),
             "intact past": with_memory(
-                network, torch.cat((unharmed[:-1], seen[-1:])), np.concatenate((intact[:-1], spoiled[-1:])), classes
+                network, torch.cat((unharmed[:-1], seen[-1:])), np.concatenate((intact[:-1], degraded[-1:])), classes
             ),
             "copied": before,
             "moved": warped(before, flow, cv2.INTER_NEAREST).astype(np.uint8),

@@ -4,7 +4,7 @@ Sixteen towns that nothing was trained, validated or chosen on. Wanted, as means
 and 18 % of the picture, elsewhere in each frame) at least 3 points of mIoU more and 30 % less flicker; on clean images nothing
 worse. The other degradations, heavy, are measured beside them, on fewer clips.
 
-    STILL="--nearness 8 --follow-motion false"
+    STILL="--position-bias 8 --motion-compensation false"
     lmanet train --config config/train/street_memory.yaml $STILL    # where both start from
     for seed in 0 1 2; do
       more() { lmanet train --config config/train/street_memory.yaml --whiten-keys false --weights runs/$1/last.safetensors \

@@ -19,6 +19,14 @@ import yaml
 
 from lmanet_core.errors import ConfigError
 
+#: What settings were called in the release before, and what they are called now. Files with the old names load for one release.
+RENAMED = {
+    "nearness": "position_bias",
+    "follow_motion": "motion_compensation",
+    "spoil_past": "degrade_past",
+    "spoil_last": "degrade_last",
+}
+
 _KEY = "setting"
 T = TypeVar("T")
 
@@ -150,6 +158,21 @@ def read_options(file: str | os.PathLike[str]) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"config {file}: wanted 'option: value' lines, got {type(content).__name__}")
     return content
+
+
+def rename_old(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values, those under an old name (`RENAMED`) under the new one.
+
+    Raises:
+        ConfigError: a setting is there under both names.
+    """
+    renamed: dict[str, Any] = {}
+    for name, value in values.items():
+        new = RENAMED.get(name, name)
+        if new in renamed or (new != name and new in values):
+            raise ConfigError(f"{name} is called {new} now, and both are given; keep {new}")
+        renamed[new] = value
+    return renamed
 
 
 def refuse_unknown(file: str | os.PathLike[str], given: Iterable[Any], known: Sequence[str]) -> None:

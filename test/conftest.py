@@ -89,7 +89,7 @@ def video_weights(tmp_path_factory):
 @pytest.fixture(scope="session")
 def following_weights(tmp_path_factory):
     """The same with a memory that follows the motion of the picture."""
-    memory = MemoryConfig(8, 8, window=5, memory_frames=3, nearness=20.0, follow_motion=True)
+    memory = MemoryConfig(8, 8, window=5, memory_frames=3, position_bias=20.0, motion_compensation=True)
     return save_random_weights(tmp_path_factory.mktemp("weights") / "following.safetensors", memory)
 
 

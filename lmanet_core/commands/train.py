@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import sys
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from lmanet_core.errors import ConfigError
-from lmanet_core.settings import settings_of
+from lmanet_core.settings import RENAMED, rename_old, settings_of
 from lmanet_core.training.build import list_problems
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.processes import is_first_process
@@ -34,6 +34,8 @@ def make_parser() -> ArgumentParser:
     )
     for one in settings_of(TrainConfig):
         parser.add_argument(f"--{one.option}", type=one.kind, default=one.default, help=one.setting.help)
+        for old in (old for old, new in RENAMED.items() if new == one.name):
+            parser.add_argument(f"--{old.replace('_', '-')}", type=one.kind | None, default=None, help=SUPPRESS)
     return parser
 
 
@@ -43,7 +45,7 @@ def run(options: Namespace) -> int:
     Raises:
         ConfigError: Lightning is not installed.
     """
-    config = TrainConfig(**{one.name: options[one.name] for one in settings_of(TrainConfig)})
+    config = read_config(options)
     if config.check:
         return _check(config)
     try:
@@ -62,6 +64,23 @@ def run(options: Namespace) -> int:
         figures.append(f"{100 * result.network_share:.0f} % of the time in the network, the rest waiting for data")
     print(f"{result.best or result.last}: {'; '.join(figures)}")
     return 0
+
+
+def read_config(options: Namespace) -> TrainConfig:
+    """The settings of a run; a file from the release before may have some under their old names.
+
+    Raises:
+        ConfigError: a setting out of range, or there under both names.
+    """
+    current = {one.name: options[one.name] for one in settings_of(TrainConfig)}
+    for old, new in RENAMED.items():
+        if options[old] is None:
+            continue
+        print(f"{old} is called {new} now; the old name goes with the next release", file=sys.stderr)
+        if current[new] == getattr(TrainConfig, new):  # nothing else was said
+            del current[new]
+        current[old] = options[old]
+    return TrainConfig(**rename_old(current))
 
 
 def _check(config: TrainConfig) -> int:

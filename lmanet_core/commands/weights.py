@@ -75,8 +75,10 @@ def run(options: Namespace) -> int:
     else:
         table.add_row("memory", f"{memory.memory_frames} frames, window {memory.window or 'global'}, {memory.fusion} fusion")
         table.add_row("key, value", f"{memory.key_channels}, {memory.value_channels or 'the features'} channels")
-        if memory.nearness:
-            table.add_row("nearness", f"{memory.nearness:g}{', follows motion' if memory.follow_motion else ''}")
+        if memory.position_bias:
+            table.add_row(
+                "position bias", f"{memory.position_bias:g}{', motion-compensated' if memory.motion_compensation else ''}"
+            )
     table.add_row("classes", f"{len(config.labels.names)}: {', '.join(config.labels.names)}")
     for group, members in config.labels.groups.items():
         table.add_row(f"group {group}", ", ".join(members))

@@ -73,15 +73,15 @@ def lose_blocks(frames: UInt8Array, rng: np.random.Generator, count: int) -> UIn
         rng: draws places and colours.
         count: in each frame; their side is `BLOCK_SHARE` of the height.
     """
-    spoiled = frames.copy()
+    degraded = frames.copy()
     height, width = frames.shape[1:3]
     side = max(1, round(BLOCK_SHARE * height))
-    for frame in spoiled:
+    for frame in degraded:
         for _ in range(count):
             top, left = int(rng.integers(height - side + 1)), int(rng.integers(max(1, width - side + 1)))
             colors = (np.zeros(3), np.full(3, 114), rng.integers(0, 256, 3))
             frame[top : top + side, left : left + side] = colors[int(rng.integers(3))].astype(np.uint8)
-    return np.asarray(spoiled, np.uint8)
+    return np.asarray(degraded, np.uint8)
 
 
 def scale_and_crop(

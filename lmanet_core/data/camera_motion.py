@@ -1,8 +1,8 @@
 """Past frames for a still image: how a camera would have seen it a moment before.
 
 The still is the last frame, untouched by motion. Going back in time, a smooth random motion of the camera (translation, zoom,
-roll, perspective, as one homography a frame) moves it; exposure, noise, blur and moving occluders then spoil the images, never
-the labels: they say what is behind.
+roll, perspective, as one homography a frame) moves it; exposure, noise, blur and moving occluders then degrade the images,
+never the labels: they say what is behind.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class MotionConfig:
     noise: float = 6.0  # standard deviation in grey levels, at most
     blur_px: float = 1.0  # sigma, at most
     occluders: int = 3  # at most so many things pass before the camera
-    spoil_past: float = 0.5  # probability that the frames before the last suffer
-    spoil_last: float = 0.0  # probability that the last frame suffers as well
+    degrade_past: float = 0.5  # probability that the frames before the last suffer
+    degrade_last: float = 0.0  # probability that the last frame suffers as well
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not value >= 0:
                 raise ConfigError(f"{name} must be 0 or more, got {value}")
-        for name in ("spoil_past", "spoil_last"):
+        for name in ("degrade_past", "degrade_last"):
             if getattr(self, name) > 1:
                 raise ConfigError(f"{name} is a probability of 0–1, got {getattr(self, name)}")
 
@@ -85,19 +85,19 @@ def move_still(image: UInt8Array, labels: UInt8Array, homography: Float64Array) 
     return np.asarray(moved, np.uint8), np.asarray(moved_labels, np.uint8)
 
 
-def spoil(frames: UInt8Array, config: MotionConfig, rng: np.random.Generator) -> UInt8Array:
+def degrade(frames: UInt8Array, config: MotionConfig, rng: np.random.Generator) -> UInt8Array:
     """Exposure, noise, blur and occluders over (T, H, W, 3) frames; which of them suffer is drawn first."""
-    past, last = rng.random() < config.spoil_past, rng.random() < config.spoil_last
+    past, last = rng.random() < config.degrade_past, rng.random() < config.degrade_last
     if not past and not last:
         return frames
-    spoiled = _pass_occluders(frames, int(rng.integers(0, config.occluders + 1)), rng)
+    degraded = _pass_occluders(frames, int(rng.integers(0, config.occluders + 1)), rng)
     noise, sigma = rng.uniform(0, config.noise), rng.uniform(0, config.blur_px)
-    spoiled = np.stack([_expose(frame, noise, sigma, config.exposure, rng) for frame in spoiled])
+    degraded = np.stack([_expose(frame, noise, sigma, config.exposure, rng) for frame in degraded])
     if not past:
-        spoiled[:-1] = frames[:-1]
+        degraded[:-1] = frames[:-1]
     if not last:
-        spoiled[-1] = frames[-1]
-    return spoiled
+        degraded[-1] = frames[-1]
+    return degraded
 
 
 def _expose(frame: UInt8Array, noise: float, sigma: float, exposure: float, rng: np.random.Generator) -> UInt8Array:

@@ -115,7 +115,7 @@ class ClipDataset(Dataset[ClipItem]):
         augmentation: None for validation.
         seed: of everything random.
         with_flow: also give the optical flow to the frame before (for the temporal-consistency loss).
-        feature_stride: of the network; also give the positions of past frames' cells (for a memory that follows motion).
+        feature_stride: of the network; also give the positions of past frames' cells (for a motion-compensated memory).
             None: do not.
     """
 

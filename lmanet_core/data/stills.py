@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from lmanet_core.arrays import UInt8Array
-from lmanet_core.data.camera_motion import MotionConfig, move_still, past_homographies, spoil
+from lmanet_core.data.camera_motion import MotionConfig, degrade, move_still, past_homographies
 from lmanet_core.data.clips import Clip, ClipSource
 from lmanet_core.data.files import check_same_size, fit_image, image_size, read_image, read_label_ids, resize_labels
 from lmanet_core.errors import ConfigError, InputError
@@ -75,7 +75,7 @@ class StillsSource(ClipSource):
             for homography in past_homographies(*self.size, frames, stride, self.motion, rng)[:-1]
         ]
         images = np.stack([*(moved for moved, _ in made), image])
-        return Clip(spoil(images, self.motion, rng), np.stack([*(moved for _, moved in made), labels]))
+        return Clip(degrade(images, self.motion, rng), np.stack([*(moved for _, moved in made), labels]))
 
     def problems(self, frames: int, stride: int, deep: bool) -> Iterator[str]:
         """See `ClipSource`."""

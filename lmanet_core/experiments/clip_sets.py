@@ -44,13 +44,13 @@ class Condition:
         name: for tables.
         source: of the clips.
         clean: the same clips without the degradation, for optical flow; None: `source` is clean.
-        spoil: what is done to the frames (T, H, W, 3) of `source`.
+        degrade: what is done to the frames (T, H, W, 3) of `source`.
     """
 
     name: str
     source: ClipSource
     clean: ClipSource | None = None
-    spoil: Callable[[UInt8Array, np.random.Generator], UInt8Array] | None = None
+    degrade: Callable[[UInt8Array, np.random.Generator], UInt8Array] | None = None
 
 
 class ClipScores:
@@ -162,8 +162,8 @@ class ClipScorer:
 
         frames, truth = clip(condition.source)
         clean = frames if condition.clean is None else clip(condition.clean)[0]
-        if condition.spoil is not None:
-            frames = condition.spoil(frames, np.random.default_rng((index, 2)))
+        if condition.degrade is not None:
+            frames = condition.degrade(frames, np.random.default_rng((index, 2)))
         return frames, truth, clean
 
     @torch.inference_mode()
@@ -174,7 +174,7 @@ class ClipScorer:
         features = [network.encode(self._to_input(image)) for image in images]
         kept = [network.remember(seen) for seen in features[:-1]] if past else []
         positions: list[torch.Tensor | None] = [None] * len(images)
-        if past and network.memory is not None and network.memory.config.follow_motion:
+        if past and network.memory is not None and network.memory.config.motion_compensation:
             followed = follow(images, Size(*features[0].shape[-2:]))
             positions = [torch.from_numpy(one).unsqueeze(0).to(self.runtime.device) for one in followed]
 
@@ -211,8 +211,8 @@ def make_conditions(config: TrainConfig, names: Sequence[str]) -> list[Condition
     for name in names:
         if street and name not in _BLOCKS:
             parse_degradation(name)
-        elif not street and name not in ("none", *_SPOILERS):
-            raise ConfigError(f"a condition of this set is one of none, {', '.join(_SPOILERS)}; got {name!r}")
+        elif not street and name not in ("none", *_DEGRADATIONS):
+            raise ConfigError(f"a condition of this set is one of none, {', '.join(_DEGRADATIONS)}; got {name!r}")
 
     def source(degradation: str) -> ClipSource:
         validation = make_sources(replace(config, val_degradations=degradation) if street else config)[1]
@@ -227,7 +227,7 @@ def make_conditions(config: TrainConfig, names: Sequence[str]) -> list[Condition
             return Condition(name, clean)
         if street and name not in _BLOCKS:
             return Condition(name, source(name), clean)
-        return Condition(name, clean, clean, _SPOILERS[name])
+        return Condition(name, clean, clean, _DEGRADATIONS[name])
 
     return [condition(name) for name in names]
 
@@ -240,7 +240,7 @@ def add_noise(frames: UInt8Array, rng: np.random.Generator) -> UInt8Array:
 _BLOCKS: dict[str, Callable[[UInt8Array, np.random.Generator], UInt8Array]] = {
     name: partial(lose_blocks, count=count) for name, count in LOST_BLOCKS.items()
 }
-_SPOILERS = {"noise": add_noise, **_BLOCKS}
+_DEGRADATIONS = {"noise": add_noise, **_BLOCKS}
 
 
 def _some(names: Sequence[str]) -> str:

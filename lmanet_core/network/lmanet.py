@@ -44,7 +44,7 @@ class LMANet(nn.Module):
             features: (B, C, h, w) of the current frame.
             memory: past frames, None while there are none.
             impl: implementation of `local_attention`.
-            positions: (B, T, 2, h, w), where the remembered positions are in this frame, for a memory that follows motion;
+            positions: (B, T, 2, h, w), where the remembered positions are in this frame, for a motion-compensated memory;
                 None: where they were.
         """
         if memory is not None:
@@ -56,7 +56,7 @@ class LMANet(nn.Module):
         return self._memory_module().remember(features)
 
     def forward(self, clip: torch.Tensor, memory_frames: int | None = None, last_only: bool = False) -> torch.Tensor:
-        """Segment a whole clip, the memory empty at its start; equal to streaming it, but for a memory that follows motion.
+        """Segment a whole clip, the memory empty at its start; equal to streaming it, but for a motion-compensated memory.
 
         Args:
             clip: (B, T, 3, H, W), normalised.

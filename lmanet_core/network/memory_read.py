@@ -16,11 +16,11 @@ from lmanet_core.errors import ConfigError
 from lmanet_core.network.fusion import FUSIONS
 from lmanet_core.ops import Border, SoftmaxScope, local_attention
 
-#: Key channels that hold the place.
-PLACE_CHANNELS = 4
-_MAX_NEARNESS = 100.0
-# Of each channel that whitened keys have beside the place: the read is then nearest to the truth on streets with lost blocks.
-_VARIANCE_WITH_NEARNESS = 0.25
+#: Key channels that hold the position.
+POSITION_CHANNELS = 4
+_MAX_POSITION_BIAS = 100.0
+# Of each channel of whitened keys beside the position: the read is then nearest to the truth on streets with lost blocks.
+_VARIANCE_WITH_POSITION_BIAS = 0.25
 
 
 class KeyValue(NamedTuple):
@@ -42,18 +42,19 @@ class MemoryConfig:
     """How a network remembers and reads. Defaults are those of the published ERFNet weights.
 
     Attributes:
-        key_channels: Dk, those that hold the place (`nearness`) among them.
+        key_channels: Dk, those that hold the position (`position_bias`) among them.
         value_channels: Dv; 0 means that the encoder's features are the value, with no convolution of their own (PSPNet).
         fusion: a name of `FUSIONS`.
         window: side R of the window in feature positions, odd; None reads everywhere.
         memory_frames: S, past frames kept; may differ between training and use.
         softmax: "joint" over all frames or "per_frame".
         border: "zero" or "masked" (see `local_attention`).
-        nearness: 0 as published, where a position reads what looks like it, be it far or near in its window. Above 0 this much
-            times cos Δx + cos Δy joins the logit, Δ the way to the other position, half a turn just outside the window: what
-            cannot be recognised (lost, occluded) then reads what was there before. Takes 4 key channels. Not in the paper.
-        follow_motion: nearness counts from where remembered positions are by now, as far as whoever reads can tell, instead of
-            where they were (`lmanet_core.stream.motion`). Needs nearness. Not in the paper.
+        position_bias: strength of a bias on the logit by relative position: this times cos Δx + cos Δy, Δ the way to the other
+            position, half a turn just outside the window. 0 as published: a position reads what looks like it, near or far in
+            its window. Above 0, what cannot be recognised (lost, occluded) reads what was there before. Takes 4 key channels.
+            Not in the paper.
+        motion_compensation: the bias counts from where the motion of the picture has taken a remembered position
+            (`lmanet_core.stream.motion`), instead of from where it was. Needs a position bias. Not in the paper.
 
     Raises:
         ConfigError: a value outside its range.
@@ -66,18 +67,20 @@ class MemoryConfig:
     memory_frames: int = 4
     softmax: SoftmaxScope = "joint"
     border: Border = "zero"
-    nearness: float = 0.0
-    follow_motion: bool = False
+    position_bias: float = 0.0
+    motion_compensation: bool = False
 
     def __post_init__(self) -> None:
         if self.key_channels < 1 or self.value_channels < 0:
             raise ConfigError(f"wanted key channels ≥ 1 and value channels ≥ 0, got {self.key_channels}, {self.value_channels}")
-        if not 0.0 <= self.nearness <= _MAX_NEARNESS:
-            raise ConfigError(f"nearness must be 0 to {_MAX_NEARNESS:g}, got {self.nearness}")
-        if self.nearness and self.key_channels <= PLACE_CHANNELS:
-            raise ConfigError(f"nearness takes {PLACE_CHANNELS} key channels; wanted more in all, got {self.key_channels}")
-        if self.follow_motion and not self.nearness:
-            raise ConfigError("follow_motion moves what nearness counts from; wanted nearness above 0, got 0")
+        if not 0.0 <= self.position_bias <= _MAX_POSITION_BIAS:
+            raise ConfigError(f"position_bias must be 0 to {_MAX_POSITION_BIAS:g}, got {self.position_bias}")
+        if self.position_bias and self.key_channels <= POSITION_CHANNELS:
+            raise ConfigError(
+                f"position_bias takes {POSITION_CHANNELS} key channels; wanted more in all, got {self.key_channels}"
+            )
+        if self.motion_compensation and not self.position_bias:
+            raise ConfigError("motion_compensation moves what position_bias counts from; wanted position_bias above 0, got 0")
         if self.fusion not in FUSIONS:
             raise ConfigError(f"fusion must be one of {', '.join(FUSIONS)}; got {self.fusion!r}")
         if self.window is not None and (self.window < 1 or self.window % 2 == 0):
@@ -96,14 +99,14 @@ class MemoryConfig:
                 raise ConfigError(f"{name} is {getattr(trained, name)} in these weights and cannot be {getattr(self, name)}")
         if self.content_channels != trained.content_channels:
             raise ConfigError(
-                f"nearness is {trained.nearness:g} in these weights and cannot be {self.nearness:g}: it may change, but not "
-                "come or go, for the place takes key channels"
+                f"position_bias is {trained.position_bias:g} in these weights and cannot be {self.position_bias:g}: it may "
+                "change, but not come or go, for the position takes key channels"
             )
 
     @property
     def content_channels(self) -> int:
         """Key channels that are computed from the features."""
-        return self.key_channels - (PLACE_CHANNELS if self.nearness else 0)
+        return self.key_channels - (POSITION_CHANNELS if self.position_bias else 0)
 
 
 class MemoryModule(nn.Module):
@@ -128,24 +131,24 @@ class MemoryModule(nn.Module):
 
     def remember(self, features: torch.Tensor) -> KeyValue:
         """What to keep of a frame with these features (B, C, h, w), not fused with anything."""
-        return self._place(self.memory_head(features))
+        return self._append_position(self.memory_head(features))
 
     def project_query(self, features: torch.Tensor) -> KeyValue:
-        """What a frame with these features (B, C, h, w) asks the memory with: its key, and its own value."""
-        return self._place(self.query_head(features))
+        """The query of a frame with these features (B, C, h, w): its key to compare with, and its own value."""
+        return self._append_position(self.query_head(features))
 
-    def _place(self, head: KeyValue) -> KeyValue:
+    def _append_position(self, head: KeyValue) -> KeyValue:
         """Add to keys where they are, so that the product of two says how near each other they are, too.
 
-        The place is two points on circles: cos a·cos b + sin a·sin b = cos(a − b), largest at the same position and least at
+        A position is two points on circles: cos a·cos b + sin a·sin b = cos(a − b), largest at the same position and least at
         the edge of the window, in numbers between −1 and 1, which half precision holds.
         """
         config = self.config
-        if not config.nearness:
+        if not config.position_bias:
             return head
         batch, _, height, width = head.key.shape
-        place = self._circles(*_grid(height, width, head.key.device)).to(head.key.dtype)
-        return KeyValue(torch.cat((head.key, place.expand(batch, -1, -1, -1)), 1), head.value)
+        position = self._encode_position(*_grid(height, width, head.key.device)).to(head.key.dtype)
+        return KeyValue(torch.cat((head.key, position.expand(batch, -1, -1, -1)), 1), head.value)
 
     def compensate_motion(self, memory: MemoryFrames, positions: torch.Tensor | None) -> MemoryFrames:
         """What is remembered, its keys saying where its positions are now instead of where they were.
@@ -158,27 +161,29 @@ class MemoryModule(nn.Module):
             positions: (B, T, 2, h, w), row and column of each remembered position in the present frame, in positions; None: all
                 are where they were.
         """
-        if positions is None or not self.config.follow_motion:
+        if positions is None or not self.config.motion_compensation:
             return memory
         content = memory.keys[:, :, : self.config.content_channels]
         height, width = positions.shape[-2:]
         reach = self._window_side(height, width) // 2
         now = (
-            place.clamp(home - reach, home + reach)
-            for place, home in zip(positions.float().unbind(2), _grid(height, width, positions.device), strict=True)
+            there.clamp(home - reach, home + reach)
+            for there, home in zip(positions.float().unbind(2), _grid(height, width, positions.device), strict=True)
         )
-        place = self._circles(*now).to(content.dtype)
-        keys = torch.cat((content.movedim(2, -1), place.movedim(2, -1)), -1).movedim(-1, 2)  # in the layout of `MemoryBuffer`
+        position = self._encode_position(*now).to(content.dtype)
+        keys = torch.cat((content.movedim(2, -1), position.movedim(2, -1)), -1).movedim(
+            -1, 2
+        )  # in the layout of `MemoryBuffer`
         return MemoryFrames(keys, memory.values)
 
-    def _circles(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Rows and columns that broadcast to (…, h, w) → the place channels (…, 4, h, w): cos y, sin y, cos x, sin x.
+    def _encode_position(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Rows and columns that broadcast to (…, h, w) → the position channels (…, 4, h, w): cos y, sin y, cos x, sin x.
 
         From the middle of the window to just outside of it is half a turn.
         """
         turn = 2.0 * math.pi / (self._window_side(y.shape[-2], x.shape[-1]) + 1)
         waves = [wave(at * turn) for at in (y, x) for wave in (torch.cos, torch.sin)]
-        return math.sqrt(self.config.nearness) * torch.stack(torch.broadcast_tensors(*waves), -3)  # type: ignore[no-untyped-call]
+        return math.sqrt(self.config.position_bias) * torch.stack(torch.broadcast_tensors(*waves), -3)  # type: ignore[no-untyped-call]
 
     def _window_side(self, height: int, width: int) -> int:
         """R, or of the smallest window that is global in maps of this size."""
@@ -204,8 +209,8 @@ class MemoryModule(nn.Module):
         mean = samples.mean(0)
         variances, axes = torch.linalg.eigh((samples - mean).T @ (samples - mean) / len(samples))
         strongest = axes[:, -kept:] / variances[-kept:].clamp(min=1e-6 * float(variances[-1])).sqrt()  # (C, Dk)
-        if self.config.nearness:
-            strongest *= math.sqrt(_VARIANCE_WITH_NEARNESS)
+        if self.config.position_bias:
+            strongest *= math.sqrt(_VARIANCE_WITH_POSITION_BIAS)
         for head in (self.memory_head, self.query_head):
             head.key.weight.zero_()
             head.key.weight[:, :, 1, 1] = strongest.T

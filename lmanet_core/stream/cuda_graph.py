@@ -154,7 +154,7 @@ class BufferedStep:
             self._belief, self._made_belief = (self._no_belief() for _ in range(2))
             self._evidence = torch.zeros(3, *thumbnail_size(plan.network_size), device=self._device)
         self._positions: torch.Tensor | None = None
-        if memory is not None and self._runtime.config.memory is not None and self._runtime.config.memory.follow_motion:
+        if memory is not None and self._runtime.config.memory is not None and self._runtime.config.memory.motion_compensation:
             grid = feature_grid(plan.network_size, self._runtime.network.backbone.stride)
             self._positions = torch.zeros(1, memory.capacity, 2, *grid, device=self._device)
 

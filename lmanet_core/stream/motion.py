@@ -1,4 +1,4 @@
-"""Where what was seen is now: the motion of the picture, for memories that follow it (`MemoryConfig.follow_motion`).
+"""Where what was seen is now: the motion of the picture, for memories that compensate it (`MemoryConfig.motion_compensation`).
 
 Optical flow (OpenCV DIS) on a thumbnail, trusted where the two pictures agree along it and where there is texture. A smooth
 motion (quadratic in x and y, fitted robustly) fills in the rest: what a moving camera does to the whole picture. It tells where

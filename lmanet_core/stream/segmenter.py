@@ -109,7 +109,7 @@ class VideoSegmenter:
         self._memory: StreamMemory | None = None
         if trained is not None:
             frames = self.config.memory_frames or trained.memory_frames
-            self._memory = StreamMemory(frames, self.config.memory_interval_s, trained.follow_motion)
+            self._memory = StreamMemory(frames, self.config.memory_interval_s, trained.motion_compensation)
         self.memory_enabled = self.config.memory and trained is not None
         self._labels = LabelMemory()
         self._label_strength = self.config.label_strength

@@ -15,6 +15,7 @@ import numpy as np
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.geometry import CameraInfo
+from lmanet_core.street.atlas import build_atlas
 from lmanet_core.street.camera import Lens, Pose, Rig, Transform
 from lmanet_core.street.config import StreetConfig
 from lmanet_core.street.drive import BLOCK_S, Drive
@@ -26,7 +27,6 @@ from lmanet_core.street.road import CHUNK_M, Road
 from lmanet_core.street.scene import Figure, Scene, figures_scene, join_scenes, mesh_scene, rise_with_distance
 from lmanet_core.street.seeding import Topic, generator
 from lmanet_core.street.skyline import skyline_mesh
-from lmanet_core.street.textures import build_atlas
 from lmanet_core.street.town import Town
 from lmanet_core.street.traffic import PEOPLE_VIEW_M, VIEW_M, Mover, Traffic
 from lmanet_core.street.weather import Weather

@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lmanet_core.arrays import Float32Array, UInt8Array
+from lmanet_core.street.atlas import Atlas
 from lmanet_core.street.camera import Lens
+from lmanet_core.street.clipping import NEAR_M, clip_polygons
 from lmanet_core.street.mesh import CONCAVE, GROUND, LABEL, LIT, TWO_SIDED
 from lmanet_core.street.scene import Scene
-from lmanet_core.street.textures import CLOUDS, GRASS, TILE_M, Atlas
+from lmanet_core.street.textures import CLOUDS, GRASS, TILE_M
 
 IntArray = npt.NDArray[np.int64]
-
-NEAR_M = 0.3
 
 _SCALE = 2  # samples per pixel along each side
 _SHIFT = 4  # fractional bits of polygon corners
@@ -149,7 +149,7 @@ class Renderer:
         points = scene.points[_ranges(starts[faces], counts)]
         behind = points[:, 2] < NEAR_M
         if behind.any():
-            points, counts = _clip(points, counts, firsts, behind)
+            points, counts = clip_polygons(points, counts, firsts, behind)
         lens = self._lens
         scale = _SCALE * lens.focal / points[:, 2]
         center = np.array([_SCALE * lens.cx, _SCALE * lens.cy], np.float32) + (_SCALE - 1) / 2
@@ -267,7 +267,7 @@ class Renderer:
         firsts = np.cumsum(counts) - counts
         behind = points[:, 2] < NEAR_M
         if behind.any():
-            points, counts = _clip(points, counts, firsts, behind)
+            points, counts = clip_polygons(points, counts, firsts, behind)
         corners = points[:, :2] * (lens.focal / points[:, 2:]) + np.array([lens.cx, lens.cy], np.float32)
         fixed = np.rint(np.clip(corners, -_LIMIT, _LIMIT) * (1 << _SHIFT)).astype(np.int32)
         stops = np.cumsum(counts)
@@ -330,36 +330,3 @@ def _levels(scene: Scene, drawn: _Drawn, atlas: Atlas, focal: float) -> IntArray
     texels = metres * tiles * atlas.size[scene.textures[faces], 0]
     level = np.rint(np.log2(np.maximum(texels, 1e-3)) + 0.1)
     return np.asarray(np.clip(level, 0, atlas.size.shape[1] - 1), np.int64)
-
-
-def _clip(
-    points: Float32Array, counts: IntArray, firsts: IntArray, behind: npt.NDArray[np.bool_]
-) -> tuple[Float32Array, IntArray]:
-    """Cut polygons at the near plane (Sutherland and Hodgman 1974); most pass untouched."""
-    crossing = np.add.reduceat(behind, firsts) > 0
-    pieces: list[Float32Array] = []
-    counts = counts.copy()
-    done = 0
-    for face in np.flatnonzero(crossing).tolist():
-        first = int(firsts[face])
-        pieces.append(points[done:first])
-        done = first + int(counts[face])
-        clipped = _clip_one(points[first:done])
-        counts[face] = len(clipped)
-        pieces.append(clipped)
-    pieces.append(points[done:])
-    return np.concatenate(pieces), counts
-
-
-def _clip_one(polygon: Float32Array) -> Float32Array:
-    corners = polygon.tolist()
-    kept: list[list[float]] = []
-    for (ax, ay, az), (bx, by, bz) in zip(corners[-1:] + corners[:-1], corners, strict=True):
-        if (az < NEAR_M) != (bz < NEAR_M):
-            t = (NEAR_M - az) / (bz - az)
-            kept.append([ax + t * (bx - ax), ay + t * (by - ay), NEAR_M])
-        if bz >= NEAR_M:
-            kept.append([bx, by, bz])
-    if len(kept) < 3:  # touches the plane only: keep it as a point, drawn nowhere
-        kept = [[*corners[0][:2], NEAR_M]] * 3
-    return np.array(kept, np.float32)

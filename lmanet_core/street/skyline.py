@@ -8,8 +8,8 @@ import numpy as np
 
 from lmanet_core.street.mesh import LABEL, TWO_SIDED, Color, Mesh, MeshBuilder, Point
 from lmanet_core.street.seeding import Topic, generator
+from lmanet_core.street.style import TownStyle
 from lmanet_core.street.textures import FACADE, LEAVES, PLASTER
-from lmanet_core.street.town import TownStyle
 
 _RADIUS_M = 700.0
 _STEPS = 240

@@ -1,4 +1,4 @@
-"""Surfaces: tileable textures in one atlas, each at several sizes for near and far.
+"""Surfaces: tileable textures.
 
 A texel says how the polygon's own colour becomes the surface: `colour · m / 128 + (r, g, b)`. Plaster and leaves only modulate
 (r = g = b = 0), glass replaces (m = 0). Textures are fixed to surfaces in metres, so they move with them.
@@ -7,15 +7,11 @@ A texel says how the polygon's own colour becomes the surface: `colour · m / 12
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from lmanet_core.arrays import Float32Array, UInt8Array
-from lmanet_core.street.seeding import Topic, generator
 
 (
     PLAIN, ASPHALT, SLABS, GRASS, LEAVES, HEDGE, BRICK, PLASTER, CONCRETE, BOARDS, RAILINGS, ROOF_TILES, CORRUGATED,
@@ -30,59 +26,10 @@ TILE_M: tuple[float, ...] = (
     *[12.0] * FACADES,
 )  # fmt: skip
 
-_PAD = 2  # wrapped texels around each tile, for bilinear reading
-_ATLAS_WIDTH = 2600
-_SMALLEST = 4
+#: Texels along a side of the smallest tile.
+SMALLEST = 4
+
 _UNIT = 128.0
-
-
-class Atlas(NamedTuple):
-    """All textures at all sizes in one image.
-
-    Attributes:
-        image: (H, W, 4) uint8: r, g, b to add and m to multiply by, 128 = 1.
-        x, y: (TEXTURES, levels) float32, where a tile's first texel lies.
-        size: (TEXTURES, levels) float32, its side in texels.
-    """
-
-    image: UInt8Array
-    x: npt.NDArray[np.float32]
-    y: npt.NDArray[np.float32]
-    size: npt.NDArray[np.float32]
-
-
-@lru_cache(maxsize=2)
-def build_atlas(seed: int) -> Atlas:
-    """Draw the textures of one town. Kept, because one town is often seen in several weathers; not to be written to."""
-    levels = [_shrink(_draw(texture, generator(seed, Topic.TEXTURE, texture))) for texture in range(TEXTURES)]
-    depth = max(len(sizes) for sizes in levels)
-    x, y, size = (np.zeros((TEXTURES, depth), np.float32) for _ in range(3))
-    tiles = sorted(((len(tile), texture, level) for texture, row in enumerate(levels) for level, tile in enumerate(row)))
-    left = top = row_height = 0
-    placed = []
-    for side, texture, level in reversed(tiles):
-        if left + side + 2 * _PAD > _ATLAS_WIDTH:
-            left, top, row_height = 0, top + row_height, 0
-        placed.append((left, top, levels[texture][level]))
-        x[texture, level], y[texture, level], size[texture, level] = left + _PAD, top + _PAD, side
-        left, row_height = left + side + 2 * _PAD, max(row_height, side + 2 * _PAD)
-    image = np.zeros((top + row_height, _ATLAS_WIDTH, 4), np.uint8)
-    for tile_left, tile_top, tile in placed:
-        padded = np.pad(tile, ((_PAD, _PAD), (_PAD, _PAD), (0, 0)), mode="wrap")
-        image[tile_top : tile_top + len(padded), tile_left : tile_left + len(padded)] = padded
-    for texture, row in enumerate(levels):
-        for plane in (x, y, size):
-            plane[texture, len(row) :] = plane[texture, len(row) - 1]
-    image.flags.writeable = x.flags.writeable = y.flags.writeable = size.flags.writeable = False
-    return Atlas(image, x, y, size)
-
-
-def _shrink(tile: UInt8Array) -> list[UInt8Array]:
-    sizes = [tile]
-    while len(sizes[-1]) > _SMALLEST:
-        half = len(sizes[-1]) // 2
-        sizes.append(np.asarray(cv2.resize(sizes[-1], (half, half), interpolation=cv2.INTER_AREA), np.uint8))
-    return sizes
 
 
 def tile_noise(rng: np.random.Generator, side: int, *cells: int) -> Float32Array:
@@ -104,7 +51,8 @@ def _modulate(m: Float32Array) -> UInt8Array:
     return tile
 
 
-def _draw(texture: int, rng: np.random.Generator) -> UInt8Array:
+def draw_texture(texture: int, rng: np.random.Generator) -> UInt8Array:
+    """One tile (side, side, 4) of a texture: r, g, b to add and m to multiply by."""
     if texture >= FACADE:
         return _facade(rng, texture - FACADE)
     return _PAINTERS[texture](rng)
@@ -112,7 +60,7 @@ def _draw(texture: int, rng: np.random.Generator) -> UInt8Array:
 
 def _plain(rng: np.random.Generator) -> UInt8Array:
     del rng
-    return _modulate(np.ones((_SMALLEST, _SMALLEST), np.float32))
+    return _modulate(np.ones((SMALLEST, SMALLEST), np.float32))
 
 
 def _asphalt(rng: np.random.Generator) -> UInt8Array:

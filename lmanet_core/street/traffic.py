@@ -17,7 +17,8 @@ from lmanet_core.street.ground import KERB_UP_M
 from lmanet_core.street.mesh import Mesh
 from lmanet_core.street.road import BLOCK_M
 from lmanet_core.street.seeding import Topic, generator
-from lmanet_core.street.town import RAIL_ACROSS_M, Town
+from lmanet_core.street.sites import RAIL_ACROSS_M
+from lmanet_core.street.town import Town
 from lmanet_core.street.vehicles import TRAIN_SECTION_M, vehicle_mesh
 
 VIEW_M = 250.0  # how far things of the street are drawn

@@ -49,13 +49,13 @@ def make_sources(config: TrainConfig) -> tuple[ClipSource, ClipSource | None]:
         zoom=base.zoom * strength,
         roll_deg=base.roll_deg * strength,
         perspective=base.perspective * strength,
-        spoil_past=config.spoil_past,
-        spoil_last=config.spoil_last,
+        degrade_past=config.degrade_past,
+        degrade_last=config.degrade_last,
     )
     train = StillsSource(root, size, labels, motion, config.exclude)
     if config.val_root is None:
         return train, None
-    still = None if config.val_is_video else replace(motion, spoil_past=0.0, spoil_last=0.0)
+    still = None if config.val_is_video else replace(motion, degrade_past=0.0, degrade_last=0.0)
     validation = StillsSource(Path(config.val_root), size, labels or root / "labels.yaml", still)
     return train, validation
 

@@ -89,7 +89,7 @@ class ClipLoss(nn.Module):
         """Logits of the last frame, (B, C, H, W); with those of the frame before it, if asked for.
 
         Args:
-            batch: its clip (B, T, 3, H, W) uint8 or 0–255, and positions for a memory that follows motion.
+            batch: its clip (B, T, 3, H, W) uint8 or 0–255, and positions for a motion-compensated memory.
             memory_frames: how many of the past frames are remembered; 0 decodes the last frame by itself.
             with_before: needs memory_frames of 1 or more.
         """

@@ -14,7 +14,7 @@ from lmanet_core.data.augment import AugmentConfig
 from lmanet_core.errors import ConfigError
 from lmanet_core.geometry import Size, parse_size
 from lmanet_core.network import MemoryConfig
-from lmanet_core.settings import check_settings, read_options, refuse_unknown, setting, settings_of
+from lmanet_core.settings import check_settings, read_options, refuse_unknown, rename_old, setting, settings_of
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class TrainConfig:
     color: float = setting(0.0, "Largest share by which brightness, contrast and saturation change.")
     lost_blocks: float = setting(0.0, "Probability that a clip loses blocks of its picture, others in each frame.")
     motion: float = setting(1.0, "stills: strength of the camera motion that is made up.", low=0)
-    spoil_past: float = setting(0.5, "stills: probability that past frames get noise, blur and occluders.", low=0, high=1)
-    spoil_last: float = setting(0.0, "stills: probability that the last frame gets them.", low=0, high=1)
+    degrade_past: float = setting(0.5, "stills: probability that past frames get noise, blur and occluders.", low=0, high=1)
+    degrade_last: float = setting(0.0, "stills: probability that the last frame gets them.", low=0, high=1)
     # network
     memory_frames: int | None = setting(None, "Past frames in the memory (S); null: as the weights or the paper.")
     window: int | Literal["global"] | None = setting(None, "Side of the window (R); null: as the weights or the paper.")
     fusion: str | None = setting(None, "Fusion: gated, reduced-gated, concat or residual; null: as the weights or the paper.")
-    nearness: float | None = setting(None, "How much more a position reads what was near it; null: as the weights or 0.")
-    follow_motion: bool | None = setting(
-        None, "Let nearness count from where things have moved to; null: as the weights or false."
+    position_bias: float | None = setting(None, "How much more a position reads what was near it; null: as the weights or 0.")
+    motion_compensation: bool | None = setting(
+        None, "Let the position bias count from where things have moved to; null: as the weights or false."
     )
     key_channels: int | None = setting(None, "Channels of a key (Dk); null: as the weights or the paper.")
     value_channels: int | None = setting(
@@ -179,7 +179,7 @@ class TrainConfig:
             ConfigError: widths or a fusion that the weights do not have.
         """
         default = trained or PAPER_MEMORY.get(architecture, MemoryConfig())
-        names = ("key_channels", "value_channels", "fusion", "window", "memory_frames", "nearness", "follow_motion")
+        names = ("key_channels", "value_channels", "fusion", "window", "memory_frames", "position_bias", "motion_compensation")
         told = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.window == "global":
             told["window"] = None
@@ -197,7 +197,7 @@ class TrainConfig:
         Raises:
             ConfigError: a file that cannot be read, an unknown setting, or a value out of range.
         """
-        content = read_options(path)
+        content = rename_old(read_options(path))
         refuse_unknown(path, content, [one.name for one in settings_of(cls)])
         try:
             return cls(**{**content, **overrides})
@@ -211,8 +211,9 @@ class TrainConfig:
     def differences(self, saved: Mapping[str, Any]) -> list[str]:
         """What stands in the way of resuming a run with the settings `saved`: "name: was … now …"."""
         now = self.to_dict()
+        before = rename_old(saved)
         fixed = [one.name for one in settings_of(type(self)) if not one.setting.live]
-        return [f"{name}: was {saved.get(name)!r}, now {now[name]!r}" for name in fixed if saved.get(name) != now[name]]
+        return [f"{name}: was {before.get(name)!r}, now {now[name]!r}" for name in fixed if before.get(name) != now[name]]
 
 
 #: The paper's memory by architecture: Dk, Dv, fusion, R, S.

@@ -107,7 +107,7 @@ def train(config: TrainConfig) -> TrainResult:
             whiten_keys(network, training, config)
         if config.processes > 1:
             sync_batch_norms(network)
-        follows = model.memory is not None and model.memory.follow_motion
+        follows = model.memory is not None and model.memory.motion_compensation
         fabric = make_fabric(config, on_gpu)
         with launched(fabric), contextlib.closing(RunFiles(config, data, model, folder)) as files:
             run = _Run(config, fabric, ClipLoss(network, frozen, config, weights, teacher), saved)

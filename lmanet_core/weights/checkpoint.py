@@ -28,6 +28,7 @@ from lmanet_core.errors import ConfigError, OutputError, WeightsError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES, LabelSet, nameless_labels
 from lmanet_core.network import Backbone, ERFNet, LMANet, MemoryConfig, PSPNet101
+from lmanet_core.settings import rename_old
 from lmanet_core.weights.published import PublishedWeights, import_published
 
 FORMAT_VERSION = 1
@@ -104,7 +105,7 @@ class ModelConfig:
                 architecture=str(data["architecture"]),
                 num_classes=int(data["num_classes"]),
                 labels=LabelSet.from_dict(data["labels"]),
-                memory=None if memory is None else MemoryConfig(**memory),
+                memory=None if memory is None else MemoryConfig(**rename_old(memory)),
                 input_size=Size(*data["input_size"]),
                 provenance={str(key): str(value) for key, value in data["provenance"].items()},
             )

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -359,6 +360,13 @@ def test_unknown_architecture_is_refused():
 
 def test_configuration_survives_json():
     assert ModelConfig.from_json(CONFIG.to_json()) == CONFIG
+
+
+def test_metadata_with_the_names_of_the_release_before_means_the_same():
+    memory = MemoryConfig(8, 16, window=5, position_bias=20.0, motion_compensation=True)
+    config = replace(CONFIG, memory=memory)
+    old = config.to_json().replace('"position_bias"', '"nearness"').replace('"motion_compensation"', '"follow_motion"')
+    assert "position_bias" not in old and ModelConfig.from_json(old) == config
 
 
 def test_json_of_something_else_is_refused():

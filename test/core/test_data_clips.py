@@ -222,8 +222,8 @@ def test_lost_blocks_are_elsewhere_in_each_frame_and_leave_the_labels():
     frames = np.full((3, 90, 160, 3), 50, np.uint8)
     labels = np.arange(90 * 160, dtype=np.uint8).reshape(90, 160)
     config = AugmentConfig(flip=False, shift=0, lost_blocks=1.0)
-    spoiled, kept = augment(frames, labels, config, np.random.default_rng(0))
-    lost = (spoiled != 50).any(-1)
+    degraded, kept = augment(frames, labels, config, np.random.default_rng(0))
+    lost = (degraded != 50).any(-1)
     shares = lost.mean((1, 2))
     assert (shares > 0).all() and (shares <= MAX_BLOCKS * 16 * 16 / (90 * 160)).all()
     assert (lost[0] != lost[1]).any() and (lost[1] != lost[2]).any()
@@ -234,8 +234,8 @@ def test_lost_blocks_are_elsewhere_in_each_frame_and_leave_the_labels():
 def test_lost_blocks_are_as_large_as_the_frame_has_them_not_the_crop():
     frames, labels = np.full((2, 90, 160, 3), 50, np.uint8), np.zeros((90, 160), np.uint8)
     config = AugmentConfig(flip=False, shift=0, crop=Size(45, 80), lost_blocks=1.0)
-    spoiled, _ = augment(frames, labels, config, np.random.default_rng(0))
-    lost = (spoiled != 50).any(-1).astype(np.uint8)
+    degraded, _ = augment(frames, labels, config, np.random.default_rng(0))
+    lost = (degraded != 50).any(-1).astype(np.uint8)
     whole = [cv2.morphologyEx(frame, cv2.MORPH_OPEN, np.ones((16, 16), np.uint8)) for frame in lost]  # 64 / 360 of 90 rows
     assert any(frame.any() for frame in whole)
 

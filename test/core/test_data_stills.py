@@ -17,7 +17,7 @@ from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import Size
 
 SIZE = Size(24, 32)
-STILL = MotionConfig(0, 0, 0, 0, 0, spoil_past=0)
+STILL = MotionConfig(0, 0, 0, 0, 0, degrade_past=0)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def png(width, rows, depth, color_type, extra=b""):
 
 
 def test_last_frame_of_a_clip_is_the_still(folder):
-    clip = StillsSource(folder, SIZE, motion=MotionConfig(spoil_past=1)).clip(1, 4, 1, np.random.default_rng(0))
+    clip = StillsSource(folder, SIZE, motion=MotionConfig(degrade_past=1)).clip(1, 4, 1, np.random.default_rng(0))
     image, labels = original(folder, 1)
     assert clip.frames.shape == (4, *SIZE, 3) and clip.labels.shape == (4, *SIZE)
     assert np.array_equal(clip.frames[-1], image) and np.array_equal(clip.labels[-1], labels)
@@ -101,7 +101,7 @@ def test_without_motion_and_damage_every_frame_is_the_still(folder):
 
 
 def test_damage_changes_images_and_never_labels(folder):
-    motion = MotionConfig(0, 0, 0, 0, 0, spoil_past=1, spoil_last=1)
+    motion = MotionConfig(0, 0, 0, 0, 0, degrade_past=1, degrade_last=1)
     clip = StillsSource(folder, SIZE, motion=motion).clip(0, 3, 1, np.random.default_rng(0))
     image, labels = original(folder, 0)
     assert all(not np.array_equal(frame, image) for frame in clip.frames)
@@ -109,7 +109,7 @@ def test_damage_changes_images_and_never_labels(folder):
 
 
 def test_clips_are_a_function_of_the_generator(folder):
-    source = StillsSource(folder, SIZE, motion=MotionConfig(spoil_past=1))
+    source = StillsSource(folder, SIZE, motion=MotionConfig(degrade_past=1))
     one, again, other = (source.clip(0, 3, 1, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(one.frames, again.frames) and not np.array_equal(one.frames, other.frames)
 
@@ -201,8 +201,8 @@ def test_unusable_labels_file_is_named(folder, content):
 
 
 def test_wrong_motion_and_pattern_are_refused(folder):
-    with pytest.raises(ConfigError, match="spoil_past"):
-        MotionConfig(spoil_past=1.5)
+    with pytest.raises(ConfigError, match="degrade_past"):
+        MotionConfig(degrade_past=1.5)
     with pytest.raises(ConfigError, match="noise"):
         MotionConfig(noise=-1)
     with pytest.raises(ConfigError, match="regular expression"):

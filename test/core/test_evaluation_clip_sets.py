@@ -118,9 +118,9 @@ def test_memory_changes_the_figures_and_single_frame_weights_have_none(source, r
 def test_flow_is_taken_from_the_clean_images(source, runtime, make_scene):
     dark = MovingScene(make_scene(), gain=0.0)  # every pixel looks the same wherever it went
     clean = ClipScorer(runtime).score(Condition("none", source))
-    spoiled = ClipScorer(runtime).score(Condition("dark", dark, clean=source))
+    degraded = ClipScorer(runtime).score(Condition("dark", dark, clean=source))
     blind = ClipScorer(runtime).score(Condition("dark", dark))
-    assert spoiled.steady[0].static == clean.steady[0].static
+    assert degraded.steady[0].static == clean.steady[0].static
     assert blind.steady[0].static == 2 * np.prod(SIZE) != clean.steady[0].static
 
 
@@ -159,12 +159,12 @@ def test_stills_get_noise_and_lost_blocks(tmp_path, make_scene):
     clean, noise, boxes = make_conditions(config, ["none", "noise", "blocks"])
     more = make_conditions(config, ["blocks3"])[0]
     frames = clean.source.clip(0, 2, 1, np.random.default_rng(0)).frames
-    noisy = noise.spoil(frames, np.random.default_rng(0)).astype(int) - frames
+    noisy = noise.degrade(frames, np.random.default_rng(0)).astype(int) - frames
     inner = noisy[(frames > 100) & (frames < 150)]
-    assert clean.spoil is None and abs(inner.std() - 25) < 2 and abs(inner.mean()) < 2
-    covered = boxes.spoil(frames, np.random.default_rng(0)) != frames
+    assert clean.degrade is None and abs(inner.std() - 25) < 2 and abs(inner.mean()) < 2
+    covered = boxes.degrade(frames, np.random.default_rng(0)) != frames
     assert 0.02 < covered.any(-1).mean() < 4 * (9 / 48) ** 2 * 0.5 + 0.02 and (covered[0] != covered[1]).any()
-    assert (more.spoil(frames, np.random.default_rng(0)) != frames).any(-1).sum() > 1.5 * covered.any(-1).sum()
+    assert (more.degrade(frames, np.random.default_rng(0)) != frames).any(-1).sum() > 1.5 * covered.any(-1).sum()
     with pytest.raises(ConfigError, match="one of none, noise, blocks, blocks2, blocks3; got 'fog'"):
         make_conditions(config, ["fog"])
     with pytest.raises(InputError, match="nothing to evaluate on; give val_root"):

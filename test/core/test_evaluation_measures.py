@@ -260,9 +260,9 @@ def test_what_is_predicted_as_void_is_not_judged_and_its_share_is_told():
     expected = result(labels)
     measures.add(expected, truth)
     assert measures.summary()["unjudged"] == 0.0
-    spoiled = labels.copy()
-    spoiled[5, 2:6] = spoiled[7] = 2  # across the border; the last row is void anyway
-    judged.add(result(spoiled), truth)
+    degraded = labels.copy()
+    degraded[5, 2:6] = degraded[7] = 2  # across the border; the last row is void anyway
+    judged.add(result(degraded), truth)
     summary = judged.summary()
     assert summary["unjudged"] == pytest.approx(4 / 56)
     assert summary["accuracy"] == pytest.approx(1 - 5 / 52)

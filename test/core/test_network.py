@@ -526,12 +526,12 @@ def test_a_backbone_normalises_images_as_its_weights_expect():
     assert torch.equal(backbone.normalize(images.float()), normal)
 
 
-# ---- nearness
+# ---- position bias
 
 
-def test_with_nearness_logits_gain_the_cosines_of_the_way():
+def test_with_position_bias_logits_gain_the_cosines_of_the_way():
     torch.manual_seed(0)
-    config = MemoryConfig(key_channels=12, value_channels=16, window=5, nearness=3.0)
+    config = MemoryConfig(key_channels=12, value_channels=16, window=5, position_bias=3.0)
     module = MemoryModule(16, config).eval()
     assert module.memory_head.key.out_channels == config.content_channels == 8
     features = torch.randn(2, 16, 6, 9)
@@ -548,8 +548,8 @@ def test_with_nearness_logits_gain_the_cosines_of_the_way():
 
 
 def test_what_cannot_be_recognised_reads_what_was_in_its_place():
-    def read_in_a_corner(nearness):
-        config = MemoryConfig(key_channels=8, value_channels=0, fusion="residual", window=5, nearness=nearness)
+    def read_in_a_corner(position_bias):
+        config = MemoryConfig(key_channels=8, value_channels=0, fusion="residual", window=5, position_bias=position_bias)
         module = MemoryModule(4, config)
         for head in (module.query_head, module.memory_head):
             torch.nn.init.zeros_(head.key.weight)  # nothing looks like anything
@@ -559,22 +559,22 @@ def test_what_cannot_be_recognised_reads_what_was_in_its_place():
         read = local_attention(module.project_query(past).key, kept.key[:, None], kept.value[:, None], config.window)
         return read[0, :, 0, 0] - past[0, :, 0, 0]  # in a corner, whose window's mean lies elsewhere
 
-    far, near = (read_in_a_corner(nearness).abs().max() for nearness in (0.0, 20.0))
+    far, near = (read_in_a_corner(position_bias).abs().max() for position_bias in (0.0, 20.0))
     assert near < 1.0 < far
 
 
 def test_whitened_keys_leave_room_for_the_place():
     torch.manual_seed(0)
-    module = MemoryModule(16, MemoryConfig(key_channels=12, value_channels=16, window=5, nearness=3.0))
+    module = MemoryModule(16, MemoryConfig(key_channels=12, value_channels=16, window=5, position_bias=3.0))
     features = torch.randn(4, 16, 8, 8) * torch.linspace(1, 4, 16).view(1, 16, 1, 1)
     module.whiten_keys(features)
     content = module.remember(features).key[:, :8].movedim(1, -1).reshape(-1, 8)
     torch.testing.assert_close(content.T.cov(correction=0), 0.25 * torch.eye(8), rtol=0, atol=1e-4)
 
 
-def following_module(nearness=20.0, window=5):
+def following_module(position_bias=20.0, window=5):
     """Nothing looks like anything: only the place counts."""
-    config = MemoryConfig(8, 0, "residual", window=window, nearness=nearness, follow_motion=True)
+    config = MemoryConfig(8, 0, "residual", window=window, position_bias=position_bias, motion_compensation=True)
     module = MemoryModule(4, config)
     for head in (module.query_head, module.memory_head):
         torch.nn.init.zeros_(head.key.weight)
@@ -583,7 +583,7 @@ def following_module(nearness=20.0, window=5):
 
 
 def test_what_moved_is_read_where_it_has_moved_to():
-    module = following_module(nearness=80.0)
+    module = following_module(position_bias=80.0)
     past = torch.rand(1, 4, 9, 9)
     memory = MemoryFrames(*(maps[:, None] for maps in module.remember(past)))
     positions = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij"))[None, None].clone()
@@ -623,16 +623,16 @@ def test_what_stayed_in_its_place_and_a_memory_that_follows_nothing_are_as_they_
     torch.testing.assert_close(module.compensate_motion(memory, home).keys, memory.keys, rtol=0, atol=1e-5)
     assert module.compensate_motion(memory, home).keys.stride(2) == 1  # as a ring has them
     assert module.compensate_motion(memory, None) is memory
-    still = MemoryModule(4, replace(module.config, follow_motion=False))
+    still = MemoryModule(4, replace(module.config, motion_compensation=False))
     assert still.compensate_motion(memory, home + 1) is memory
 
 
 @pytest.mark.parametrize(("wrong", "message"), [
-    ({"follow_motion": True}, "follow_motion moves what nearness counts from; wanted nearness above 0, got 0"),
-    ({"nearness": -1.0}, "nearness must be 0 to 100, got -1"),
-    ({"nearness": float("nan")}, "nearness must be 0 to 100, got nan"),
-    ({"nearness": 1.0, "key_channels": 4}, "nearness takes 4 key channels; wanted more in all, got 4"),
+    ({"motion_compensation": True}, "motion_compensation moves what position_bias counts from; wanted position_bias above 0"),
+    ({"position_bias": -1.0}, "position_bias must be 0 to 100, got -1"),
+    ({"position_bias": float("nan")}, "position_bias must be 0 to 100, got nan"),
+    ({"position_bias": 1.0, "key_channels": 4}, "position_bias takes 4 key channels; wanted more in all, got 4"),
 ])  # fmt: skip
-def test_nearness_out_of_range_is_refused(wrong, message):
+def test_position_bias_out_of_range_is_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):
         MemoryConfig(**wrong)

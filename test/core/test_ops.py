@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lmanet_core.ops import api, attention_weights, available_implementations, blocked, local_attention
+from lmanet_core.ops import api, attention_weights, available_implementations, local_attention, scratch, tiling
 
 IMPLEMENTATIONS = available_implementations("cpu")
 
@@ -115,7 +115,7 @@ def test_blocked_equals_reference(shape, window, softmax, border):
 def test_working_in_chunks_changes_nothing(border, window, workspace, monkeypatch):
     inputs = random_inputs(*SHAPES["several tiles and a rest"])
     expected = local_attention(*inputs, window, border=border, impl="reference")
-    monkeypatch.setattr(blocked, "_WORKSPACE_BYTES", workspace)
+    monkeypatch.setattr(tiling, "_WORKSPACE_BYTES", workspace)
     out = local_attention(*inputs, window, border=border, impl="blocked")
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)  # as above
 
@@ -230,7 +230,7 @@ def test_batch_entries_do_not_see_each_other(impl):
 
 def test_read_in_inference_mode_does_not_spoil_a_later_training_step():
     inputs = random_inputs()
-    blocked._window_mask.cache_clear()
+    tiling._window_mask.cache_clear()
     with torch.inference_mode():
         local_attention(*inputs, 3, impl="blocked")
     query = inputs[0].requires_grad_()
@@ -348,16 +348,16 @@ def test_only_the_reference_stores_all_scores(monkeypatch):
             out.sum().backward()
         return forward.nbytes, backward.nbytes
 
-    monkeypatch.setattr(blocked, "_of_thread", blocked._ThreadScratch())  # not what other tests left there
-    monkeypatch.setattr(blocked, "_WORKSPACE_BYTES", 1)  # tiles one by one: 32 queries × 2·24·28 keys are 172 kB
+    monkeypatch.setattr(scratch, "_of_thread", scratch._ThreadScratch())  # not what other tests left there
+    monkeypatch.setattr(tiling, "_WORKSPACE_BYTES", 1)  # tiles one by one: 32 queries × 2·24·28 keys are 172 kB
     assert min(largest("reference")) >= all_scores
     assert max(largest("blocked")) < all_scores / 8
 
 
 def test_workspace_bounds_what_a_large_map_takes(monkeypatch):
     inputs = random_inputs(1, 1, 2, 2, 64, 96, dtype=torch.float32)
-    monkeypatch.setattr(blocked, "_of_thread", blocked._ThreadScratch())  # not what other tests left there
-    monkeypatch.setattr(blocked, "_WORKSPACE_BYTES", 1 << 20)  # a row of 12 tiles would score 12 × 86 kB, and copy as much
+    monkeypatch.setattr(scratch, "_of_thread", scratch._ThreadScratch())  # not what other tests left there
+    monkeypatch.setattr(tiling, "_WORKSPACE_BYTES", 1 << 20)  # a row of 12 tiles would score 12 × 86 kB, and copy as much
     for window in (21, None):
         with _LargestStorage() as recorded:
             local_attention(*inputs, window, impl="blocked")
@@ -365,18 +365,18 @@ def test_workspace_bounds_what_a_large_map_takes(monkeypatch):
 
 
 def test_buffers_are_kept_from_frame_to_frame_but_no_large_ones(monkeypatch):
-    monkeypatch.setattr(blocked, "_of_thread", blocked._ThreadScratch())
+    monkeypatch.setattr(scratch, "_of_thread", scratch._ThreadScratch())
     inputs = random_inputs(1, 2, 4, 4, 24, 24, dtype=torch.float32)
 
     def addresses():
         first = local_attention(*inputs, 5, impl="blocked").clone()
         assert torch.equal(local_attention(*inputs, 5, impl="blocked"), first)
-        return {key: one.data_ptr() for key, one in blocked._of_thread.scratch._buffers.items()}
+        return {key: one.data_ptr() for key, one in scratch._of_thread.scratch._buffers.items()}
 
     kept = addresses()
     assert kept
     assert addresses() == kept
-    monkeypatch.setattr(blocked, "_KEPT_BYTES", 1)
+    monkeypatch.setattr(scratch, "_KEPT_BYTES", 1)
     assert not addresses()
 
 
@@ -385,7 +385,7 @@ def test_maps_too_large_to_be_padded_as_a_whole_read_the_same(monkeypatch):
     for border in ("zero", "masked"):
         whole = local_attention(*inputs, 7, border=border, impl="blocked")
         with monkeypatch.context() as patch:
-            patch.setattr(blocked, "_PADDED_BYTES", 0)
+            patch.setattr(tiling, "_PADDED_BYTES", 0)
             assert torch.equal(local_attention(*inputs, 7, border=border, impl="blocked"), whole)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmanet_core.ops import available_implementations, blocked, local_attention
+from lmanet_core.ops import available_implementations, local_attention, tiling
 
 #: (B, T, Dk, Dv, H, W), as in test_ops.py.
 SHAPES = {
@@ -78,7 +78,7 @@ def test_gradients_of_blocked_equal_those_of_reference(shape, window, softmax, b
 def test_working_in_chunks_changes_no_gradient(border, window, workspace, monkeypatch):
     *inputs, grad_out = random_inputs(*SHAPES["several tiles and a rest"])
     expected = gradients(inputs, grad_out, window, border=border, impl="reference")
-    monkeypatch.setattr(blocked, "_WORKSPACE_BYTES", workspace)
+    monkeypatch.setattr(tiling, "_WORKSPACE_BYTES", workspace)
     assert_gradients_close(gradients(inputs, grad_out, window, border=border, impl="blocked"), expected, 1e-12)  # as above
 
 

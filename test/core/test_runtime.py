@@ -223,7 +223,7 @@ def test_without_memory_options_the_trained_ones_are_used(model):
         ({"key_channels": 16}, "key_channels is 8 in these weights and cannot be 16"),
         ({"value_channels": 0}, "value_channels is 16 in these weights and cannot be 0"),
         ({"fusion": "concat"}, "fusion is gated in these weights and cannot be concat"),
-        ({"nearness": 2.0}, "nearness is 0 in these weights and cannot be 2: it may change, but not come or go"),
+        ({"position_bias": 2.0}, "position_bias is 0 in these weights and cannot be 2: it may change, but not come or go"),
     ],
 )
 def test_widths_and_fusion_belong_to_the_weights(model, change, message):

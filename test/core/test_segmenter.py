@@ -53,9 +53,9 @@ def drive(make_scene):
     return [np.roll(make_scene(), 2 * shift, axis=1) for shift in range(6)]
 
 
-def following(weights, follow_motion=True, **options):
+def following(weights, motion_compensation=True, **options):
     runtime = prepare(load_model(weights), "cpu", "fp32")
-    memory = replace(runtime.config.memory, follow_motion=follow_motion)
+    memory = replace(runtime.config.memory, motion_compensation=motion_compensation)
     runtime = prepare(load_model(weights), "cpu", "fp32", memory)
     return VideoSegmenter(runtime, SegmenterConfig(network_size="128x64", **options))
 
@@ -337,7 +337,7 @@ def test_a_memory_that_follows_motion_reads_where_things_have_moved_to(following
             where = torch.from_numpy(positions[now][past])[None]
             logits = network.decode(features[now], stack_memory(kept[past]), positions=where)[0, :CLASSES]
             assert np.mean(results[now].labels != logits.argmax(0).numpy()) < 0.002
-    unmoved = stream(following(following_weights, follow_motion=False, label_memory=False), drive)
+    unmoved = stream(following(following_weights, motion_compensation=False, label_memory=False), drive)
     assert [differ(one, other) for one, other in zip(results, unmoved, strict=True)] == [False] + [True] * 5
     assert "motion" in results[0].timings_ms and "motion" not in unmoved[0].timings_ms
 
@@ -363,7 +363,7 @@ def test_a_memory_that_follows_motion_is_fed_forgets_and_looks_like_any_other(fo
 
 
 def test_attention_is_shown_where_it_is_with_motion(following_weights, textured_drive):
-    segmenters = [following(following_weights, follow_motion) for follow_motion in (True, False)]
+    segmenters = [following(following_weights, motion_compensation) for motion_compensation in (True, False)]
     for segmenter in segmenters:
         stream(segmenter, textured_drive[:3])
     (moved,), (unmoved,) = (attend(segmenter, textured_drive[3], [(68, 32)]) for segmenter in segmenters)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from lmanet_core.commands import train
 from lmanet_core.commands.main import make_parser
 from lmanet_core.commands.options import add_segmenter_options, make_segmenter, options_from_node
 from lmanet_core.errors import ConfigError
-from lmanet_core.settings import from_values, settings_of
+from lmanet_core.settings import RENAMED, from_values, settings_of
 from lmanet_core.stream.continuity import ContinuityConfig
 from lmanet_core.stream.segmenter import SegmenterConfig
+from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import RuntimeConfig
 
@@ -87,3 +90,38 @@ def test_zero_and_minus_one_stand_for_what_has_no_number():
 def test_values_by_path_make_the_dataclasses():
     made = from_values(SegmenterConfig, {("resize",): "crop", ("continuity", "gap_s"): 2.0})
     assert made == SegmenterConfig(resize="crop", continuity=ContinuityConfig(gap_s=2.0))
+
+
+OLD_CONFIG = "data: street\nsize: 64x48\nweights: w.safetensors\nnearness: 8\nfollow_motion: false\nspoil_past: 0.25\n"
+
+
+def test_a_training_file_with_the_names_of_the_release_before_means_the_same(tmp_path, capsys):
+    (tmp_path / "old.yaml").write_text(OLD_CONFIG)
+    old = TrainConfig.from_yaml(tmp_path / "old.yaml")
+    assert (old.position_bias, old.motion_compensation, old.degrade_past) == (8.0, False, 0.25)
+    options = make_parser("train").parse_args(["--config", str(tmp_path / "old.yaml"), "--degrade-last", "0.5"])
+    assert train.read_config(options) == replace(old, degrade_last=0.5)
+    assert "nearness is called position_bias now; the old name goes with the next release" in capsys.readouterr().err
+
+
+def test_a_setting_under_both_its_names_is_refused(tmp_path):
+    (tmp_path / "both.yaml").write_text(OLD_CONFIG + "position_bias: 9\n")
+    wanted = "nearness is called position_bias now, and both are given; keep position_bias"
+    with pytest.raises(ConfigError, match=wanted):
+        TrainConfig.from_yaml(tmp_path / "both.yaml")
+    with pytest.raises(ConfigError, match=wanted):
+        train.read_config(make_parser("train").parse_args(["--config", str(tmp_path / "both.yaml")]))
+
+
+def test_a_run_saved_under_the_old_names_goes_on_with_the_same_settings(tmp_path):
+    (tmp_path / "old.yaml").write_text(OLD_CONFIG)
+    config = TrainConfig.from_yaml(tmp_path / "old.yaml")
+    old_names = {new: old for old, new in RENAMED.items()}
+    saved = {old_names.get(name, name): value for name, value in config.to_dict().items()}
+    assert saved["nearness"] == 8.0 and config.differences(saved) == []
+    assert config.differences(saved | {"nearness": 9.0}) == ["position_bias: was 9.0, now 8"]
+
+
+def test_renamed_settings_exist():
+    known = {one.name for one in settings_of(TrainConfig)}
+    assert set(RENAMED.values()) <= known and not set(RENAMED) & known

@@ -12,11 +12,12 @@ import pytest
 from lmanet_core.errors import ConfigError
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.street import DEGRADATIONS, Street, StreetConfig
+from lmanet_core.street.atlas import build_atlas
 from lmanet_core.street.camera import Lens
 from lmanet_core.street.drive import BLOCK_S, STOP_LINE_M, Drive
 from lmanet_core.street.mesh import LABEL, MeshBuilder, coarse_mesh, join_meshes, move_mesh
 from lmanet_core.street.road import BLOCK_M, Road
-from lmanet_core.street.textures import PLAIN, TEXTURES, build_atlas
+from lmanet_core.street.textures import PLAIN, TEXTURES
 
 ROAD, SIDEWALK, SKY = LABEL["road"], LABEL["sidewalk"], LABEL["sky"]
 SMALL = {"width": 256, "height": 128}

@@ -227,7 +227,7 @@ def test_a_clip_in_training_equals_the_network_on_that_clip(settings):
 
 
 def test_a_clip_in_training_follows_motion_as_a_stream_does(settings, textured_drive):
-    loss = make_loss(replace(settings, follow_motion=True, nearness=20.0, key_channels=8)).eval()
+    loss = make_loss(replace(settings, motion_compensation=True, position_bias=20.0, key_channels=8)).eval()
     network = loss.network
     with torch.no_grad():
         torch.nn.init.normal_(network.memory.fusion.blend.bias)
@@ -250,8 +250,8 @@ def test_a_clip_in_training_follows_motion_as_a_stream_does(settings, textured_d
         assert (logits - loss.predict({"clip": clip}, 2)[0]).abs().max() > 1e-3
 
 
-def test_weights_trained_to_follow_motion_do_so(settings, monkeypatch):
-    config = replace(settings, follow_motion=True, nearness=20.0, key_channels=8, consistency=0.5, epochs=1)
+def test_weights_trained_to_compensate_motion_do_so(settings, monkeypatch):
+    config = replace(settings, motion_compensation=True, position_bias=20.0, key_channels=8, consistency=0.5, epochs=1)
     followed, moved = set(), MemoryModule.compensate_motion
 
     def watched(module, memory, positions):
@@ -262,13 +262,13 @@ def test_weights_trained_to_follow_motion_do_so(settings, monkeypatch):
     result = train(config)
     assert followed == {(2, 2), (1, 1)}  # training, its frame before, validation
     memory = load_model(result.last).config.memory
-    assert memory.follow_motion and memory.nearness == 20.0
-    more = train(replace(config, weights=str(result.last), follow_motion=None, nearness=10.0, overwrite=True))
-    assert load_model(more.last).config.memory == replace(memory, nearness=10.0)
-    with pytest.raises(ConfigError, match="nearness is 10 in these weights and cannot be 0"):
-        train(replace(config, weights=str(more.last), follow_motion=False, nearness=0.0, overwrite=True))
-    with pytest.raises(ConfigError, match="wanted nearness above 0"):
-        train(replace(settings, follow_motion=True))
+    assert memory.motion_compensation and memory.position_bias == 20.0
+    more = train(replace(config, weights=str(result.last), motion_compensation=None, position_bias=10.0, overwrite=True))
+    assert load_model(more.last).config.memory == replace(memory, position_bias=10.0)
+    with pytest.raises(ConfigError, match="position_bias is 10 in these weights and cannot be 0"):
+        train(replace(config, weights=str(more.last), motion_compensation=False, position_bias=0.0, overwrite=True))
+    with pytest.raises(ConfigError, match="wanted position_bias above 0"):
+        train(replace(settings, motion_compensation=True))
 
 
 def test_cold_start_leaves_frames_out_in_the_asked_share_of_batches(settings):
@@ -492,7 +492,7 @@ def test_accumulated_batches_equal_one_large_batch(settings, tmp_path):
     [
         {"precision": "bf16", "fusion": "gated", "ohem": 0.3},
         {"precision": "bf16", "stage": "joint"},
-        {"consistency": 0.5, "max_stride": 3, "crop": "32x32", "scale_max": 1.5, "color": 0.2, "spoil_last": 1.0},
+        {"consistency": 0.5, "max_stride": 3, "crop": "32x32", "scale_max": 1.5, "color": 0.2, "degrade_last": 1.0},
         {"schedule": "cosine", "warmup_steps": 2, "clip_gradient": 1.0, "stage": "joint", "cold_start": 1.0},
         {"window": "global", "class_weights": "data", "workers": 1, "val_is_video": True},
     ],
@@ -579,7 +579,7 @@ def losses_of(config):
 
 def test_learning_falls_where_the_loss_does_not(settings):
     config = replace(settings, learning_rate=1e-7, epochs=4, patience=1, val_root=None, shift=0, flip=False)
-    train(replace(config, spoil_past=0.0, motion=0.0))
+    train(replace(config, degrade_past=0.0, motion=0.0))
     with (Path(config.out) / "log.csv").open(newline="") as file:
         rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
     assert rates[0] == 1e-7 and rates[-1] == pytest.approx(0.8e-7)

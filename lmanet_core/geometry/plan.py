@@ -20,82 +20,14 @@ import torch.nn.functional as F
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, InputError
+from lmanet_core.geometry.calibration import CameraInfo, map_matrices
+from lmanet_core.geometry.size import MAX_SIDE, Size, parse_size
 
 IndexArray = npt.NDArray[np.int64]
 ResizeMode = Literal["stretch", "letterbox", "crop"]
 
 _UNLABELLED = 255
 LETTERBOX_GREY = 114
-_MAX_SIDE = 32766  # OpenCV keeps coordinates of its resizers in 16 bits
-
-
-class Size(NamedTuple):
-    """Height and width in pixels, in the order of array shapes."""
-
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
-
-
-def parse_size(text: str) -> Size:
-    """Read "WxH" as in "1280x720"; raises ConfigError on anything else."""
-    match = re.fullmatch(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*", text)
-    if not match or not all(1 <= int(side) <= _MAX_SIDE for side in match.groups()):
-        raise ConfigError(f"a size is WIDTHxHEIGHT with sides of 1–{_MAX_SIDE}, such as 1024x512, got {text!r}")
-    return Size(int(match[2]), int(match[1]))
-
-
-@dataclass(frozen=True, slots=True)
-class CameraInfo:
-    """Calibration of a pinhole camera, field for field as in sensor_msgs/CameraInfo.
-
-    Attributes:
-        width, height: size the calibration is for, pixels.
-        distortion_model, d: name and coefficients; independent of the image size.
-        k: 3×3 intrinsic matrix, row by row.
-        r: 3×3 rectification, row by row.
-        p: 3×4 projection, row by row.
-        binning_x, binning_y: pixels merged by the sensor; 0 means 1.
-        roi: (x_offset, y_offset, height, width, do_rectify) of the sensor's region of interest; zeros mean all of it.
-    """
-
-    width: int
-    height: int
-    distortion_model: str = ""
-    d: tuple[float, ...] = ()
-    k: tuple[float, ...] = (0.0,) * 9
-    r: tuple[float, ...] = (0.0,) * 9
-    p: tuple[float, ...] = (0.0,) * 12
-    binning_x: int = 0
-    binning_y: int = 0
-    roi: tuple[int, int, int, int, bool] = (0, 0, 0, 0, False)
-
-    def for_image(self, size: Size) -> CameraInfo | None:
-        """The calibration in the pixels of an image, with the sensor's region of interest and binning worked into it.
-
-        Width, height, K and P of a CameraInfo are the whole sensor's; the image is its region of interest, every
-        `binning_x` by `binning_y` pixels merged into one.
-
-        Args:
-            size: of the image.
-
-        Returns:
-            Without region of interest and binning, for exactly this size. None where the image cannot be this camera's; a
-            calibration that is guessed would be worse than none.
-        """
-        left, top, height, width, rectified = self.roi
-        if not any((left, top, height, width)):
-            height, width = self.height, self.width
-        binning_x, binning_y = max(1, self.binning_x), max(1, self.binning_y)
-        if (height // binning_y, width // binning_x) != size:
-            return None
-        sx, sy = 1 / binning_x, 1 / binning_y
-        k, p = _map_matrices(self, (sx, -left * sx), (sy, -top * sy))
-        return replace(
-            self, width=size.width, height=size.height, k=k, p=p, binning_x=0, binning_y=0, roi=(0, 0, 0, 0, rectified)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +131,7 @@ class GeometryPlan:
             rows, columns = ((axis.scale, axis.offset) for axis in (self._rows, self._columns))
         else:
             rows, columns = ((out / camera, 0.0) for out, camera in zip(self.output_size, self.camera_size, strict=True))
-        k, p = _map_matrices(info, columns, rows)
+        k, p = map_matrices(info, columns, rows)
         return replace(
             info,
             width=self.output_size.width,
@@ -280,8 +212,8 @@ def plan_geometry(
         InputError: an image without pixels or too large to resize.
         ConfigError: unknown output or mode.
     """
-    if min(camera_size) < 1 or max(camera_size) > _MAX_SIDE:
-        raise InputError(f"an image must have sides of 1–{_MAX_SIDE} pixels, got {camera_size}")
+    if min(camera_size) < 1 or max(camera_size) > MAX_SIDE:
+        raise InputError(f"an image must have sides of 1–{MAX_SIDE} pixels, got {camera_size}")
     if output not in ("input", "network") and not re.match(r"\s*\d", output):
         raise ConfigError(f"output size must be 'input', 'network' or WIDTHxHEIGHT, got {output!r}")
     output_size = {"input": camera_size, "network": network_size}.get(output) or parse_size(output)
@@ -299,30 +231,6 @@ def plan_geometry(
     elif mode != "stretch":
         raise ConfigError(f"resize mode must be stretch, letterbox or crop, got {mode!r}")
     return GeometryPlan(camera_size, network_size, output_size, output == "network", rows, columns)
-
-
-def fit_network_size(camera_size: Size, max_pixels: int, multiple: int = 8, remainder: int = 0) -> Size:
-    """The largest size with the camera's aspect that is not above the camera's own nor above `max_pixels`.
-
-    Args:
-        camera_size: size of the incoming images.
-        max_pixels: area the network was trained on, pixels.
-        multiple, remainder: sides must be `multiple · n + remainder` (ERFNet 8n, PSPNet 8n + 1).
-
-    Returns:
-        Sides rounded to the nearest allowed value, at least one multiple each.
-    """
-    shrink: float = min(1.0, (max_pixels / max(1, camera_size.height * camera_size.width)) ** 0.5)
-
-    def nearest(side: int) -> int:
-        return max(1, round((side * shrink - remainder) / multiple)) * multiple + remainder
-
-    return Size(nearest(camera_size.height), nearest(camera_size.width))
-
-
-def feature_grid(size: Size, stride: int) -> Size:
-    """Height and width of the features of a network whose input has this size."""
-    return Size(*(-(-side // stride) for side in size))
 
 
 def resize_image(image: UInt8Array, size: Size) -> UInt8Array:
@@ -377,29 +285,6 @@ def _nearest(row: IndexArray, length: int) -> IndexArray:
         return row
     picked = cv2.resize(row.astype(np.float32)[None], (length, 1), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(picked[0], np.int64)
-
-
-def _map_matrices(
-    info: CameraInfo, columns: tuple[float, float], rows: tuple[float, float]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """K and P after an affine map of pixel edges, (scale, offset) along each axis.
-
-    Pixel centres lie at whole numbers (OpenCV, ROS), edges half a pixel off, hence c' = (c + ½)·s + o − ½.
-    """
-    (sx, ox), (sy, oy) = columns, rows
-    k, p = list(info.k), list(info.p)
-    for matrix, stride in ((k, 3), (p, 4)):
-        if not any(matrix):
-            continue  # an uncalibrated camera stays recognisable: all zero
-        matrix[0] *= sx
-        matrix[1] *= sx
-        matrix[2] = (matrix[2] + 0.5) * sx + ox - 0.5
-        matrix[stride + 1] *= sy
-        matrix[stride + 2] = (matrix[stride + 2] + 0.5) * sy + oy - 0.5
-    if any(p):
-        p[3] *= sx  # Tx = −fx · baseline
-        p[7] *= sy
-    return tuple(k), tuple(p)
 
 
 def _letterboxed(axis: _Axis, scale: float) -> _Axis:
