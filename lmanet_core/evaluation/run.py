@@ -114,7 +114,8 @@ def evaluate(config: EvaluationConfig, on_frame: Callable[[], None] = lambda: No
     with ResultFolder(config.out, overwrite=config.overwrite, inputs=inputs) as folder:
         names, remembers = [camera.name for camera in cameras], segmenter.memory_enabled
         recorder = Recorder(config.out, labels, mapping, names, variants, config.save, remembers)
-        session = Session(cameras, make_segmenters, recorder, config.tolerance_s, config.max_frames, on_frame)
+        bits = segmenter.config.bits
+        session = Session(cameras, make_segmenters, recorder, config.tolerance_s, config.max_frames, bits, on_frame)
         figures: dict[str, float | None] = {}
         complete = False
         try:

@@ -56,6 +56,7 @@ class Session:
         recorder: takes results.
         tolerance_s: how far a label's stamp may be from its frame's.
         max_frames: of each camera; None: all.
+        bits: of images with 16, see `SampleDepth`.
         on_frame: called after each frame, for progress.
         skipped: damaged images, by camera that was read.
         labels: labels matched, unmatched and damaged, by camera that has labels and was read.
@@ -66,6 +67,7 @@ class Session:
     recorder: Recorder
     tolerance_s: float = 0.02
     max_frames: int | None = None
+    bits: int = 16
     on_frame: Callable[[], None] = lambda: None
     skipped: dict[str, int] = field(default_factory=dict)
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -73,9 +75,9 @@ class Session:
     @contextmanager
     def open(self, camera: CameraInput) -> Iterator[Iterator[tuple[Frame, UInt8Array | None]]]:
         """A camera's frames with their labels; damage and labels are counted when it is left."""
-        options = {} if camera.fps is None else {"fps": camera.fps}
         with ExitStack() as stack:
-            source = stack.enter_context(open_frames(camera.recording, topic=camera.topic, **options))
+            opened = open_frames(camera.recording, topic=camera.topic, fps=camera.fps, bits=self.bits)
+            source = stack.enter_context(opened)
             truth = None if camera.labels is None else open_truth(camera.labels, camera.recording, self.tolerance_s)
             try:
                 yield itertools.islice(with_truth(source, truth), self.max_frames)
@@ -173,4 +175,4 @@ def step_watched(
 
 def step_all(segmenters: Mapping[str, VideoSegmenter], frame: Frame) -> dict[str, FrameResult]:
     """The same frame through each."""
-    return {name: each.step(frame.image, frame.stamp_ns, frame.frame_id) for name, each in segmenters.items()}
+    return {name: each.step_frame(frame) for name, each in segmenters.items()}

@@ -13,6 +13,7 @@ from typing import Literal
 
 from lmanet_core.errors import InputError
 from lmanet_core.frame import Frame
+from lmanet_core.media.pixels import SampleDepth
 
 SourceKind = Literal["video", "folder", "bag"]
 
@@ -22,8 +23,14 @@ _WARNINGS = 5
 class FrameSource:
     """Frames of one video, folder or bag, once and in order: a context manager and an iterator.
 
+    Args:
+        path: what is opened.
+        logger: for damage.
+        bits: of images with 16, see `SampleDepth`.
+
     Attributes:
-        path: what was opened.
+        path: what was opened; text where it is no file.
+        depth: how 16 bits become 8.
         kind: "video", "folder" or "bag".
         topic: the image topic, of bags.
         expected_frames: how many frames to expect (for a progress bar), None where nobody knows; damage makes it fewer.
@@ -33,8 +40,9 @@ class FrameSource:
 
     kind: SourceKind
 
-    def __init__(self, path: Path, logger: logging.Logger) -> None:
+    def __init__(self, path: Path | str, logger: logging.Logger, bits: int = 16) -> None:
         self.path = path
+        self.depth = SampleDepth(bits, lambda sentence: logger.warning("%s: %s", path, sentence))
         self.topic: str | None = None
         self.expected_frames: int | None = None
         self.skipped = 0

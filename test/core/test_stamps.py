@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmanet_core.media.stamps import StampSource
+from lmanet_core.media.stamps import Known, StampSource, stamp_from_name
 
 TENTH = 10**8
 START = 1_700_000_000 * 10**9
@@ -65,3 +65,43 @@ def test_few_different_pictures_under_one_stamp_are_no_standing_clock(pause):
     stamps, source = run([START] * len(pause), pause)
     assert set(stamps) == {START}
     assert not source.standing
+
+
+def test_missing_stamp_is_estimated_in_the_time_of_the_stream():
+    given = [12 * TENTH, 13 * TENTH, 0, 15 * TENTH, 0, 0]
+    stamps, source = run(given, range(6), received=[START + n * TENTH for n in range(6)])
+    assert stamps == [n * TENTH for n in (12, 13, 14, 15, 16, 17)]
+    assert source.zero
+
+
+def test_missing_stamp_goes_as_fast_as_simulated_time():
+    stamps, _ = run([TENTH, 2 * TENTH, 0], range(3), received=[START, START + 2 * TENTH, START + 4 * TENTH])
+    assert stamps == [TENTH, 2 * TENTH, 3 * TENTH]
+
+
+def test_zero_before_small_stamps_is_simulated_time_at_its_start():
+    source = StampSource(Known(TENTH, START + TENTH))
+    stamps = [source.stamp_ns(n * TENTH, START + n * TENTH, image(n)) for n in range(3)]
+    assert stamps == [0, TENTH, 2 * TENTH]
+    assert not source.zero
+
+
+def test_zero_before_a_date_is_estimated_from_it():
+    source = StampSource(Known(START + TENTH, 6 * TENTH))
+    assert source.stamp_ns(0, 5 * TENTH, image(0)) == START
+    assert source.zero
+
+
+@pytest.mark.parametrize(
+    ("stem", "stamp"),
+    [
+        ("1700000000066666667", 1700000000066666667),
+        ("1700000000.066667", 1700000000066667000),
+        ("1700000000_5", 1700000000500000000),
+        ("000012", None),
+        ("frame_1700000000066666667", None),
+        ("20240131", None),
+    ],
+)
+def test_time_in_a_file_name(stem, stamp):
+    assert stamp_from_name(stem) == stamp
