@@ -9,7 +9,7 @@ from lmanet_core.media.bag import BagSource
 from lmanet_core.media.bag_files import is_bag_file, is_bag_folder
 from lmanet_core.media.folder import IMAGE_SUFFIXES, FolderSource
 from lmanet_core.media.source import FrameSource
-from lmanet_core.media.video import VideoSource
+from lmanet_core.media.video import open_video
 
 
 def open_frames(path: str | Path, *, topic: str | None = None, fps: float | None = None, bits: int = 16) -> FrameSource:
@@ -41,6 +41,6 @@ def open_frames(path: str | Path, *, topic: str | None = None, fps: float | None
             raise ConfigError(f"only bags have topics, got topic {topic} for {path}; leave it out")
         if is_folder or path.suffix.lower() in IMAGE_SUFFIXES:
             return FolderSource(path, fps, bits)
-        return VideoSource(path)
+        return open_video(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
