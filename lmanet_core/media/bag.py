@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
-from lmanet_core.errors import InputError
+from lmanet_core.errors import InputError, nearest_name
 from lmanet_core.frame import Frame
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.media.bag_files import BagFiles, BagTopic
@@ -169,8 +168,8 @@ def _named_topic(path: Path, topics: Sequence[BagTopic], images: Sequence[BagTop
             return topic
     others = [topic for topic in topics if topic.name.strip("/") == wanted.strip("/")]
     problem = f"topic {wanted} is {others[0].msgtype}, not an image" if others else f"no topic {wanted}"
-    near = get_close_matches(wanted, [topic.name for topic in images], 1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    near = nearest_name(wanted, (topic.name for topic in images), alike=0.5)
+    hint = f"; did you mean {near}?" if near else ""
     raise InputError(f"{path}: {problem}{hint}; image topics: {_listed(images)}")
 
 
