@@ -11,8 +11,8 @@ from lmanet_core.commands.options import add_segmenter_options, make_segmenter
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.evaluation.attention import AttentionWatch, draw_sheet
 from lmanet_core.evaluation.session import step_watched
+from lmanet_core.files import output_errors
 from lmanet_core.media import open_frames
-from lmanet_core.media.sinks import output_errors
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.shipped import default_weights
 

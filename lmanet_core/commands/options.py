@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from itertools import chain
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lmanet_core.errors import ConfigError
+from lmanet_core.errors import ConfigError, suggest_name
 from lmanet_core.settings import SettingField, from_values, settings_of
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import Model
@@ -61,8 +60,7 @@ def options_from_node(parameters: Mapping[str, Any], source: str) -> list[str]:
             if value is not None:
                 arguments.append(f"--{known[name].option}={str(value).lower() if isinstance(value, bool) else value}")
         elif name.partition(".")[0] in {one.partition(".")[0] for one in known}:
-            near = get_close_matches(name, known, 1)
-            raise ConfigError(f"config {source}: unknown parameter {name}{f'; did you mean {near[0]}?' if near else ''}")
+            raise ConfigError(f"config {source}: unknown parameter {name}{suggest_name(name, known)}")
     return arguments
 
 

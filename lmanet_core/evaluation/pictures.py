@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.files import resize_labels
+from lmanet_core.files import output_errors
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, resize_image
 from lmanet_core.labels import LabelSet
-from lmanet_core.media.sinks import output_errors
 from lmanet_core.media.video_sink import VideoFile
 
 _PANEL_WIDTH = 360

@@ -19,12 +19,13 @@ from lmanet_core.evaluation.attention import Explanation
 from lmanet_core.evaluation.flow import PairMatcher, to_grid
 from lmanet_core.evaluation.measures import FrameScores, Measures
 from lmanet_core.evaluation.pictures import Moments, SideBySideVideo, mark, save_panels
+from lmanet_core.files import output_errors
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, resize_image
 from lmanet_core.labels import LabelSet
 from lmanet_core.labels.mapping import LabelMapping
 from lmanet_core.media import ResultBagSink
-from lmanet_core.media.sinks import make_folder, output_errors
+from lmanet_core.media.sinks import make_folder
 from lmanet_core.metrics import Matches
 from lmanet_core.stream.loop import StreamSummary
 

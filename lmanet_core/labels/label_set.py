@@ -9,14 +9,13 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 import cv2
 import numpy as np
 
 from lmanet_core.arrays import UInt8Array
-from lmanet_core.errors import ConfigError
+from lmanet_core.errors import ConfigError, suggest_name
 
 UNLABELLED = 255
 
@@ -52,8 +51,7 @@ class LabelSet:
         for group, members in self.groups.items():
             for member in members:
                 if member not in self.names:
-                    near = get_close_matches(member, self.names, 1)
-                    hint = f"; did you mean {near[0]}?" if near else f"; classes are {', '.join(self.names)}"
+                    hint = suggest_name(member, self.names, "classes are")
                     raise ConfigError(f"group {group} names an unknown class {member}{hint}")
         palette = np.zeros((256, 3), np.uint8)
         palette[: len(self.colors)] = self.colors

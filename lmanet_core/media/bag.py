@@ -10,7 +10,6 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -20,7 +19,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from lmanet_core.arrays import UInt8Array
-from lmanet_core.errors import InputError
+from lmanet_core.errors import InputError, nearest_name
 from lmanet_core.frame import Frame
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.media import foreign_messages
@@ -266,8 +265,8 @@ def _named_topic(path: Path, topics: Sequence[BagTopic], images: Sequence[BagTop
             return topic
     others = [topic for topic in topics if topic.name.strip("/") == wanted.strip("/")]
     problem = f"topic {wanted} is {others[0].msgtype}, not an image" if others else f"no topic {wanted}"
-    near = get_close_matches(wanted, [topic.name for topic in images], 1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    near = nearest_name(wanted, (topic.name for topic in images), alike=0.5)
+    hint = f"; did you mean {near}?" if near else ""
     raise InputError(f"{path}: {problem}{hint}; image topics: {_listed(images)}")
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 
-from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.errors import ConfigError, OutputError, suggest_name
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.bag_sink import ResultBagSink
 from lmanet_core.media.sinks import CompositeSink, LabelPngSink, MaskPngSink, ResultSink, make_folder
@@ -64,6 +63,4 @@ def check_sink_kinds(kinds: Collection[str]) -> None:
     """Raise ConfigError where one of them is not in `SINK_KINDS`."""
     for kind in kinds:
         if kind not in SINK_KINDS:
-            near = get_close_matches(kind, SINK_KINDS, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"results are {', '.join(SINK_KINDS)}, got {kind!r}{hint}")
+            raise ConfigError(f"results are {', '.join(SINK_KINDS)}, got {kind!r}{suggest_name(kind, SINK_KINDS)}")

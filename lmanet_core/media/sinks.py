@@ -7,11 +7,9 @@ and bags are closed by `close`, which `with` calls on any exception. Everything 
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -20,6 +18,7 @@ import cv2
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import OutputError
+from lmanet_core.files import output_errors, replace_file
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.labels import LabelSet
 
@@ -156,23 +155,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-@contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of the body into an OutputError that names `path` and says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            why = "no space is left for it; free some or choose another output"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            why = "writing there is not permitted; choose another output or change the permissions"
-        elif error.errno in (errno.EEXIST, errno.ENOTDIR):
-            why = "a folder is needed and there is a file of that name; choose another output"
-        else:
-            why = f"{error.strerror or error}"
-        raise OutputError(f"{path}: cannot be written: {why}") from error
-
-
 def safe_name(name: str) -> str:
     """A class group as a file or topic name: letters, digits and underscores."""
     return re.sub(r"\W", "_", name, flags=re.ASCII)
@@ -183,15 +165,8 @@ def _file_stem(frame: Frame) -> str:
 
 
 def _write_png(path: Path, image: UInt8Array) -> None:
-    """Write beside the place and rename: whoever watches the folder never sees half a file."""
     ok, encoded = cv2.imencode(".png", image)
     if not ok:
         raise OutputError(f"{path}: OpenCV cannot encode a PNG of shape {image.shape}")
-    temporary = path.with_name(f".{path.name}.part")
-    with output_errors(path):
-        try:
-            temporary.write_bytes(encoded.tobytes())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with replace_file(path) as file:
+        file.write_bytes(encoded.tobytes())

@@ -447,7 +447,7 @@ def test_full_disk_keeps_what_was_written(segment, folder, tmp_path, monkeypatch
     really_write = Path.write_bytes
 
     def write_bytes(self, data):
-        if self.name == ".003.png.part":
+        if self.name.startswith(".003.png."):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return really_write(self, data)
 
@@ -626,7 +626,7 @@ def test_converted_weights_give_the_same_labels(lmanet, segment, folder, video_w
 def test_weights_that_cannot_be_read_or_written(lmanet, video_weights, tmp_path):
     assert_one_error(lmanet("weights", "info", tmp_path), 4, "a folder")
     ran = lmanet("weights", "convert", video_weights, "--out", tmp_path / "none" / "x.safetensors")
-    assert_one_error(ran, 5, "cannot write weights to .*none/x.safetensors")
+    assert_one_error(ran, 5, "none/x.safetensors: cannot be written: there is no such folder")
 
 
 def test_converting_replaces_nothing_but_files_in_our_format(lmanet, tmp_path, video_weights):
