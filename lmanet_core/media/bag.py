@@ -6,6 +6,7 @@ is for the segmenter to decide. Damaged messages are skipped and counted.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +30,7 @@ from lmanet_core.media.pixels import SampleDepth
 from lmanet_core.media.ros_images import camera_info_from_message, image_from_compressed_message, image_from_message
 from lmanet_core.media.salvage import RawMessage
 from lmanet_core.media.source import FrameSource
-from lmanet_core.media.stamps import Known, StampSource
+from lmanet_core.media.stamps import StampSource, begins_at_zero
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -41,7 +42,7 @@ _CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 _NOT_A_CAMERA = re.compile(r"label|mask|depth|disparity|segment|semantic|instance|confidence", re.IGNORECASE)
 #: What image_transport and its plugins append to a camera's topic.
 _TRANSPORTS = ("compressed", "zstd", "ffmpeg", "h264", "h265", "hevc", "av1", "foxglove", "theora")
-_LOOKAHEAD = 16  # messages looked at before the first frame, for its stamp and its codec
+_LOOKAHEAD = 16  # messages looked at for one that is whole, before the first frame
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -76,12 +77,11 @@ class BagSource(FrameSource):
             self.expected_frames = chosen.count
             self._info_topic = _camera_info_topic(chosen, self._bag.topics)
             self._info = self._first_camera_info()
-            self._decoder: PacketDecoder | None = None
-            ahead = self._look_ahead()
+            self._decoder = self._find_decoder()
         except BaseException:
             self._bag.close()
             raise
-        self._stamps = StampSource(ahead)
+        self._stamps = StampSource(begins_at_zero(first_stamps(self._bag, chosen.name)))
         self._warned_stamps = (False, False)
 
     def _read(self) -> Iterator[Frame]:
@@ -136,19 +136,15 @@ class BagSource(FrameSource):
             _LOGGER.warning("%s: %s has %s; going by the times of recording", self.path, self.topic, problem)
             self._warned_stamps = found
 
-    def _look_ahead(self) -> Known | None:
-        """The first stamp that is not zero, of the first messages; makes the decoder where they hold packets of video."""
+    def _find_decoder(self) -> PacketDecoder | None:
+        """For the packets of video that the first messages hold; None where they hold pictures."""
         assert self.topic is not None
         for raw in islice(self._bag.messages({self.topic}), _LOOKAHEAD):
             try:
-                message = deserialize(raw)
+                codec = _codec_of(deserialize(raw))
             except DAMAGE:
                 continue  # counted when it comes by in its place
-            codec = _codec_of(message)
-            if codec is not None and self._decoder is None:
-                self._decoder = PacketDecoder(codec, f"{self.path}: {self.topic}")
-            if given_ns := header_stamp_ns(message):
-                return Known(given_ns, raw.receive_ns)
+            return PacketDecoder(codec, f"{self.path}: {self.topic}") if codec is not None else None
         return None
 
     def _first_camera_info(self) -> CameraInfo | None:
@@ -211,6 +207,13 @@ def _codec_of(message: Any) -> str | None:
 def header_stamp_ns(message: Any) -> int:
     """Stamp of a message's header, nanoseconds."""
     return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
+
+
+def first_stamps(bag: BagFiles, topic: str) -> Iterator[int]:
+    """Header stamps of a topic's first two messages, as far as they can be read."""
+    for raw in islice(bag.messages({topic}), 2):
+        with contextlib.suppress(*DAMAGE):
+            yield header_stamp_ns(deserialize(raw))
 
 
 @lru_cache(maxsize=2)

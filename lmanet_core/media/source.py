@@ -133,14 +133,15 @@ class FrameSource:
     def _until_the_end(self) -> Generator[Frame, None, None]:
         came = seen = 0
         start_s, end_s, stride = self._excerpt
-        first_ns, lost, elapsed_s = None, False, 0.0
+        first_ns, lost, begun, elapsed_s = None, False, False, 0.0
         for frame in self._read():
             first_ns = frame.stamp_ns if first_ns is None else first_ns
             elapsed_s = (frame.stamp_ns - first_ns) / 1e9
             if elapsed_s >= end_s:
                 break
             lost |= frame.after_loss
-            if elapsed_s < start_s:
+            begun |= elapsed_s >= start_s
+            if not begun:
                 continue
             seen += 1
             if (seen - 1) % stride:

@@ -7,44 +7,35 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
+_FASTEST = 10.0  # a stamp farther ahead is another clock and says nothing of the speed of this one
+_SOON_NS = 10 * 10**9
 _CHANGES = 3  # a stamp that outlives so many changes of the picture is no repetition: the clock stands
-_SIMULATED_NS = 10 * 86_400 * 10**9  # stamps below are no date: simulated time, or since the robot was started
-_RATES = 0.01, 100.0  # seconds of the stamps to a second of receiving; anything else is no clock's rate
-
-
-class Known(NamedTuple):
-    """A stamp that the driver gave, and when it was received; nanoseconds."""
-
-    given_ns: int
-    received_ns: int
 
 
 class StampSource:
     """The stamps of one stream, made good.
 
-    * A stamp of 0 means that the driver left it out. It is estimated from the last stamp that was given and the time of
-      receiving since, which goes as fast as stamps went before. Where none was given yet, the time of receiving stands for it.
-    * Zeros before small stamps are simulated time at its start, and true.
+    * A stamp of 0 means that the driver left it out. It is estimated in the stream's own time: from the last stamp that was
+      there, as fast as stamps and receiving went along beside each other; before the first one, the time of receiving stands
+      for it. A simulation that begins at 0 means it so.
     * The same stamp under the same picture is a repeated image and keeps it.
     * The same stamp under one different picture after the other is a clock that stands still: from the third change on, time
       goes on from that stamp as fast as images are received, until the stamp changes again.
 
     Args:
-        ahead: the first stamp that is not 0, where that can be known: in recordings.
+        simulated: the first stamp may be 0 and mean it, see `begins_at_zero`.
 
     Attributes:
         zero: whether a stamp was left out so far.
         standing: whether the clock has stood still so far.
     """
 
-    def __init__(self, ahead: Known | None = None) -> None:
-        self._ahead = ahead
-        self._known: tuple[Known, ...] = ()  # the last two that were given
+    def __init__(self, simulated: bool = False) -> None:
         self.zero = False
         self.standing = False
         self._given_ns: int | None = None  # the last stamp, as it came
@@ -52,6 +43,8 @@ class StampSource:
         self._stamp_ns = 0  # the last stamp, made good
         self._picture: int | None = None  # checksum of the last image that repeated a stamp
         self._changes = 0
+        self._simulated = simulated
+        self._speed = 1.0  # of stamps beside the time of receiving
 
     def stamp_ns(self, given_ns: int, received_ns: int, image: npt.NDArray[np.uint8]) -> int:
         """The stamp to go by.
@@ -61,13 +54,13 @@ class StampSource:
             received_ns: when the message came, or was recorded, on any clock that goes on.
             image: (H, W, 3) uint8, looked at only where stamps repeat.
         """
-        if given_ns == 0:
-            if not self._known and self._ahead is not None and self._ahead.given_ns < _SIMULATED_NS:
-                return 0
+        if given_ns == 0 and not (self._simulated and self._given_ns is None):
             self.zero = True
-            return self._estimate(received_ns)
+            if self._given_ns is None:
+                return received_ns
+            return self._given_ns + round(self._speed * (received_ns - self._first_received_ns))
         if given_ns != self._given_ns:
-            self._known = (*self._known[-1:], Known(given_ns, received_ns))
+            self._measure_speed(given_ns, received_ns)
             self._given_ns = self._stamp_ns = given_ns
             self._first_received_ns, self._picture, self._changes = received_ns, None, 0
             return given_ns
@@ -80,16 +73,22 @@ class StampSource:
             self._stamp_ns = given_ns + received_ns - self._first_received_ns
         return self._stamp_ns
 
-    def _estimate(self, received_ns: int) -> int:
-        """The stamp of an image that has none, in the stream's own time where that is known."""
-        if not self._known:
-            ahead = self._ahead
-            return received_ns if ahead is None else ahead.given_ns - (ahead.received_ns - received_ns)
-        last, rate = self._known[-1], 1.0
-        stamps_ns, receiving_ns = (new - old for new, old in zip(last, self._known[0], strict=True))
-        if receiving_ns > 0 and _RATES[0] < stamps_ns / receiving_ns < _RATES[1]:
-            rate = stamps_ns / receiving_ns
-        return last.given_ns + round(rate * (received_ns - last.received_ns))
+    def _measure_speed(self, given_ns: int, received_ns: int) -> None:
+        if self._given_ns is None or received_ns <= self._first_received_ns:
+            return
+        speed = (given_ns - self._given_ns) / (received_ns - self._first_received_ns)
+        if 0.0 < speed <= _FASTEST:
+            self._speed = speed
+
+
+def begins_at_zero(stamps_ns: Iterable[int]) -> bool:
+    """Whether the first stamps of a stream are those of a simulation that begins at 0: a first 0, and soon after it no 0.
+
+    Args:
+        stamps_ns: the first two of a recording.
+    """
+    first, second = (*stamps_ns, 0, 0)[:2]
+    return first == 0 and 0 < second <= _SOON_NS
 
 
 def stamp_from_name(stem: str) -> int | None:

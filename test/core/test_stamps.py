@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmanet_core.media.stamps import Known, StampSource, stamp_from_name
+from lmanet_core.media.stamps import StampSource, begins_at_zero, stamp_from_name
 
 TENTH = 10**8
+SECOND = 10**9
 START = 1_700_000_000 * 10**9
 
 
@@ -15,8 +16,8 @@ def image(value):
     return np.full((16, 16, 3), value, np.uint8)
 
 
-def run(given, pictures, received=None):
-    source = StampSource()
+def run(given, pictures, received=None, simulated=False):
+    source = StampSource(simulated)
     received = [50 * TENTH + index * TENTH for index in range(len(given))] if received is None else received
     stamps = [source.stamp_ns(*each, image(picture)) for *each, picture in zip(given, received, pictures, strict=True)]
     return stamps, source
@@ -67,29 +68,31 @@ def test_few_different_pictures_under_one_stamp_are_no_standing_clock(pause):
     assert not source.standing
 
 
-def test_missing_stamp_is_estimated_in_the_time_of_the_stream():
-    given = [12 * TENTH, 13 * TENTH, 0, 15 * TENTH, 0, 0]
-    stamps, source = run(given, range(6), received=[START + n * TENTH for n in range(6)])
-    assert stamps == [n * TENTH for n in (12, 13, 14, 15, 16, 17)]
+def test_missing_stamp_is_estimated_in_the_streams_own_time():
+    given = [12 * SECOND, 12 * SECOND + TENTH, 0, 12 * SECOND + 3 * TENTH, 0, 0]
+    stamps, source = run(given, range(6), [START + n * TENTH for n in range(6)])
+    assert stamps == [12 * SECOND + n * TENTH for n in range(6)]
     assert source.zero
 
 
-def test_missing_stamp_goes_as_fast_as_simulated_time():
-    stamps, _ = run([TENTH, 2 * TENTH, 0], range(3), received=[START, START + 2 * TENTH, START + 4 * TENTH])
-    assert stamps == [TENTH, 2 * TENTH, 3 * TENTH]
+def test_missing_stamp_of_a_slow_simulation_is_estimated_at_its_speed():
+    received = [START + n * SECOND for n in range(4)]  # a tenth of real time
+    stamps, _ = run([SECOND, SECOND + TENTH, 0, SECOND + 3 * TENTH], range(4), received)
+    assert stamps[2] == SECOND + 2 * TENTH
 
 
-def test_zero_before_small_stamps_is_simulated_time_at_its_start():
-    source = StampSource(Known(TENTH, START + TENTH))
-    stamps = [source.stamp_ns(n * TENTH, START + n * TENTH, image(n)) for n in range(3)]
+def test_simulation_that_begins_at_zero_keeps_its_first_stamp():
+    stamps, source = run([0, TENTH, 2 * TENTH], range(3), simulated=True)
     assert stamps == [0, TENTH, 2 * TENTH]
     assert not source.zero
 
 
-def test_zero_before_a_date_is_estimated_from_it():
-    source = StampSource(Known(START + TENTH, 6 * TENTH))
-    assert source.stamp_ns(0, 5 * TENTH, image(0)) == START
-    assert source.zero
+@pytest.mark.parametrize(
+    ("stamps", "begins"),
+    [([0, TENTH], True), ([0, 0], False), ([0, START], False), ([TENTH, 2 * TENTH], False), ([0], False), ([], False)],
+)
+def test_first_stamps_tell_a_simulation_that_begins_at_zero(stamps, begins):
+    assert begins_at_zero(stamps) is begins
 
 
 @pytest.mark.parametrize(
