@@ -93,7 +93,7 @@ def run(options: Namespace) -> int:
         folder.keep = True
         Console(markup=False, highlight=False).print(classes_table(report.summary))
         write_image(out / "picture.png", draw_comparison(Street(street), runtime, _most_different(report)))
-    page, video = report.folder / "report.html", report.folder / "side_by_side.mp4"
+    page, video = report.folder / "report.html", report.folder / "side_by_side.webm"
     console.print(f"look at {out / 'picture.png'}, {page}, {video}", soft_wrap=True)
     return 0
 

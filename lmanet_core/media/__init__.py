@@ -7,7 +7,7 @@ from lmanet_core.media.reader import open_frames
 from lmanet_core.media.ros_images import camera_info_from_message, image_from_compressed_message, image_from_message
 from lmanet_core.media.sinks import CompositeSink, LabelPngSink, MaskPngSink, ResultSink
 from lmanet_core.media.source import FrameSource
-from lmanet_core.media.video_sink import VideoSink
+from lmanet_core.media.video_sink import PictureSink, VideoSink
 
 __all__ = [
     "BAG_TOPICS",
@@ -17,6 +17,7 @@ __all__ = [
     "FrameSource",
     "LabelPngSink",
     "MaskPngSink",
+    "PictureSink",
     "ResultBagSink",
     "ResultSink",
     "VideoSink",

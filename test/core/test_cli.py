@@ -129,7 +129,7 @@ def test_folder_gives_labels_masks_overlay_and_summary(segment, folder, tmp_path
     ran = segment(folder)
     out = tmp_path / "out"
     assert ran.code == 0 and ran.out == ""
-    assert sorted(path.name for path in out.iterdir()) == [MANIFEST, "labels", "masks", "overlay.mp4", "summary.json"]
+    assert sorted(path.name for path in out.iterdir()) == [MANIFEST, "labels", "masks", "overlay.webm", "summary.json"]
     labels = read_labels(out / "labels")
     assert list(labels) == [f"{index:03d}.png" for index in range(6)]
     segmenter = VideoSegmenter.from_weights(video_weights, device="cpu", precision="fp32")
@@ -139,7 +139,7 @@ def test_folder_gives_labels_masks_overlay_and_summary(segment, folder, tmp_path
         for group in ("drivable", "person", "vehicle"):
             mask = cv2.imread(str(out / "masks" / group / f"{index:03d}.png"), cv2.IMREAD_UNCHANGED)
             assert np.array_equal(mask, CITYSCAPES.mask(label_map, group))
-    assert count_video_frames(out / "overlay.mp4") == 6
+    assert count_video_frames(out / "overlay.webm") == 6
 
 
 def test_summary_tells_what_was_done_with_what(segment, folder, tmp_path, video_weights):
@@ -172,7 +172,7 @@ def test_video_gives_its_frames_and_keeps_its_rate(segment, write_video, tmp_pat
     assert segment(write_video(tmp_path / "drive.avi", count=5, fps=20.0)).code == 0
     labels = read_labels(tmp_path / "out" / "labels")
     assert [label_map.shape for label_map in labels.values()] == [(48, 64)] * 5
-    capture = cv2.VideoCapture(str(tmp_path / "out" / "overlay.mp4"))
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "overlay.webm"))
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(20.0)
     capture.release()
 
@@ -203,7 +203,7 @@ def test_two_runs_write_the_same_bytes(segment, folder, tmp_path):
 
 def test_save_chooses_what_is_written(segment, folder, tmp_path):
     assert segment(folder, "--save", "[color,bag]").code == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "color.mp4", "result", "summary.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "color.webm", "result", "summary.json"]
 
 
 def test_picture_is_two_images_wide(segment, folder, tmp_path, images):
@@ -264,7 +264,7 @@ def test_folder_of_mixed_sizes_is_segmented_with_resets(segment, tmp_path, make_
     assert segment(mixed).code == 0
     assert [label_map.shape for label_map in read_labels(tmp_path / "out" / "labels").values()] == sizes
     assert read_summary(tmp_path / "out")["resets"] == {"first_frame": 1, "size_change": 2}
-    assert count_video_frames(tmp_path / "out" / "overlay.mp4") == 4
+    assert count_video_frames(tmp_path / "out" / "overlay.webm") == 4
 
 
 def test_damaged_image_is_counted_and_said(segment, folder, tmp_path):
@@ -329,7 +329,7 @@ def test_a_failed_start_is_not_in_the_way_of_the_next(segment, folder, tmp_path)
 def test_overwrite_never_deletes_the_input(segment, folder, tmp_path):
     segment(folder, "--save", "labels,overlay")
     made = tmp_path / "out" / "labels"
-    for source in (made, made / "000.png", tmp_path / "out" / "overlay.mp4"):
+    for source in (made, made / "000.png", tmp_path / "out" / "overlay.webm"):
         assert_one_error(segment(source, "--overwrite"), 5, "--overwrite would delete the input .*; choose another --out")
     assert len(read_labels(made)) == 6
 
@@ -459,7 +459,7 @@ def test_full_disk_keeps_what_was_written(segment, folder, tmp_path, monkeypatch
         f"error: {out}/labels/003.png: cannot be written: no space is left for it; free some or choose another output"
     ]
     assert list(read_labels(out / "labels")) == ["000.png", "001.png", "002.png"]
-    assert count_video_frames(out / "overlay.mp4") == 3
+    assert count_video_frames(out / "overlay.webm") == 3
     assert (read_summary(out)["complete"], read_summary(out)["frames"]) == (False, 3)
 
 
@@ -753,8 +753,8 @@ def test_signal_leaves_whole_files(tmp_path, video_weights, images, ros2, number
     assert len(labels) in whole
     assert all(label_map is not None and label_map.shape == (HEIGHT, WIDTH) for label_map in labels.values())
     assert [path for path in out.rglob(".*") if path.is_file()] == [out / MANIFEST]
-    assert count_video_frames(out / "overlay.mp4") in whole
-    assert count_video_frames(out / "color.mp4") in whole
+    assert count_video_frames(out / "overlay.webm") in whole
+    assert count_video_frames(out / "color.webm") in whole
     written = read_bag(out / "result", ros2.store)
     assert len(written) in whole
     for (_, message), label_map in zip(written, labels.values(), strict=False):
