@@ -49,7 +49,7 @@ def run(options: Namespace) -> int:
     if not segmenter.memory_enabled:
         raise ConfigError("nothing to explain: these weights have no memory, or it is switched off")
     watch = AttentionWatch(segmenter, options.frame, positions)
-    with open_frames(options.input, topic=options.topic, **({} if options.fps is None else {"fps": options.fps})) as frames:
+    with open_frames(options.input, topic=options.topic, fps=options.fps, bits=options.bits) as frames:
         for frame in frames:
             step_watched({"on": segmenter}, frame, watch)
             if watch.is_done:
