@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from lmanet_core.errors import ConfigError, InputError
-from lmanet_core.media import open_frames
+from lmanet_core.media import SINK_KINDS, open_frames
+from lmanet_core.media.folder import IMAGE_SUFFIXES
 from lmanet_core.media.inputs import expand_inputs, read_stdin
 
 
@@ -199,3 +201,12 @@ def test_part_without_frames_is_told(long_folder):
 def test_part_that_cannot_be_is_refused(long_folder, part):
     with open_frames(long_folder) as source, pytest.raises(ConfigError, match="must be"):
         source.select(**part)
+
+
+def test_docs_name_every_image_and_every_result():
+    docs = (Path(__file__).parents[2] / "docs/inputs.md").read_text()
+    named = {"jpg": "jpeg", "tif": "tiff", "heif": "heic"}
+    for suffix in IMAGE_SUFFIXES:
+        kind = suffix.removeprefix(".")
+        assert named.get(kind, kind) in docs.lower()
+    assert all(f"`{kind}`" in docs for kind in SINK_KINDS)
