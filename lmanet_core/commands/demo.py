@@ -76,7 +76,8 @@ def run(options: Namespace) -> int:
     bag = out / "drive.mcap"
     with ResultFolder(out, overwrite=options.overwrite) as folder:
         folder.keep = False
-        with progress("driving", options.frames, None) as advance:
+        with progress("driving") as advance:
+            advance.expect(options.frames)
             record_street(bag, street, options.frames, advance)
         config = EvaluationConfig(
             inputs=(str(bag),),
@@ -88,8 +89,8 @@ def run(options: Namespace) -> int:
             compare=("off", "labels"),
             settings=segmenter_settings(),
         )
-        with progress("evaluating", options.frames, None) as advance:
-            report = evaluate(config, advance)
+        with progress("evaluating") as advance:
+            report = evaluate(config, advance, advance.expect)
         folder.keep = True
         Console(markup=False, highlight=False).print(classes_table(report.summary))
         write_image(out / "picture.png", draw_comparison(Street(street), runtime, _most_different(report)))

@@ -122,8 +122,8 @@ def run(options: Namespace) -> int:
     segmenter = make_segmenter(model, options)
     console.print(describe_segmenter(segmenter, model), highlight=False)
     config = replace(config, segmenter=segmenter, weights_kind=model.source)
-    with progress("evaluating", None, config.max_frames) as advance:
-        report = evaluate(config, advance)
+    with progress("evaluating", config.max_frames) as advance:
+        report = evaluate(config, advance, advance.expect)
     _print_figures(report.summary)
     for check in report.missed:
         print(f"FAILED: {check.describe()}")

@@ -159,8 +159,9 @@ def _segment(
                 fps=source.fps,
                 opacity=options.opacity,
             ) as sink,
-            progress(doing, source.expected_frames, options.max_frames) as advance,
+            progress(doing, options.max_frames) as advance,
         ):
+            advance.expect(source.expected_frames)
 
             def on_frame(frame: Frame, result: FrameResult) -> None:
                 folder.keep = True

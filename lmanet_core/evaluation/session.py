@@ -56,8 +56,9 @@ class Session:
         recorder: takes results.
         tolerance_s: how far a label's stamp may be from its frame's.
         max_frames: of each camera; None: all.
-        bits: of images with 16, see `SampleDepth`.
         on_frame: called after each frame, for progress.
+        bits: of images with 16, see `SampleDepth`.
+        on_open: called with the frames to expect of each camera, for progress.
         skipped: damaged images, by camera that was read.
         labels: labels matched, unmatched and damaged, by camera that has labels and was read.
     """
@@ -67,8 +68,9 @@ class Session:
     recorder: Recorder
     tolerance_s: float = 0.02
     max_frames: int | None = None
-    bits: int = 16
     on_frame: Callable[[], None] = lambda: None
+    bits: int = 16
+    on_open: Callable[[int | None], None] = lambda frames: None
     skipped: dict[str, int] = field(default_factory=dict)
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -78,6 +80,7 @@ class Session:
         with ExitStack() as stack:
             opened = open_frames(camera.recording, topic=camera.topic, fps=camera.fps, bits=self.bits)
             source = stack.enter_context(opened)
+            self.on_open(source.expected_frames)
             truth = None if camera.labels is None else open_truth(camera.labels, camera.recording, self.tolerance_s)
             try:
                 yield itertools.islice(with_truth(source, truth), self.max_frames)
