@@ -50,7 +50,7 @@ setup(
         "hf": ["transformers>=4.50,<6"],  # models of Hugging Face
         "onnx": ["onnxruntime"],
         "test": ["pytest<9"],  # named, so that colcon test runs pytest; 9 cannot load ROS's launch_testing
-        "video": ["av>=12,<19"],  # video in messages, interlaced video, VP9 with true times
+        "video": ["av>=14,<19"],  # video in messages, interlaced video, VP9 with true times
         "train": ["lightning>=2.6,<3", "tensorboard>=2.15,<3"],
     },
     entry_points={

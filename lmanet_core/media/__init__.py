@@ -1,4 +1,4 @@
-"""Frames in, results out: video files, image folders, ROS 1 and ROS 2 bags, PNGs; needs no ROS installation."""
+"""Frames in, results out: videos, images, ROS 1 and ROS 2 bags, cameras, streams, PNGs; needs no ROS installation."""
 
 from lmanet_core.media.bag_sink import BAG_TOPICS, DEFAULT_BAG_TOPICS, ResultBagSink
 from lmanet_core.media.output import SINK_KINDS, check_sink_kinds, open_sinks

@@ -78,9 +78,10 @@ class InterlacedSource(FrameSource):
                 lost, count = False, count + 1
 
     def _frame(self, picture: Any, number: int, lost: bool) -> Frame:
-        image = np.ascontiguousarray(np.rot90(picture_of(picture), round(picture.rotation / 90)))
+        rotation = getattr(picture, "rotation", 0)  # the first releases of PyAV 14 do not tell it
+        image = np.ascontiguousarray(np.rot90(picture_of(picture), round(rotation / 90)))
         aspect = float(self._stream.codec_context.sample_aspect_ratio or 1) or 1.0
-        aspect = 1.0 / aspect if picture.rotation % 180 else aspect
+        aspect = 1.0 / aspect if rotation % 180 else aspect
         start = self._stream.start_time or 0
         stamp_s = float(picture.time) - float(start * self._stream.time_base)
         return Frame(image, round(stamp_s * 1e9), name=f"{number:06d}", after_loss=lost, pixel_aspect=aspect)
