@@ -30,7 +30,7 @@ COMMANDS = {
     "train": "train the backbone, the memory, or the memory and the decoder",
     "evaluate": "accuracy, steadiness, latency and a verdict from recordings",
     "compare": "what differs between two evaluations",
-    "explain": "where in the past images the memory is read",
+    "explain": "which past labels hold, and where the memory is read",
     "experiment": "the paper's experiments on any data set",
     "demo": "drive a generated street and compare without and with memories",
     "street": "record a drive through a generated street, with its labels",

@@ -174,6 +174,11 @@ class VideoSegmenter:
         return self._memory if self._memory_enabled else None
 
     @property
+    def label_memory(self) -> LabelMemory | None:
+        """What is believed of the labels; None where that is switched off."""
+        return self._labels if self._label_strength else None
+
+    @property
     def memory_enabled(self) -> bool:
         """Whether past frames are read and remembered. May be switched between frames; off forgets them."""
         return self._memory_enabled
@@ -247,7 +252,7 @@ class VideoSegmenter:
         if continuity.discontinuity is not None:
             self._forget()
         clock.lap("continuity")
-        memory, label_memory = self.memory, self._labels if self._label_strength else None
+        memory, label_memory = self.memory, self.label_memory
         remember = memory is not None and continuity.remember and memory.accepts(stamp_ns)
         held, done = 0 if memory is None else len(memory), None
         if labels or remember or self._on_device or (label_memory is not None and continuity.remember):
