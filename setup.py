@@ -24,7 +24,7 @@ setup(
     maintainer="The lmanet_ros developers",
     maintainer_email="lmanet_ros@users.noreply.github.com",
     packages=find_packages(include=["lmanet_core", "lmanet_core.*", "lmanet_ros", "lmanet_ros.*"]),
-    package_data={"lmanet_core": ["py.typed", "assets/*", "evaluation/*.css", "evaluation/*.j2", "labels/mappings/*.yaml"]},
+    package_data={"lmanet_core": ["py.typed", "assets/*", "evaluation/*.css", "evaluation/*.j2", "labels/*/*.yaml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

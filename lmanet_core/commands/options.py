@@ -18,13 +18,19 @@ from lmanet_core.weights.runtime import RuntimeConfig, prepare_runtime
 _CONFIGS = (RuntimeConfig, SegmenterConfig)
 
 
-def add_segmenter_options(parser: ArgumentParser) -> None:
-    """Every setting of `RuntimeConfig` and `SegmenterConfig`."""
+def add_segmenter_options(parser: ArgumentParser, short: Mapping[str, str] | None = None) -> None:
+    """Every setting of `RuntimeConfig` and `SegmenterConfig`.
+
+    Args:
+        parser: of a command.
+        short: option → another name for it.
+    """
     for one in _settings():
         about = one.setting
         kind = Literal[about.choices] if about.choices else _switch if one.kind is bool else one.kind
         unit = f" [{about.unit}]" if about.unit else ""
-        parser.add_argument(f"--{one.option}", type=kind, default=one.default, help=f"{about.help}{unit}")
+        names = (f"--{name}" for name in (one.option, (short or {}).get(one.option)) if name)
+        parser.add_argument(*names, type=kind, default=one.default, help=f"{about.help}{unit}")
 
 
 def make_segmenter(model: Model, options: Namespace) -> VideoSegmenter:

@@ -47,7 +47,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--topic", type=str | None, default=None, help="image topic of a bag with several cameras")
     parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames")
-    add_segmenter_options(parser)
+    add_segmenter_options(parser, short={"label-set": "labels"})
     return parser
 
 

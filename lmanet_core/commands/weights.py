@@ -10,9 +10,12 @@ from rich.console import Console
 
 from lmanet_core.commands.terminal import plain_table
 from lmanet_core.errors import OutputError
+from lmanet_core.labels import list_label_sets
 from lmanet_core.media.result_folder import free_name
-from lmanet_core.weights.adapters import describe, names_model, recut
+from lmanet_core.weights.adapters import describe, names_model, recut, relabel
 from lmanet_core.weights.checkpoint import hash_file, is_ours, load_model, save_model
+
+_LABELS = f"names, colours and groups of the classes: {', '.join(list_label_sets())} or a YAML file"
 
 
 def make_parser() -> ArgumentParser:
@@ -24,9 +27,11 @@ def make_parser() -> ArgumentParser:
         "file", type=str, help="a file of any understood kind, hf:FOLDER, hf:owner/name or python:FILE.py:function"
     )
     info.add_argument("--cut", type=str, default="auto", help="layer of a model of your own before which the memory goes in")
+    info.add_argument("--labels", type=str, default="", help=_LABELS)
     convert = ArgumentParser(description="Write weights as safetensors with metadata.", exit_on_error=False)
     convert.add_argument("file", type=str, help="weights of any understood kind")
     convert.add_argument("--out", type=str, required=True, help="file to write, .safetensors")
+    convert.add_argument("--labels", type=str, default="", help=_LABELS)
     convert.add_argument("--half", action="store_true", help="float16, half the size")
     convert.add_argument("--overwrite", action="store_true", help="replace a file that is there, if it is in our format")
     commands.add_subcommand("info", info, help="print what a file holds")
@@ -51,6 +56,8 @@ def run(options: Namespace) -> int:
     model = load_model(action.file)
     if options.action == "info" and action.cut != "auto":
         model = recut(model, action.cut)
+    if action.labels:
+        model = relabel(model, action.labels)
     if options.action == "convert":
         provenance = {
             **model.config.provenance,

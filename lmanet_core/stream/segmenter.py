@@ -32,7 +32,7 @@ from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
 from lmanet_core.stream.motion import thumbnail
 from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Wanted
-from lmanet_core.weights.adapters import wrap_module
+from lmanet_core.weights.adapters import relabel, wrap_module
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import Runtime, prepare
 
@@ -125,11 +125,20 @@ class VideoSegmenter:
         path: str | os.PathLike[str],
         config: SegmenterConfig | None = None,
         *,
+        labels: LabelSet | Sequence[str] | os.PathLike[str] | None = None,
         device: str = "auto",
         precision: str = "auto",
     ) -> VideoSegmenter:
-        """Load weights and be ready; see `load_model` and `prepare` for what may be wrong with them."""
-        return cls(prepare(load_model(path), device, precision), config)
+        """Load weights and be ready; see `load_model` and `prepare` for what may be wrong with them.
+
+        Args:
+            path: as `load_model` takes it.
+            config: see `SegmenterConfig`.
+            labels: classes, their names, or what `read_label_set` takes; None: the weights' own.
+            device, precision: as `prepare` takes them.
+        """
+        model = load_model(path)
+        return cls(prepare(model if labels is None else relabel(model, labels), device, precision), config)
 
     @classmethod
     def from_model(
@@ -137,7 +146,7 @@ class VideoSegmenter:
         module: nn.Module,
         config: SegmenterConfig | None = None,
         *,
-        labels: LabelSet | Sequence[str] | None = None,
+        labels: LabelSet | Sequence[str] | os.PathLike[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         cut: str = "auto",
@@ -150,7 +159,7 @@ class VideoSegmenter:
             module: takes normalised images (B, 3, H, W), gives logits; `mean`, `std`, `bgr`, `class_names` and `input_size` are
                 taken from its attributes.
             config: see `SegmenterConfig`.
-            labels: classes, or their names; None: the module's own.
+            labels: classes, their names, or what `read_label_set` takes; None: the module's own.
             mean, std: three numbers each, of RGB in 0–1; None: the module's own.
             cut: layer before which a memory of features would go in; "auto" finds it.
             device, precision: as `prepare` takes them.
