@@ -117,7 +117,7 @@ class VideoSegmenter:
         self._on_device = runtime.device.type == "cuda"
         self._runner: HostRunner | DeviceRunner | None = None  # for images of the plan's size
         if self.config.network_size != "auto":
-            _require_allowed(parse_size(self.config.network_size), runtime.network.backbone)
+            require_allowed(parse_size(self.config.network_size), runtime.network.backbone)
 
     @classmethod
     def from_weights(
@@ -336,7 +336,8 @@ def fit_to_backbone(camera_size: Size, max_pixels: int, backbone: Backbone) -> S
     return fit_network_size(camera_size, max_pixels, backbone.size_multiple or backbone.stride, backbone.size_remainder)
 
 
-def _require_allowed(size: Size, backbone: Backbone) -> None:
+def require_allowed(size: Size, backbone: Backbone) -> None:
+    """Raises ConfigError where a network does not take input of this size; the nearest one is named."""
     if backbone.fixed_size is not None:
         if size != backbone.fixed_size:
             raise ConfigError(f"network_size: this network takes {Size(*backbone.fixed_size)} only, got {size}; leave it out")
