@@ -41,6 +41,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--background", action="store_true", help="--stateless: a class 0 in front that never wins, as nav2's tutorial counts"
     )
+    parser.add_argument("--compile", action="store_true", help="pt2: machine code for this processor, by AOTInductor; minutes")
     parser.add_argument("--check", type=str | None, default=None, help="onnx: compare with our own step on this recording")
     parser.add_argument("--max-frames", type=int | None, default=None, help="--check: stop after so many frames")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
@@ -57,6 +58,8 @@ def run(options: Namespace) -> int:
     out, size = Path(options.out), parse_size(options.size)
     if options.background and not options.stateless:
         raise ConfigError("--background is for --stateless: a streamed step gives labels, which need no class in front")
+    if options.compile and options.to != "pt2":
+        raise ConfigError("--compile is for --to pt2; ONNX is compiled by whatever runs it")
     if options.check is not None and (options.stateless or options.to != "onnx"):
         raise ConfigError("--check compares the streamed step as ONNX; leave --stateless and --to pt2 out")
     if out.exists() and not options.overwrite:
@@ -64,7 +67,7 @@ def run(options: Namespace) -> int:
     model = load_model(options.weights)
     runtime, config = segmenter_config(options, device="cpu", precision="fp32", network_size=str(size), output_size="network")
     exported = prepare_export(model, size, config, runtime, options.stateless, options.background)
-    write_program(exported, options.to, out)
+    write_program(exported, options.to, out, options.compile)
     print(f"{out}: {model.source} at {size}")
     for name, tensor in exported.signature.inputs.items():
         print(f"  {name} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}")

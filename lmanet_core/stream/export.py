@@ -83,8 +83,14 @@ def prepare_export(
     return Exported(module, module.signature(), metadata)
 
 
-def write_program(exported: Exported, kind: Literal["onnx", "pt2"], path: Path) -> None:
+def write_program(exported: Exported, kind: Literal["onnx", "pt2"], path: Path, compiled: bool = False) -> None:
     """Write a file; one that is there is replaced when the new one is complete.
+
+    Args:
+        exported: what to write.
+        kind: of the file.
+        path: of the file.
+        compiled: pt2: machine code for this processor, by AOTInductor, in place of a program for any.
 
     Raises:
         WeightsError: something in the network cannot be exported; the operator is named.
@@ -95,9 +101,11 @@ def write_program(exported: Exported, kind: Literal["onnx", "pt2"], path: Path) 
         program = _trace(exported)
         try:
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-                beside = Path(folder) / path.name
+                beside = Path(folder) / "program.pt2"  # AOTInductor wants that ending
                 text = json.dumps(exported.metadata)
-                if kind == "pt2":
+                if kind == "pt2" and compiled:
+                    _compile(program, beside, text)
+                elif kind == "pt2":
                     with beside.open("wb") as file:
                         torch.export.save(program, file, extra_files={_METADATA_KEY: text})
                 else:
@@ -143,6 +151,14 @@ def _arguments(exported: Exported) -> dict[str, str]:
     if isinstance(exported.module, SingleFrame):
         return {"image": "input"}
     return {name: name for name in exported.signature.inputs}
+
+
+def _compile(program: torch.export.ExportedProgram, path: Path, metadata: str) -> None:
+    settings = {"aot_inductor.metadata": {_METADATA_KEY: metadata}}
+    try:
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
+    except Exception as error:  # of the compiler
+        raise WeightsError(f"the network cannot be compiled here: {_reason(error)}; is there a C++ compiler?") from error
 
 
 def _to_onnx(program: torch.export.ExportedProgram, signature: Signature) -> Any:

@@ -50,7 +50,7 @@ def blend_planes(
     weight = holds.clamp(max=1.0) * strength * gathered / (gathered + counts)
     rest = 1.0 - weight
     scale, weight = _numbers(rest / total), weight * (1.0 / words._STORED_UNIT)
-    now = best.float()
+    now = torch.where(total == total, best.float(), float(classes - 1))  # as `first_equal`
 
     def believed(kind: torch.Tensor, share: torch.Tensor) -> _Scored:
         seen = _numbers(shares.gather(0, kind.long().unsqueeze(0))[0])
