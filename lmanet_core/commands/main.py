@@ -35,6 +35,7 @@ COMMANDS = {
     "demo": "drive a generated street and compare without and with memories",
     "street": "record a drive through a generated street, with its labels",
     "doctor": "say what this machine will run on",
+    "export": "write a network as ONNX or pt2, for other programs",
     "weights": "look at weights, or convert them to our format",
     "bench": "measure the memory read and a streamed frame here",
 }

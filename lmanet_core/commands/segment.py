@@ -18,7 +18,7 @@ from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.stream.loop import StreamSummary, segment_stream
 from lmanet_core.stream.segmenter import VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, hash_file, load_model
-from lmanet_core.weights.shipped import default_weights
+from lmanet_core.weights.shipped import STREET_ONLY, default_weights
 
 
 def make_parser() -> ArgumentParser:
@@ -47,7 +47,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--topic", type=str | None, default=None, help="image topic of a bag with several cameras")
     parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames")
-    add_segmenter_options(parser)
+    add_segmenter_options(parser, short={"label-set": "labels"})
     return parser
 
 
@@ -68,7 +68,9 @@ def run(options: Namespace) -> int:
         elif isinstance(kinds, str):
             kinds = [kind.strip() for kind in kinds.split(",")]
         check_sink_kinds(kinds)
-        options.weights = options.weights or str(default_weights())
+        if options.weights is None:
+            options.weights = str(default_weights())
+            console.print(f"note: {STREET_ONLY}", highlight=False, soft_wrap=True)
         model = load_model(options.weights)
         segmenter = make_segmenter(model, options)
         console.print(describe_segmenter(segmenter, model), highlight=False)

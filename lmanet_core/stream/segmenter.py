@@ -32,7 +32,7 @@ from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
 from lmanet_core.stream.motion import thumbnail
 from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Wanted
-from lmanet_core.weights.adapters import wrap_module
+from lmanet_core.weights.adapters import relabel, wrap_module
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import Runtime, prepare
 
@@ -117,7 +117,7 @@ class VideoSegmenter:
         self._on_device = runtime.device.type == "cuda"
         self._runner: HostRunner | DeviceRunner | None = None  # for images of the plan's size
         if self.config.network_size != "auto":
-            _require_allowed(parse_size(self.config.network_size), runtime.network.backbone)
+            require_allowed(parse_size(self.config.network_size), runtime.network.backbone)
 
     @classmethod
     def from_weights(
@@ -125,11 +125,20 @@ class VideoSegmenter:
         path: str | os.PathLike[str],
         config: SegmenterConfig | None = None,
         *,
+        labels: LabelSet | Sequence[str] | os.PathLike[str] | None = None,
         device: str = "auto",
         precision: str = "auto",
     ) -> VideoSegmenter:
-        """Load weights and be ready; see `load_model` and `prepare` for what may be wrong with them."""
-        return cls(prepare(load_model(path), device, precision), config)
+        """Load weights and be ready; see `load_model` and `prepare` for what may be wrong with them.
+
+        Args:
+            path: as `load_model` takes it.
+            config: see `SegmenterConfig`.
+            labels: classes, their names, or what `read_label_set` takes; None: the weights' own.
+            device, precision: as `prepare` takes them.
+        """
+        model = load_model(path)
+        return cls(prepare(model if labels is None else relabel(model, labels), device, precision), config)
 
     @classmethod
     def from_model(
@@ -137,7 +146,7 @@ class VideoSegmenter:
         module: nn.Module,
         config: SegmenterConfig | None = None,
         *,
-        labels: LabelSet | Sequence[str] | None = None,
+        labels: LabelSet | Sequence[str] | os.PathLike[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         cut: str = "auto",
@@ -150,7 +159,7 @@ class VideoSegmenter:
             module: takes normalised images (B, 3, H, W), gives logits; `mean`, `std`, `bgr`, `class_names` and `input_size` are
                 taken from its attributes.
             config: see `SegmenterConfig`.
-            labels: classes, or their names; None: the module's own.
+            labels: classes, their names, or what `read_label_set` takes; None: the module's own.
             mean, std: three numbers each, of RGB in 0–1; None: the module's own.
             cut: layer before which a memory of features would go in; "auto" finds it.
             device, precision: as `prepare` takes them.
@@ -332,7 +341,8 @@ def fit_to_backbone(camera_size: Size, max_pixels: int, backbone: Backbone) -> S
     return fit_network_size(camera_size, max_pixels, backbone.size_multiple or backbone.stride, backbone.size_remainder)
 
 
-def _require_allowed(size: Size, backbone: Backbone) -> None:
+def require_allowed(size: Size, backbone: Backbone) -> None:
+    """Raises ConfigError where a network does not take input of this size; the nearest one is named."""
     if backbone.fixed_size is not None:
         if size != backbone.fixed_size:
             raise ConfigError(f"network_size: this network takes {Size(*backbone.fixed_size)} only, got {size}; leave it out")
