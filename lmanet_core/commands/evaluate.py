@@ -23,7 +23,7 @@ from lmanet_core.media.inputs import expand_inputs
 from lmanet_core.media.live import hide_password, is_stream
 from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.weights.checkpoint import load_model
-from lmanet_core.weights.shipped import default_weights
+from lmanet_core.weights.shipped import STREET_ONLY, default_weights
 
 
 def make_parser() -> ArgumentParser:
@@ -118,6 +118,8 @@ def run(options: Namespace) -> int:
         max_frames=options.max_frames,
         settings=segmenter_settings(options),
     )
+    if options.weights is None:
+        console.print(f"note: {STREET_ONLY}", highlight=False, soft_wrap=True)
     model = load_model(str(config.weights))
     segmenter = make_segmenter(model, options)
     console.print(describe_segmenter(segmenter, model), highlight=False)

@@ -30,11 +30,12 @@ COMMANDS = {
     "train": "train the backbone, the memory, or the memory and the decoder",
     "evaluate": "accuracy, steadiness, latency and a verdict from recordings",
     "compare": "what differs between two evaluations",
-    "explain": "where in the past images the memory is read",
+    "explain": "which past labels hold, and where the memory is read",
     "experiment": "the paper's experiments on any data set",
     "demo": "drive a generated street and compare without and with memories",
     "street": "record a drive through a generated street, with its labels",
     "doctor": "say what this machine will run on",
+    "export": "write a network as ONNX or pt2, for other programs",
     "weights": "look at weights, or convert them to our format",
     "bench": "measure the memory read and a streamed frame here",
 }

@@ -24,7 +24,7 @@ from lmanet_core.media.video_sink import OPACITY
 from lmanet_core.stream.loop import StreamSummary, segment_stream
 from lmanet_core.stream.segmenter import VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, hash_file, load_model
-from lmanet_core.weights.shipped import default_weights
+from lmanet_core.weights.shipped import STREET_ONLY, default_weights
 
 
 def make_parser() -> ArgumentParser:
@@ -65,7 +65,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--end", type=float | None, default=None, help="seconds after the first frame at which to stop")
     parser.add_argument("--stride", type=int, default=1, help="every so manyth frame only")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames of each camera")
-    add_segmenter_options(parser)
+    add_segmenter_options(parser, short={"label-set": "labels"})
     return parser
 
 
@@ -83,7 +83,9 @@ def run(options: Namespace) -> int:
     with ExitStack() as stack:
         source = stack.enter_context(_open(cameras[0], options))  # before the weights: what is wrong with it is said first
         check_sink_kinds(_choose_kinds(source, options))
-        options.weights = options.weights or str(default_weights())
+        if options.weights is None:
+            options.weights = str(default_weights())
+            console.print(f"note: {STREET_ONLY}", highlight=False, soft_wrap=True)
         model = load_model(options.weights)
         segmenter = make_segmenter(model, options)
         console.print(describe_segmenter(segmenter, model), highlight=False)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 console = Console(stderr=True, markup=False)  # paths may hold brackets
@@ -51,6 +51,14 @@ def progress(doing: str, limit: int | None = None) -> Iterator[Advance]:
     )
     with Progress(*columns, console=console) as bar:
         yield Advance(bar, limit)
+
+
+@contextlib.contextmanager
+def transfer(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar for bytes on standard error; call what it gives with how many there are, and of how many."""
+    with Progress(TextColumn(name), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def plain_table() -> Table:

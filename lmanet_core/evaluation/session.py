@@ -17,6 +17,7 @@ from pathlib import Path
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.evaluation.attention import AttentionWatch
+from lmanet_core.evaluation.label_gate import GateWatch
 from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.truth import open_truth, with_truth
 from lmanet_core.frame import Frame, FrameResult
@@ -101,17 +102,18 @@ class Session:
             for camera in self.cameras:
                 pending: Future[None] | None = None
                 segmenters = self.make_segmenters()
-                watch = AttentionWatch(segmenters["on"]) if "on" in segmenters and not recorder.explanations else None
+                watches = [AttentionWatch(segmenters["on"])] if "on" in segmenters and not recorder.explanations else []
                 with self.open(camera) as pairs:
                     for frame, truth in pairs:
-                        results = step_watched(segmenters, frame, watch)
+                        results = step_watched(segmenters, frame, *watches)
                         if pending is not None:
                             pending.result()
                         pending = pool.submit(recorder.add, camera.name, frame, truth, results)
                         self.on_frame()
                     if pending is not None:
                         pending.result()
-                recorder.explanations += watch.explanations if watch is not None else []
+                for watch in watches:
+                    recorder.explanations += watch.explanations
 
     def require_labels(self) -> None:
         """Raise InputError where labels were given and not one of them belongs to a frame."""
@@ -165,14 +167,15 @@ def _short(topic: str) -> str:
 
 
 def step_watched(
-    segmenters: Mapping[str, VideoSegmenter], frame: Frame, watch: AttentionWatch | None
+    segmenters: Mapping[str, VideoSegmenter], frame: Frame, *watches: AttentionWatch | GateWatch
 ) -> dict[str, FrameResult]:
-    """`step_all`, with the main segmenter's memory watched."""
-    if watch is None or watch.is_done:
-        return step_all(segmenters, frame)
-    watch.before_step(frame)
+    """`step_all`, with the main segmenter's memories watched."""
+    looking = [watch for watch in watches if not watch.is_done]
+    for watch in looking:
+        watch.before_step(frame)
     results = step_all(segmenters, frame)
-    watch.after_step(frame, next(iter(results.values())))
+    for watch in looking:
+        watch.after_step(frame, next(iter(results.values())))
     return results
 
 

@@ -2,7 +2,7 @@
 
 A mapping is a YAML file, or one of those that ship (`list_mappings`):
 
-    classes: camvid11            # what is compared: cityscapes, camvid11, or a list of names
+    classes: camvid11            # what is compared: a label set that ships (`list_label_sets`), or a list of names
     colors: [[128, 128, 128], …] # of a list of names; left out: colours are made up
     truth: {0: sky, 7: road}     # id in a label image → class; left out: ids are numbers in `classes`
     ignore: [11]                 # ids that mean void; 255 always does
@@ -24,10 +24,9 @@ import yaml
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, suggest_name
-from lmanet_core.labels import CAMVID11, CITYSCAPES, UNLABELLED, LabelSet, distinct_colors
+from lmanet_core.labels import UNLABELLED, LabelSet, distinct_colors, list_label_sets, read_label_set
 
 _SHIPPED = Path(__file__).parent / "mappings"
-_KNOWN_SETS = {"cityscapes": CITYSCAPES, "camvid11": CAMVID11}
 _VOID = "void"
 _KEYS = ("classes", "colors", "truth", "ignore", "prediction")
 
@@ -156,12 +155,10 @@ def _read_prediction(
 
 
 def _read_classes(wanted: Any, colors: Any) -> LabelSet:
-    if isinstance(wanted, str):
-        if wanted not in _KNOWN_SETS:
-            raise ConfigError(f"classes must be {', '.join(_KNOWN_SETS)} or a list of names, got {wanted!r}")
-        return _KNOWN_SETS[wanted]
+    if isinstance(wanted, str) and wanted in list_label_sets():
+        return read_label_set(wanted)
     if not isinstance(wanted, list) or not wanted:
-        raise ConfigError(f"classes must be {', '.join(_KNOWN_SETS)} or a list of names, got {wanted!r}")
+        raise ConfigError(f"classes must be {', '.join(list_label_sets())} or a list of names, got {wanted!r}")
     if colors is None:
         colors = distinct_colors(len(wanted))
     return LabelSet.from_dict({"names": wanted, "colors": colors})

@@ -163,28 +163,24 @@ class _Past:
 
     def holds(self, rows: slice) -> torch.Tensor:
         """(r, W) float32, the share of the past that holds; `_LOST` more where the picture is lost."""
-        return self._holds.index_select(0, (self._lines_at(rows) + 0.5).long().clamp_(max=self._lines - 1))
+        row = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=self._holds.device)
+        return self._holds.index_select(0, row.mul_(self._lines / self._height).long())  # as `interpolate` takes the nearest
 
     def words(self, rows: slice) -> torch.Tensor:
         """(2, r, W) int32: what was believed where the pixels of some rows were, of the nearest pixel."""
-        line = self._lines_at(rows).clamp_(0.0, self._lines - 1)
+        row = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=self._shift.device)
+        line = ((row + 0.5) * (self._lines / self._height) - 0.5).clamp_(0.0, self._lines - 1)
         above, below = line.long(), (line + 1.0).long().clamp_(max=self._lines - 1)
         share = line.frac_()[:, None]
         down, right = torch.lerp(self._shift.index_select(1, above), self._shift.index_select(1, below), share)
-        row = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=down.device)[:, None]
         column = torch.arange(self._width, dtype=torch.float32, device=down.device)
-        row = down.add_(row).round_().clamp_(0, self._height - 1).int()
+        row = down.add_(row[:, None]).round_().clamp_(0, self._height - 1).int()
         column = right.add_(column).round_().clamp_(0, self._width - 1).int()
         where = torch.add(column, row, alpha=self._width).flatten()
         words = torch.empty(2, *down.shape, dtype=torch.int32, device=down.device)
         for plane, moved in zip(self._belief, words, strict=True):
             torch.index_select(plane, 0, where, out=moved.view(-1))
         return words
-
-    def _lines_at(self, rows: slice) -> torch.Tensor:
-        """(r,) float32: which lines of the evidence, counted from the middle of the first one, rows of the image lie on."""
-        row = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=self._shift.device)
-        return row.add_(0.5).mul_(self._lines / self._height).sub_(0.5)
 
 
 class _Seen(NamedTuple):

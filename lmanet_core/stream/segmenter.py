@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
@@ -20,79 +19,23 @@ from torch import nn
 
 from lmanet_core.errors import ConfigError, DeviceMemoryError
 from lmanet_core.frame import Discontinuity, Frame, FrameResult
-from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, feature_grid, parse_size
+from lmanet_core.geometry import GeometryPlan, Size, feature_grid, parse_size
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.pixels import SampleDepth, to_rgb
 from lmanet_core.ops import available_implementations
-from lmanet_core.settings import check_settings, setting
-from lmanet_core.stream.continuity import ContinuityConfig, ContinuityMonitor
+from lmanet_core.stream.continuity import ContinuityMonitor
 from lmanet_core.stream.cuda_graph import DeviceRunner
 from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
 from lmanet_core.stream.motion import thumbnail
+from lmanet_core.stream.segmenter_config import SegmenterConfig
 from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Wanted
 from lmanet_core.stream.stream_plan import plan_stream, require_allowed
-from lmanet_core.weights.adapters import wrap_module
+from lmanet_core.weights.adapters import relabel, wrap_module
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import Runtime, prepare
 
-
-@dataclass(frozen=True)
-class SegmenterConfig:
-    """How a stream is segmented.
-
-    Raises:
-        ConfigError: a value outside its range.
-    """
-
-    network_size: str = setting("auto", "WxH the network sees; auto: the camera's, at most as many pixels as trained on.")
-    output_size: str = setting("input", "Size of the label maps: input (the camera's), network, or WxH.")
-    resize: ResizeMode = setting("stretch", "How camera and network size meet.", choices=("stretch", "letterbox", "crop"))
-    upsample: str = setting("labels", "labels: nearest pixel; logits: finer borders, slower.", choices=("labels", "logits"))
-    rotate: int = setting(
-        0, "The camera is mounted turned: its images are turned clockwise for the network, labels are turned back.",
-        unit="degrees", low=0, high=270,
-    )  # fmt: skip
-    bits: int = setting(16, "Bits that a camera fills of 16-bit images: 10, 12, 14; brightness is constant.", low=8, high=16)
-    attention: str = setting("auto", "Implementation of the attention.", choices=("auto", *available_implementations()))
-    memory: bool = setting(
-        True, "Read and remember past frames; off segments frame by frame.", live=True, name="memory.enabled"
-    )
-    memory_frames: int | None = setting(
-        None, "Past frames kept (S); 0: as trained.", low=0, high=64, name="memory.frames", unset=0
-    )
-    memory_interval_s: float = setting(
-        0.0, "Least time between remembered frames; 0: every frame.", unit="s", low=0.0, high=60.0,
-        name="memory.interval_s", option="memory-interval",
-    )  # fmt: skip
-    label_memory: bool = setting(
-        True, "Carry the labels of the past along the motion of the picture; works with any weights.", live=True,
-        name="label_memory.enabled",
-    )  # fmt: skip
-    label_memory_strength: float = setting(
-        1.0, "Share of the past labels that is used where the picture is as before.", low=0.0, high=1.0, live=True,
-        name="label_memory.strength",
-    )  # fmt: skip
-    cuda_graph: bool = True  # on CUDA: the whole step as one graph, launched at once
-    continuity: ContinuityConfig = field(default_factory=ContinuityConfig)
-
-    @property
-    def label_strength(self) -> float:
-        """Share of the past labels that is used, 0–1; 0 where there is no label memory."""
-        return self.label_memory_strength if self.label_memory else 0.0
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        if self.memory_frames == 0:
-            object.__setattr__(self, "memory_frames", None)
-        if self.rotate % 90:
-            raise ConfigError(f"rotate must be 0, 90, 180 or 270 degrees, got {self.rotate}")
-        if self.network_size != "auto":
-            parse_size(self.network_size)
-        if self.output_size not in ("input", "network"):
-            parse_size(self.output_size)
-        if self.upsample == "logits" and (self.resize != "stretch" or self.output_size == "network"):
-            raise ConfigError("upsample: logits wants resize: stretch and an output_size other than network")
+__all__ = ["SegmenterConfig", "VideoSegmenter"]
 
 
 class VideoSegmenter:
@@ -134,11 +77,20 @@ class VideoSegmenter:
         path: str | os.PathLike[str],
         config: SegmenterConfig | None = None,
         *,
+        labels: LabelSet | Sequence[str] | os.PathLike[str] | None = None,
         device: str = "auto",
         precision: str = "auto",
     ) -> VideoSegmenter:
-        """Load weights and be ready; see `load_model` and `prepare` for what may be wrong with them."""
-        return cls(prepare(load_model(path), device, precision), config)
+        """Load weights and be ready; see `load_model` and `prepare` for what may be wrong with them.
+
+        Args:
+            path: as `load_model` takes it.
+            config: see `SegmenterConfig`.
+            labels: classes, their names, or what `read_label_set` takes; None: the weights' own.
+            device, precision: as `prepare` takes them.
+        """
+        model = load_model(path)
+        return cls(prepare(model if labels is None else relabel(model, labels), device, precision), config)
 
     @classmethod
     def from_model(
@@ -146,7 +98,7 @@ class VideoSegmenter:
         module: nn.Module,
         config: SegmenterConfig | None = None,
         *,
-        labels: LabelSet | Sequence[str] | None = None,
+        labels: LabelSet | Sequence[str] | os.PathLike[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         cut: str = "auto",
@@ -159,7 +111,7 @@ class VideoSegmenter:
             module: takes normalised images (B, 3, H, W), gives logits; `mean`, `std`, `bgr`, `class_names` and `input_size` are
                 taken from its attributes.
             config: see `SegmenterConfig`.
-            labels: classes, or their names; None: the module's own.
+            labels: classes, their names, or what `read_label_set` takes; None: the module's own.
             mean, std: three numbers each, of RGB in 0–1; None: the module's own.
             cut: layer before which a memory of features would go in; "auto" finds it.
             device, precision: as `prepare` takes them.
@@ -181,6 +133,11 @@ class VideoSegmenter:
     def memory(self) -> StreamMemory | None:
         """What is remembered; None where the weights have no memory, or it is switched off."""
         return self._memory if self._memory_enabled else None
+
+    @property
+    def label_memory(self) -> LabelMemory | None:
+        """What is believed of the labels; None where that is switched off."""
+        return self._labels if self._label_strength else None
 
     @property
     def memory_enabled(self) -> bool:
@@ -266,7 +223,7 @@ class VideoSegmenter:
         if continuity.discontinuity is not None:
             self._forget()
         clock.lap("continuity")
-        memory, label_memory = self.memory, self._labels if self._label_strength else None
+        memory, label_memory = self.memory, self.label_memory
         remember = memory is not None and continuity.remember and memory.accepts(stamp_ns)
         held, done = 0 if memory is None else len(memory), None
         if labels or remember or self._on_device or (label_memory is not None and continuity.remember):

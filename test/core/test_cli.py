@@ -601,7 +601,7 @@ def test_wrong_option(segment, folder, tmp_path, arguments, message):
     [
         (("segment",), "required: .*input"),
         (("segment", "x.mp4"), "required: .*out"),
-        (("weights",), "one of {info,convert}"),
+        (("weights",), "one of {info,convert,list,fetch}"),
         (("weights", "info"), "required: .*file"),
     ],
 )

@@ -569,22 +569,33 @@ def explain(lmanet, video_weights, tmp_path):
 def test_explain_draws_the_frame_and_each_memory_frame(explain, bag, tmp_path):
     ran = explain(bag(), "--at", "30,10", "60,30", "--frame", "5")
     assert ran.code == 0, ran.err
-    assert cv2.imread(str(tmp_path / "seen.png")).shape == (2 * (32 + 22), 4 * 64, 3)
-    lines = ran.out.splitlines()
+    assert cv2.imread(str(tmp_path / "seen.png")).shape == (3 * (32 + 22), 5 * 64, 3)  # the label memory first
+    lines = ran.out.splitlines()[1:]
     assert len(lines) == 2 and lines[0].startswith("Frame 000005, feature position 3,1: ")
     shares = [float(text) for text in re.findall(r"([\d.]+) %", lines[0])]
     assert shares[0] == pytest.approx(sum(shares[1:]), abs=0.2)
     assert 70 < shares[0] < 90  # one of the window's five rows lies above the picture
 
 
+def test_explain_shows_which_past_labels_hold_with_any_weights(explain, bag, single_frame_weights, tmp_path):
+    ran = explain(bag(), "--frame", "5", weights=single_frame_weights)
+    assert ran.code == 0, ran.err
+    assert cv2.imread(str(tmp_path / "seen.png")).shape == (32 + 22, 5 * 64, 3)
+    shares = [float(text) for text in re.findall(r"([\d.]+) %", ran.out)]
+    assert ran.out.startswith("Frame 000005: ") and len(shares) == 3
+    assert 0 < shares[0] <= 100 and shares[1] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (("--frame", "0"), 3, "frame 0 did not use past labels: they were cleared (first_frame)"),
+        (("--frame", "5", "--label-memory", "off"), 2, "nothing to explain: the label memory is switched off"),
         (("--at", "30;10", "--frame", "5"), 2, "--at wants X,Y in pixels, such as 320,180, got '30;10'"),
         (("--at", "64,10", "--frame", "5"), 2, "a position must lie in the image of 64x32, got 64,10"),
         (("--at", "30,10", "--frame", "0"), 3, r"frame 0 did not read the memory: it was cleared (first_frame)"),
         (("--at", "30,10", "--frame", "99"), 3, "there is no frame 99"),
-        (("--at", "30,10", "--frame", "5", "--memory", "false"), 2, "nothing to explain"),
+        (("--at", "30,10", "--frame", "5", "--memory", "false"), 2, "--at shows the memory of features"),
         (("--at", "30,10", "--frame", "5", "--window", "global"), 2, "only attention within a window can be shown"),
     ],
 )

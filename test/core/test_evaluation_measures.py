@@ -333,7 +333,7 @@ def test_cityscapes_ids_become_train_ids():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("classes: camvid12", "classes must be cityscapes, camvid11 or a list of names, got 'camvid12'"),
+        ("classes: camvid12", "classes must be cityscapes, camvid11, ade20k, mapillary or a list of names, got 'camvid12'"),
         ("class: camvid11", "unknown key 'class'; did you mean classes?"),
         ("classes: [a, b]", "class 'road' of the weights leads nowhere"),
         ("classes: cityscapes\ntruth: {7: rode}", "no class 'rode'; did you mean road?"),
