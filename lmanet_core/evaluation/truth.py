@@ -20,12 +20,14 @@ import numpy as np
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
 from lmanet_core.frame import Frame
-from lmanet_core.media.bag import DAMAGE, choose_image_topic, deserialize, header_stamp_ns
+from lmanet_core.media.bag import DAMAGE, choose_image_topic, deserialize, first_stamps, header_stamp_ns
 from lmanet_core.media.bag_files import BagFiles
 from lmanet_core.media.label_images import decode_label_ids, label_ids_from_message
 from lmanet_core.media.salvage import RawMessage
+from lmanet_core.media.stamps import StampSource, begins_at_zero
 
 _LOGGER = logging.getLogger(__name__)
+_ONE_PICTURE = np.zeros((1, 1, 3), np.uint8)
 _LOOKAHEAD = 8  # labels that may stand between two in order: late ones, or one with a stamp that is nonsense
 
 
@@ -124,7 +126,7 @@ def with_truth(frames: Iterable[Frame], truth: Truth | None) -> Iterator[tuple[F
 
 
 class TopicLabels:
-    """Label images of a bag's topic in the order of the bag, an iterator; stamps of zero are replaced by the recorder's time.
+    """Label images of a bag's topic in the order of the bag, an iterator; stamps of zero are made good as those of images are.
 
     Raises:
         InputError: not a bag, or no such image topic in it.
@@ -141,6 +143,7 @@ class TopicLabels:
             raise
 
     def __iter__(self) -> Iterator[StampedLabels]:
+        stamps = StampSource(begins_at_zero(first_stamps(self._bag, self.topic)))
         try:
             for number, raw in enumerate(self._bag.messages({self.topic})):
                 try:
@@ -148,7 +151,8 @@ class TopicLabels:
                 except DAMAGE as error:
                     self._on_damage(f"message {number}: {error}")
                     continue
-                stamp_ns = header_stamp_ns(message) or raw.receive_ns
+                # Under one picture a stamp that repeats is kept: labels are matched by the one they carry.
+                stamp_ns = stamps.stamp_ns(header_stamp_ns(message), raw.receive_ns, _ONE_PICTURE)
                 yield StampedLabels(stamp_ns, self._reader(raw, number), raw.receive_ns)
         finally:
             self._bag.close()
