@@ -96,7 +96,7 @@ class Session:
             for camera in self.cameras:
                 pending: Future[None] | None = None
                 segmenters = self.make_segmenters()
-                watch = AttentionWatch(segmenters["on"]) if "on" in segmenters and not recorder.explanations else None
+                watch = None if recorder.explanations else watch_attention(segmenters)
                 with self.open(camera) as pairs:
                     for frame, truth in pairs:
                         results = step_watched(segmenters, frame, watch)
@@ -157,6 +157,13 @@ def _short(topic: str) -> str:
     """`/front/image_raw/compressed` → front."""
     kept = [part for part in topic.strip("/").split("/") if not re.match(r"image|compressed", part)]
     return "_".join(kept) or topic.strip("/").replace("/", "_")
+
+
+def watch_attention(segmenters: Mapping[str, VideoSegmenter]) -> AttentionWatch | None:
+    """A watch on the main segmenter's memory; None where it is not read through a window."""
+    main = segmenters.get("on")
+    memory = None if main is None else main.runtime.config.memory
+    return None if main is None or memory is None or memory.window is None else AttentionWatch(main)
 
 
 def step_watched(

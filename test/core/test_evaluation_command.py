@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -150,6 +151,22 @@ def test_two_runs_have_one_hash_and_another_input_another(evaluate, bag, tmp_pat
     assert hashes[0] == hashes[1]
     assert evaluate(bag("shorter", lambda m: m[:-2]), *LABELS, "--save", "none", out=tmp_path / "c").code == 0
     assert summary_of(tmp_path / "c")["hash"] != hashes[0]
+
+
+def test_window_wider_than_the_map_gives_the_report_of_global_attention(evaluate, bag, tmp_path):
+    path = bag(edit=lambda messages: [*messages, *(later(message) for message in messages)])  # long enough to be explained
+    for window in ("10001", "global"):
+        assert evaluate(path, "--window", window, "--save", "none", out=tmp_path / window).code == 0
+    first, second = (summary_of(tmp_path / window) for window in ("10001", "global"))
+    assert first["frames_hash"] == second["frames_hash"]
+
+
+def later(message):
+    topic, receive_ns, content = message
+    content = replace(
+        content, header=replace(content.header, stamp=replace(content.header.stamp, sec=content.header.stamp.sec + 1))
+    )
+    return topic, receive_ns + SECOND, content
 
 
 def test_page_needs_nothing_but_itself(evaluate, bag, tmp_path):
