@@ -167,11 +167,14 @@ def _print_figures(summary: Mapping[str, Any]) -> None:
     Console(soft_wrap=True, markup=False, highlight=False).print(table)
     main = summary["runs"][variants[0]]
     if figures["labelled_frames"]:
-        only_predicted = ", ".join(main["only_predicted"]) or "none"
-        print(
-            f"classes in the truth: {main['classes_in_truth']} of {len(summary['classes'])}; only predicted: {only_predicted}"
-        )
+        print(describe_classes(main, len(summary["classes"])))
     print(f"hash {summary['hash']}")
+
+
+def describe_classes(measured: Mapping[str, Any], classes: int, of: str = "") -> str:
+    """Which classes the mIoU is over, in a line."""
+    only_predicted = ", ".join(measured["only_predicted"]) or "none"
+    return f"{of}classes in the truth: {measured['classes_in_truth']} of {classes}; only predicted: {only_predicted}"
 
 
 def _run_set(options: Namespace) -> int:
@@ -194,6 +197,8 @@ def _run_set(options: Namespace) -> int:
     tables = Console(width=160)
     tables.print(scores_table(rows))
     tables.print(classes_table(rows))
+    for row in rows:
+        print(describe_classes(row, len(row["iou"][0]), f"{Path(row['weights']).name} {row['condition']}: "))
     if options.out is not None:
         with ResultFolder(Path(options.out), overwrite=options.overwrite):
             write_scores(Path(options.out), rows, config)
@@ -203,7 +208,10 @@ def _run_set(options: Namespace) -> int:
 def scores_table(rows: Sequence[dict[str, Any]]) -> Table:
     """mIoU by frames in the memory, flicker and temporal consistency without and with it; percent."""
     most = max(len(row["miou"]) for row in rows)
-    table = Table(title="mIoU by frames in the memory; flicker and TC without and with memory (%)", title_justify="left")
+    table = Table(
+        title="mIoU of the classes in the truth, by frames in the memory; flicker and TC without and with memory (%)",
+        title_justify="left",
+    )
     for column in ("weights", "condition"):
         table.add_column(column, overflow="fold")
     for column in (*(str(filled) for filled in range(most)), "at network size", "flicker", "TC"):

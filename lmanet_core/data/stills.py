@@ -2,8 +2,7 @@
 
     ROOT/images/NAME.{png,jpg,…}   ROOT/labels/NAME.png   ROOT/labels.yaml
 
-`labels.yaml` has `names` (in the order of their ids), `colors`, optional `groups`, and `ignore`: ids that mean void. 255 always
-does.
+`labels.yaml` says what the values of label images mean, see `lmanet_core.labels.encoding`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from lmanet_core.data.clips import Clip, ClipSource
 from lmanet_core.data.files import check_same_size, fit_image, image_size, read_image, read_label_ids, resize_labels
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import Size
-from lmanet_core.labels import UNLABELLED, LabelSet
+from lmanet_core.labels import UNLABELLED
+from lmanet_core.labels.encoding import KEYS, LabelEncoding, read_encoding
 
 _IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 
@@ -50,12 +50,8 @@ class StillsSource(ClipSource):
         exclude: str | None = None,
     ) -> None:
         self.root, self.size, self.motion = Path(root), size, motion
-        self.labels, ignore = read_labels_file(labels_file or self.root / "labels.yaml")
-        self._table = np.full(256, UNLABELLED, np.uint8)
-        self._table[: len(self.labels.names)] = np.arange(len(self.labels.names), dtype=np.uint8)
-        self._allowed = np.zeros(256, bool)
-        self._allowed[[*range(len(self.labels.names)), *ignore, UNLABELLED]] = True
-        self._table[list(ignore)] = UNLABELLED
+        self._encoding = read_labels_file(labels_file or self.root / "labels.yaml")
+        self.labels = self._encoding.classes
         self._images = _list_images(self.root / "images", exclude)
 
     def __len__(self) -> int:
@@ -106,33 +102,40 @@ class StillsSource(ClipSource):
         return self.root / "labels" / f"{image.stem}.png"
 
     def _read_labels(self, path: Path) -> UInt8Array:
-        ids = read_label_ids(path)
+        encoding = self._encoding
+        ids = read_label_ids(path, encoding.colors)
         present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
-        outside = [int(value) for value in present if not self._allowed[value]]
+        outside = [int(value) for value in present if not encoding.known[value]]
         if outside:
             raise InputError(
                 f"{path}: label values {', '.join(map(str, outside[:8]))} are outside the set "
-                f"of 0–{len(self.labels.names) - 1}; name them in labels.yaml, as classes or under ignore"
+                f"of {_in_short(encoding)}; name them in labels.yaml, under ids or ignore"
             )
-        return np.take(self._table, ids)
+        return np.take(encoding.table, ids)
 
 
-def read_labels_file(path: Path) -> tuple[LabelSet, tuple[int, ...]]:
-    """Classes and ids that mean void; raises InputError where the file is missing or not understood."""
+def read_labels_file(path: Path) -> LabelEncoding:
+    """What label images hold; raises InputError where the file is missing or not understood."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read {path}: {error}; it lists the names, colors and ignored ids of the labels") from error
-    known = ("names", "colors", "groups", "ignore")
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot read {path}: {why}; it lists the names, colors and ignored ids of the labels") from error
+    known = (*KEYS, "prediction")  # the last for lmanet evaluate, which takes the same file
     if not isinstance(content, dict) or not set(content) <= set(known):
         raise InputError(f"{path}: wanted the keys {', '.join(known)}, got {content!r:.200}")
-    ignore = content.get("ignore", [])
-    if not isinstance(ignore, list) or not all(isinstance(i, int) and 0 <= i <= UNLABELLED for i in ignore):
-        raise InputError(f"{path}: ignore must be a list of ids of 0–{UNLABELLED}, got {ignore!r}")
     try:
-        return LabelSet.from_dict(content), tuple(ignore)
+        return read_encoding(content)
     except ConfigError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _in_short(encoding: LabelEncoding) -> str:
+    """The ids that mean a class: "0–18", or the first of them."""
+    ids = [int(value) for value in np.flatnonzero(encoding.table != UNLABELLED)]
+    if ids == list(range(len(ids))):
+        return f"0–{len(ids) - 1}"
+    return ", ".join(map(str, ids[:6])) + (", …" if len(ids) > 6 else "")
 
 
 def _list_images(folder: Path, exclude: str | None) -> list[Path]:

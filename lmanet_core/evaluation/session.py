@@ -22,6 +22,7 @@ from lmanet_core.evaluation.truth import open_truth, with_truth
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.media import open_frames
 from lmanet_core.media.sinks import safe_name
+from lmanet_core.media.source import FrameSource
 from lmanet_core.stream.segmenter import VideoSegmenter
 
 
@@ -44,6 +45,11 @@ class CameraInput:
     labels: str | None = None
     fps: float | None = None
     results: str | None = None
+
+    def open(self) -> FrameSource:
+        """Its frames; raises InputError, ConfigError as `open_frames` does."""
+        options = {} if self.fps is None else {"fps": self.fps}
+        return open_frames(self.recording, topic=self.topic, **options)
 
 
 @dataclass
@@ -73,10 +79,11 @@ class Session:
     @contextmanager
     def open(self, camera: CameraInput) -> Iterator[Iterator[tuple[Frame, UInt8Array | None]]]:
         """A camera's frames with their labels; damage and labels are counted when it is left."""
-        options = {} if camera.fps is None else {"fps": camera.fps}
         with ExitStack() as stack:
-            source = stack.enter_context(open_frames(camera.recording, topic=camera.topic, **options))
-            truth = None if camera.labels is None else open_truth(camera.labels, camera.recording, self.tolerance_s)
+            source = stack.enter_context(camera.open())
+            truth = None
+            if camera.labels is not None:
+                truth = open_truth(camera.labels, camera.recording, self.tolerance_s, self.recorder.mapping.encoding)
             try:
                 yield itertools.islice(with_truth(source, truth), self.max_frames)
             finally:
@@ -114,10 +121,7 @@ class Session:
             if counts["damaged"] and not counts["matched"] + counts["unmatched"]:
                 raise InputError(f"{camera}: none of {counts['damaged']} labels can be read; the warnings say why")
             if not counts["matched"]:
-                raise InputError(
-                    f"{camera}: none of {sum(counts.values())} labels belongs to a frame: names differ, or stamps lie more "
-                    f"than {self.tolerance_s:g} s apart (--tolerance)"
-                )
+                raise InputError(f"{camera}: none of {sum(counts.values())} labels belongs to a frame that was segmented")
 
 
 def name_cameras(

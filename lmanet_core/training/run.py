@@ -208,7 +208,7 @@ class _Run:
             self.optimizer.zero_grad()
 
     def validate(self, batches: Iterable[ClipItem]) -> float:
-        """mIoU over the whole validation set, at the network's size; below 0 where nothing of it is labelled."""
+        """mIoU of the classes in the truth of the whole validation set, at the network's size; below 0 where none is."""
         self.loss.eval()
         matrix = ConfusionMatrix(len(self.loss.class_weights))
         counts = torch.from_numpy(matrix.counts).to(self.fabric.device)
@@ -216,7 +216,7 @@ class _Run:
             with self.fabric.autocast():
                 counts += self.loss.count(self.fabric.to_device(batch))
         matrix.counts = sum_over_processes(counts).cpu().numpy()
-        return matrix.mean_iou() if matrix.classes_present() else -1.0
+        return matrix.mean_iou_of_truth() if matrix.in_truth().any() else -1.0
 
     def result(self, files: RunFiles) -> TrainResult:
         """What it came to so far."""

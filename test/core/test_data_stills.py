@@ -168,10 +168,66 @@ def test_missing_label_map_is_found_before_training(folder):
     assert ["3.png" in problem for problem in StillsSource(folder, SIZE).problems(1, 1, deep=False)] == [True]
 
 
-def test_coloured_label_map_is_refused(folder):
-    write(folder / "labels/0.png", np.zeros((*SIZE, 3), np.uint8))
-    with pytest.raises(InputError, match="one 8-bit channel"):
+def test_label_map_in_the_colours_of_its_classes_is_read(folder):
+    write(folder / "labels/0.png", np.tile(np.array([[[1, 2, 3], [4, 5, 6], [0, 0, 0], [4, 5, 6]]], np.uint8), (24, 8, 1)))
+    _, labels = StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0))
+    assert labels[0, 0, :4].tolist() == [0, 1, 255, 1]
+
+
+def test_label_map_in_other_colours_is_refused_and_they_are_named(folder):
+    write(folder / "labels/0.png", np.full((*SIZE, 3), (9, 8, 7), np.uint8))
+    with pytest.raises(InputError, match=r"100.0 % of the pixels have a colour of no class \(#090807\)"):
         StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0))
+
+
+def test_grey_label_map_in_three_channels_is_read(folder):
+    write(folder / "labels/0.png", np.ones((*SIZE, 3), np.uint8))
+    assert (StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0)).labels == 1).all()
+
+
+@pytest.mark.parametrize(("value", "label"), [(1, 1), (2, 255), (65535, 255)])
+def test_label_map_of_16_bits_with_ids_below_256_is_read(folder, value, label):
+    write(folder / "labels/0.png", np.full(SIZE, value, np.uint16))
+    assert (StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0)).labels == label).all()
+
+
+def test_label_map_of_16_bits_with_wider_values_is_refused(folder):
+    write(folder / "labels/0.png", np.full(SIZE, 1000, np.uint16))
+    with pytest.raises(InputError, match="got values up to 1000; is this a depth image"):
+        StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("lines", "labels"),
+    [
+        ({"names": {0: "floor", 2: "wall"}}, [0, 1, 255]),
+        ({"names": ["floor", "wall"], "ids": {2: "floor", 0: "wall"}}, [1, 0, 255]),
+        ({"names": ["floor", "wall"], "ids": {0: "floor", 255: "wall"}, "ignore": [2]}, [0, 255, 1]),
+        ({"names": ["floor", "wall"], "ids": {0: "floor", 2: "floor"}}, [0, 0, 255]),
+    ],
+    ids=["names by id", "ids", "255 is a class", "two ids of a class"],
+)
+def test_labels_file_says_which_id_is_which_class(folder, lines, labels):
+    (folder / "labels.yaml").write_text(yaml.safe_dump(lines))
+    pixels = np.zeros(SIZE, np.uint8)
+    pixels[0, :3] = 0, 2, 255
+    write(folder / "labels/0.png", pixels)
+    source = StillsSource(folder, SIZE)
+    assert source.clip(0, 1, 1, np.random.default_rng(0)).labels[0, 0, :3].tolist() == labels
+    assert source.labels.names == ("floor", "wall")
+
+
+def test_several_colours_of_a_class_and_void_ones_are_read(folder):
+    lines = {
+        "names": ["floor", "wall"],
+        "ids": {"#0a0000": "floor", "#0b0000": "floor", "#00000c": "wall"},
+        "ignore": ["#ffffff"],
+    }
+    (folder / "labels.yaml").write_text(yaml.safe_dump(lines))
+    row = np.array([[[10, 0, 0], [11, 0, 0], [0, 0, 12], [255, 255, 255]]], np.uint8)
+    write(folder / "labels/0.png", np.tile(row, (24, 8, 1)))
+    labels = StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0)).labels
+    assert labels[0, 0, :4].tolist() == [0, 0, 1, 255]
 
 
 def test_damaged_image_is_named(folder):
