@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from lmanet_core.commands.options import add_segmenter_options, describe_segmenter, make_segmenter
+from lmanet_core.commands.options import add_segmenter_options, choose_weights, describe_segmenter, make_segmenter
 from lmanet_core.commands.terminal import cell, console, progress
 from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation.report import COUNTS, QUALITY, SHARES, SPEED, WAYS
@@ -101,7 +101,7 @@ def run(options: Namespace) -> int:
     config = EvaluationConfig(
         inputs=tuple(options.input),
         out=Path(options.out),
-        weights=Path(options.weights or default_weights()),
+        weights=Path(choose_weights(options.weights)),
         labels=_listed(options.labels),
         tolerance_s=options.tolerance,
         mapping=options.mapping,
@@ -168,7 +168,7 @@ def _print_figures(summary: Mapping[str, Any]) -> None:
     main = summary["runs"][variants[0]]
     if figures["labelled_frames"]:
         print(describe_classes(main, len(summary["classes"])))
-    print(f"hash {summary['hash']}")
+    print(f"hash of the results, equal on every run: {summary['hash']}")
 
 
 def describe_classes(measured: Mapping[str, Any], classes: int, of: str = "") -> str:

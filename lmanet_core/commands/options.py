@@ -9,12 +9,18 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from lmanet_core.commands.terminal import console
 from lmanet_core.errors import ConfigError
 from lmanet_core.settings import SettingField, from_values, settings_of
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import Model
 from lmanet_core.weights.runtime import RuntimeConfig, prepare_runtime
+from lmanet_core.weights.shipped import default_weights
 
+_DEFAULT_WEIGHTS = (
+    "no --weights given: those that ship know the generated street alone, and what they say of a real camera is wrong; "
+    "README, Weights, says which others there are"
+)
 _CONFIGS = (RuntimeConfig, SegmenterConfig)
 
 
@@ -64,6 +70,14 @@ def options_from_node(parameters: Mapping[str, Any], source: str) -> list[str]:
             near = get_close_matches(name, known, 1)
             raise ConfigError(f"config {source}: unknown parameter {name}{f'; did you mean {near[0]}?' if near else ''}")
     return arguments
+
+
+def choose_weights(given: str | None) -> str:
+    """The weights to use; where none are given those that ship, and what they are good for is said on standard error."""
+    if given:
+        return given
+    console.print(_DEFAULT_WEIGHTS, soft_wrap=True, highlight=False)
+    return str(default_weights())
 
 
 def describe_segmenter(segmenter: VideoSegmenter, model: Model) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from lmanet_core import __version__
-from lmanet_core.commands.options import add_segmenter_options, describe_segmenter, make_segmenter
+from lmanet_core.commands.options import add_segmenter_options, choose_weights, describe_segmenter, make_segmenter
 from lmanet_core.commands.terminal import console, progress
 from lmanet_core.errors import ConfigError, OutputError
 from lmanet_core.frame import Frame, FrameResult
@@ -18,7 +18,6 @@ from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.stream.loop import StreamSummary, segment_stream
 from lmanet_core.stream.segmenter import VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, hash_file, load_model
-from lmanet_core.weights.shipped import default_weights
 
 
 def make_parser() -> ArgumentParser:
@@ -68,7 +67,7 @@ def run(options: Namespace) -> int:
         elif isinstance(kinds, str):
             kinds = [kind.strip() for kind in kinds.split(",")]
         check_sink_kinds(kinds)
-        options.weights = options.weights or str(default_weights())
+        options.weights = choose_weights(options.weights)
         model = load_model(options.weights)
         segmenter = make_segmenter(model, options)
         console.print(describe_segmenter(segmenter, model), highlight=False)

@@ -73,6 +73,10 @@ class StillsSource(ClipSource):
         images = np.stack([*(moved for moved, _ in made), image])
         return Clip(degrade(images, self.motion, rng), np.stack([*(moved for _, moved in made), labels]))
 
+    def label_map(self, index: int) -> UInt8Array:
+        """See `ClipSource`."""
+        return self._read_labels(self._labels_of(self._images[index]))
+
     def problems(self, frames: int, stride: int, deep: bool) -> Iterator[str]:
         """See `ClipSource`."""
         for path in self._images:

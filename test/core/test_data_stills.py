@@ -12,6 +12,7 @@ import yaml
 
 from lmanet_core.data import StillsSource
 from lmanet_core.data.camera_motion import MotionConfig, move_still, past_homographies
+from lmanet_core.data.class_counts import count_classes
 from lmanet_core.data.files import read_label_ids
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import Size
@@ -263,3 +264,47 @@ def test_wrong_motion_and_pattern_are_refused(folder):
         MotionConfig(noise=-1)
     with pytest.raises(ConfigError, match="regular expression"):
         StillsSource(folder, SIZE, exclude="(")
+
+
+# ---- what a set holds
+
+
+def counted(folder, *label_maps, lines=None):
+    for number, label_map in enumerate(label_maps):
+        write(folder / f"labels/{number}.png", np.asarray(label_map, np.uint8) * np.ones(SIZE, np.uint8))
+    (folder / "labels.yaml").write_text(yaml.safe_dump(lines or {"names": ["floor", "wall"]}))
+    return count_classes(StillsSource(folder, SIZE))
+
+
+def test_pixels_are_counted_by_class(folder):
+    counts = counted(folder, 0, 0, 1, 255)
+    assert counts.describe() == "4 label maps: floor 50 %, wall 25 %, void 25 %"
+    assert list(counts.warnings()) == []
+
+
+def test_a_class_that_never_occurs_is_named(folder):
+    assert list(counted(folder, 1, 1, 1, 1).warnings()) == ["never seen: floor"]
+
+
+def test_masks_of_0_and_255_are_found_out_and_read_once_they_are_named(folder):
+    masks = [np.where(np.arange(32) < 8, 255, 0)] * 4
+    first, second = counted(folder, *masks).warnings()
+    assert first == "never seen: wall" and "ids: {0: floor, 255: wall}" in second
+    told = counted(folder, *masks, lines={"names": ["floor", "wall"], "ids": {0: "floor", 255: "wall"}})
+    assert told.describe() == "4 label maps: floor 75 %, wall 25 %, void 0 %" and list(told.warnings()) == []
+
+
+def test_much_void_is_told(folder):
+    assert list(counted(folder, 0, 255, 255, 255).warnings())[-1].startswith("label maps hold floor and void alone")
+    lines = {"names": ["floor", "wall"], "ignore": [7]}
+    assert list(counted(folder, 0, 1, 7, 7, lines=lines).warnings()) == []
+    write(folder / "labels/1.png", np.full(SIZE, 7, np.uint8))
+    write(folder / "labels/2.png", np.where(np.arange(32) < 8, 1, 7).astype(np.uint8) * np.ones(SIZE, np.uint8))
+    assert list(count_classes(StillsSource(folder, SIZE)).warnings()) == [
+        "69 % of the pixels are void; does labels.yaml name all ids of the label maps?"
+    ]
+
+
+def test_a_few_label_maps_stand_for_many(folder):
+    counted(folder, 0, 0, 0, 1)
+    assert count_classes(StillsSource(folder, SIZE), 2).describe() == "2 of 4 label maps: floor 50 %, wall 50 %, void 0 %"
