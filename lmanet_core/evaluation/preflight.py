@@ -37,26 +37,28 @@ _CHANCE = 0.1  # agreement below this is told
 Labelled = tuple[Frame, UInt8Array]
 
 
-def check_labels(
+def check_inputs(
     cameras: Sequence[CameraInput],
     segmenter: VideoSegmenter,
     mapping: LabelMapping,
     tolerance_s: float = 0.02,
     max_frames: int | None = None,
 ) -> None:
-    """Look at the first labels of each camera.
+    """Open each camera, and look at its first labels.
 
     Args:
-        cameras: those without labels are left alone.
+        cameras: of the evaluation, with labels or without.
         segmenter: its runtime and settings are used, its stream is not touched.
         mapping: what the ids are said to mean.
         tolerance_s, max_frames: as of the evaluation.
 
     Raises:
+        InputError, ConfigError: as `open_frames` does.
         InputError: there are no such labels, none belongs to a frame, none can be read, or they show another picture.
     """
     for camera in cameras:
         if camera.labels is None:
+            camera.open().close()
             continue
         samples = _first_labelled(camera, mapping, tolerance_s, max_frames)
         ids = [ids for _, ids in samples]

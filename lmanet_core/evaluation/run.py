@@ -16,7 +16,7 @@ from typing import Any
 from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation.live import run_live
 from lmanet_core.evaluation.page import write_page
-from lmanet_core.evaluation.preflight import check_labels
+from lmanet_core.evaluation.preflight import check_inputs
 from lmanet_core.evaluation.recorded import run_recorded
 from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.report import Report, build_summary, figure_names, hash_input, write_summary
@@ -111,7 +111,7 @@ def evaluate(config: EvaluationConfig, on_frame: Callable[[], None] = lambda: No
     def make_segmenters() -> Mapping[str, VideoSegmenter]:
         return {way: VideoSegmenter(segmenter.runtime, settings) for way, settings in ways.items()}
 
-    check_labels(cameras, segmenter, mapping, config.tolerance_s, config.max_frames)
+    check_inputs(cameras, segmenter, mapping, config.tolerance_s, config.max_frames)
     inputs = (*config.inputs, *config.labels, *config.results)
     with ResultFolder(config.out, overwrite=config.overwrite, inputs=inputs) as folder:
         names, remembers = [camera.name for camera in cameras], segmenter.memory_enabled

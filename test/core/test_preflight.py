@@ -10,7 +10,7 @@ import pytest
 
 from lmanet_core.errors import InputError
 from lmanet_core.evaluation import preflight
-from lmanet_core.evaluation.preflight import check_labels
+from lmanet_core.evaluation.preflight import check_inputs
 from lmanet_core.evaluation.session import CameraInput
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.labels.mapping import LabelMapping, load_mapping
@@ -47,7 +47,7 @@ def check(tmp_path, segmenter, make_scene, caplog):
         camera = CameraInput("camera", tmp_path / "images", labels=str(tmp_path / "labels"))
         meaning = LabelMapping.identity(CITYSCAPES) if mapping is None else load_mapping(mapping, CITYSCAPES)
         with caplog.at_level(logging.WARNING):
-            check_labels([camera], segmenter, meaning, **options)
+            check_inputs([camera], segmenter, meaning, **options)
         return caplog.text
 
     return run
@@ -115,3 +115,9 @@ def test_frames_are_read_no_farther_than_to_the_first_labels(check, own_labels, 
 
 def test_labels_are_found_by_what_data_sets_put_behind_their_names(check, own_labels):
     assert check([own_labels] * 5, names="{:03d}_gtFine_labelTrainIds.png") == ""
+
+
+def test_every_recording_is_opened_before_the_first_is_segmented(segmenter, tmp_path):
+    cameras = [CameraInput("front", tmp_path / "none.mp4")]
+    with pytest.raises(InputError, match=r"none\.mp4: wanted a video, image, bag or folder, there is no such file"):
+        check_inputs(cameras, segmenter, LabelMapping.identity(CITYSCAPES))
