@@ -75,7 +75,12 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames of each camera")
     add_segmenter_options(parser)
-    parser.add_argument("--data", type=str | None, default=None, help="evaluate on labelled clips: street, or a training YAML")
+    parser.add_argument(
+        "--data",
+        type=str | None,
+        default=None,
+        help="evaluate on labelled clips: street, a data set by name (with --root), or a training YAML",
+    )
     parser.add_argument("--conditions", type=str, default="none", help="--data: what images suffer, such as none,noise,blocks")
     parser.add_argument("--size", type=str | None, default=None, help="--data: WxH of frames and labels")
     parser.add_argument("--max-clips", type=int | None, default=None, help="--data: so many clips at most")

@@ -28,7 +28,7 @@ from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.stream.argmax import argmax_labels
 from lmanet_core.stream.motion import follow
 from lmanet_core.stream.segmenter import fit_to_backbone
-from lmanet_core.training.build import make_sources
+from lmanet_core.training.build import make_validation_source
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.runtime import Runtime
 
@@ -222,7 +222,7 @@ def make_conditions(config: TrainConfig, names: Sequence[str]) -> list[Condition
             raise ConfigError(f"a condition of this set is one of none, {', '.join(_DEGRADATIONS)}; got {name!r}")
 
     def source(degradation: str) -> ClipSource:
-        validation = make_sources(replace(config, val_degradations=degradation) if street else config)[1]
+        validation = make_validation_source(replace(config, val_degradations=degradation) if street else config)
         if validation is None:
             raise InputError("this configuration has nothing to evaluate on; give val_root")
         return validation

@@ -8,6 +8,7 @@ The same lines stand in `labels.yaml` of a training set, in a mapping of `lmanet
     ignore: [0, "#000000"]          # values that mean void; 255 does, unless `ids` gives it a class
 
     suffix: _gtFine_labelIds        # behind the names of such label images, where one image has several
+    layout: …                       # of data sets that ship: where their images and label images are, see `data.named_sets`
 
 Without `ids` a value is the number of its class. Colour-coded images are understood by the colours of the classes, too.
 `truth` is an older word for `ids`.
@@ -28,7 +29,7 @@ from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError
 from lmanet_core.labels.label_set import CAMVID11, CITYSCAPES, UNLABELLED, LabelSet, distinct_colors
 
-KEYS = ("names", "classes", "colors", "groups", "ids", "truth", "ignore", "suffix")
+KEYS = ("names", "classes", "colors", "groups", "ids", "truth", "ignore", "suffix", "layout")
 _KNOWN_SETS = {"cityscapes": CITYSCAPES, "camvid11": CAMVID11}
 _BLACK = 0
 

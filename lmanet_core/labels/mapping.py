@@ -86,6 +86,11 @@ def list_mappings() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in _SHIPPED.glob("*.yaml")))
 
 
+def shipped_file(name: str) -> Path:
+    """The file of a mapping that ships; it may not be there."""
+    return _SHIPPED / f"{name}.yaml"
+
+
 def load_mapping(name_or_file: str, labels: LabelSet) -> LabelMapping:
     """Read a mapping for weights of these classes.
 
@@ -96,7 +101,7 @@ def load_mapping(name_or_file: str, labels: LabelSet) -> LabelMapping:
     Raises:
         ConfigError: no such mapping, an unknown key or class, an id twice, or a class of the weights that leads nowhere.
     """
-    shipped = _SHIPPED / f"{name_or_file}.yaml"
+    shipped = shipped_file(name_or_file)
     file = shipped if shipped.is_file() else Path(name_or_file)
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
