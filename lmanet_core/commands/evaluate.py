@@ -74,6 +74,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--topic", type=str | None, default=None, help="image topic of bags; several cameras with commas")
     parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames of each camera")
+    parser.add_argument("--stills", action="store_true", help="images are no video: no memory, no measures over time")
     add_segmenter_options(parser)
     parser.add_argument(
         "--data",
@@ -119,6 +120,7 @@ def run(options: Namespace) -> int:
         topics=_listed(options.topic),
         fps=options.fps,
         max_frames=options.max_frames,
+        stills=options.stills,
         settings=segmenter_settings(options),
     )
     model = load_model(str(config.weights))

@@ -46,6 +46,9 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--topic", type=str | None, default=None, help="image topic of a bag with several cameras")
     parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames")
+    parser.add_argument(
+        "--stills", action="store_true", help="images are no video: each is segmented by itself, without memory"
+    )
     add_segmenter_options(parser)
     return parser
 
@@ -67,6 +70,8 @@ def run(options: Namespace) -> int:
         elif isinstance(kinds, str):
             kinds = [kind.strip() for kind in kinds.split(",")]
         check_sink_kinds(kinds)
+        if options.stills:
+            options.memory = options.label_memory = False
         options.weights = choose_weights(options.weights)
         model = load_model(options.weights)
         segmenter = make_segmenter(model, options)

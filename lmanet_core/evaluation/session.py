@@ -63,6 +63,7 @@ class Session:
         tolerance_s: how far a label's stamp may be from its frame's.
         max_frames: of each camera; None: all.
         on_frame: called after each frame, for progress.
+        stills: every image is a stream of its own, so that nothing is remembered or measured from one to the next.
         skipped: damaged images, by camera that was read.
         labels: labels matched, unmatched and damaged, by camera that has labels and was read.
     """
@@ -73,6 +74,7 @@ class Session:
     tolerance_s: float = 0.02
     max_frames: int | None = None
     on_frame: Callable[[], None] = lambda: None
+    stills: bool = False
     skipped: dict[str, int] = field(default_factory=dict)
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -106,6 +108,9 @@ class Session:
                 watch = None if recorder.explanations else watch_attention(segmenters)
                 with self.open(camera) as pairs:
                     for frame, truth in pairs:
+                        if self.stills:
+                            for each in segmenters.values():
+                                each.reset()
                         results = step_watched(segmenters, frame, watch)
                         if pending is not None:
                             pending.result()

@@ -246,6 +246,12 @@ def test_memory_false_segments_every_frame_by_itself(segment, tmp_path, images):
     assert read_summary(tmp_path / "out")["memory"] is False
 
 
+def test_stills_are_segmented_each_by_itself(segment, tmp_path, images):
+    folder = write_folder(tmp_path / "same", [images[0]] * 3)
+    assert segment(folder, "--stills", "--save", "labels").code == 0
+    assert read_summary(tmp_path / "out")["memory"] is False
+
+
 def test_gap_and_scene_cut_options_decide_what_clears_the_memory(segment, tmp_path, make_scene, images):
     cut = write_folder(tmp_path / "cut", [images[0], images[0], make_scene(1)])
     for arguments, resets in (

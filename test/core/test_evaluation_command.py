@@ -241,6 +241,17 @@ def test_a_way_that_does_not_exist_is_refused(evaluate, bag):
     assert done.code == 2 and "--compare takes off, labels, features or none" in done.err
 
 
+def test_stills_have_no_memory_and_no_measures_over_time(evaluate, bag, tmp_path):
+    drive = bag()
+    assert evaluate(drive, *LABELS, "--stills", "--save", "none").code == 0
+    summary = summary_of(tmp_path / "report")
+    assert summary["variants"] == ["off"] and summary["figures"]["labelled_frames"] == FRAMES
+    assert summary["figures"]["accuracy"] is not None
+    assert [summary["figures"][name] for name in ("tc", "flicker", "agreement", "mvc_8")] == [None] * 4
+    assert summary["resets"] == {"first_frame": FRAMES} and summary["run"]["memory"] is False
+    assert evaluate(drive, *LABELS, "--stills", "--live", "20", out=tmp_path / "live").code == 2
+
+
 def test_comparison_with_memory_off_can_be_left_out(evaluate, bag, tmp_path):
     assert evaluate(bag(), *LABELS, "--compare", "none", "--save", "video,page").code == 0
     assert summary_of(tmp_path / "report")["variants"] == ["on"]
