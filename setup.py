@@ -48,7 +48,10 @@ setup(
     extras_require={
         "hf": ["transformers>=4.50,<6"],  # models of Hugging Face
         "onnx": ["onnxruntime"],
-        "test": ["pytest<9"],  # named, so that colcon test runs pytest; 9 cannot load ROS's launch_testing
+        "test": [
+            "pytest<9",
+            "hypothesis>=6.100,<7",
+        ],  # named, so that colcon test runs pytest; 9 cannot load ROS's launch_testing
         "train": ["lightning>=2.6,<3", "tensorboard>=2.15,<3"],
     },
     entry_points={
