@@ -48,7 +48,8 @@ setup(
     extras_require={
         "hf": ["transformers>=4.50,<6"],  # models of Hugging Face
         "onnx": ["onnx>=1.17,<2", "onnxscript>=0.5,<1", "onnxruntime>=1.20,<2"],  # networks from ONNX, and to it
-        "test": ["pytest<9"],  # named, so that colcon test runs pytest; 9 cannot load ROS's launch_testing
+        # pytest is named so that colcon test runs it; 9 cannot load ROS's launch_testing
+        "test": ["pytest<9", "hypothesis>=6.100,<7"],
         "train": ["lightning>=2.6,<3", "tensorboard>=2.15,<3"],
     },
     entry_points={

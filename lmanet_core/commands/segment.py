@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from lmanet_core import __version__
-from lmanet_core.commands.options import add_segmenter_options, describe_segmenter, make_segmenter
+from lmanet_core.commands.options import add_segmenter_options, choose_weights, describe_segmenter, make_segmenter
 from lmanet_core.commands.terminal import console, progress
 from lmanet_core.errors import ConfigError, OutputError
 from lmanet_core.frame import Frame, FrameResult
@@ -18,7 +18,6 @@ from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.stream.loop import StreamSummary, segment_stream
 from lmanet_core.stream.segmenter import VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, hash_file, load_model
-from lmanet_core.weights.shipped import STREET_ONLY, default_weights
 
 
 def make_parser() -> ArgumentParser:
@@ -47,6 +46,9 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--topic", type=str | None, default=None, help="image topic of a bag with several cameras")
     parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames")
+    parser.add_argument(
+        "--stills", action="store_true", help="images are no video: each is segmented by itself, without memory"
+    )
     add_segmenter_options(parser, short={"label-set": "labels"})
     return parser
 
@@ -68,9 +70,9 @@ def run(options: Namespace) -> int:
         elif isinstance(kinds, str):
             kinds = [kind.strip() for kind in kinds.split(",")]
         check_sink_kinds(kinds)
-        if options.weights is None:
-            options.weights = str(default_weights())
-            console.print(f"note: {STREET_ONLY}", highlight=False, soft_wrap=True)
+        if options.stills:
+            options.memory = options.label_memory = False
+        options.weights = choose_weights(options.weights)
         model = load_model(options.weights)
         segmenter = make_segmenter(model, options)
         console.print(describe_segmenter(segmenter, model), highlight=False)

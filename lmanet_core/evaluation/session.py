@@ -23,6 +23,7 @@ from lmanet_core.evaluation.truth import open_truth, with_truth
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.media import open_frames
 from lmanet_core.media.sinks import safe_name
+from lmanet_core.media.source import FrameSource
 from lmanet_core.stream.segmenter import VideoSegmenter
 
 
@@ -46,6 +47,11 @@ class CameraInput:
     fps: float | None = None
     results: str | None = None
 
+    def open(self) -> FrameSource:
+        """Its frames; raises InputError, ConfigError as `open_frames` does."""
+        options = {} if self.fps is None else {"fps": self.fps}
+        return open_frames(self.recording, topic=self.topic, **options)
+
 
 @dataclass
 class Session:
@@ -58,6 +64,7 @@ class Session:
         tolerance_s: how far a label's stamp may be from its frame's.
         max_frames: of each camera; None: all.
         on_frame: called after each frame, for progress.
+        stills: every image is a stream of its own, so that nothing is remembered or measured from one to the next.
         skipped: damaged images, by camera that was read.
         labels: labels matched, unmatched and damaged, by camera that has labels and was read.
     """
@@ -68,16 +75,18 @@ class Session:
     tolerance_s: float = 0.02
     max_frames: int | None = None
     on_frame: Callable[[], None] = lambda: None
+    stills: bool = False
     skipped: dict[str, int] = field(default_factory=dict)
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @contextmanager
     def open(self, camera: CameraInput) -> Iterator[Iterator[tuple[Frame, UInt8Array | None]]]:
         """A camera's frames with their labels; damage and labels are counted when it is left."""
-        options = {} if camera.fps is None else {"fps": camera.fps}
         with ExitStack() as stack:
-            source = stack.enter_context(open_frames(camera.recording, topic=camera.topic, **options))
-            truth = None if camera.labels is None else open_truth(camera.labels, camera.recording, self.tolerance_s)
+            source = stack.enter_context(camera.open())
+            truth = None
+            if camera.labels is not None:
+                truth = open_truth(camera.labels, camera.recording, self.tolerance_s, self.recorder.mapping.encoding)
             try:
                 yield itertools.islice(with_truth(source, truth), self.max_frames)
             finally:
@@ -97,9 +106,12 @@ class Session:
             for camera in self.cameras:
                 pending: Future[None] | None = None
                 segmenters = self.make_segmenters()
-                watches = [AttentionWatch(segmenters["on"])] if "on" in segmenters and not recorder.explanations else []
+                watches = [] if recorder.explanations else watch_attention(segmenters)
                 with self.open(camera) as pairs:
                     for frame, truth in pairs:
+                        if self.stills:
+                            for each in segmenters.values():
+                                each.reset()
                         results = step_watched(segmenters, frame, *watches)
                         if pending is not None:
                             pending.result()
@@ -116,10 +128,7 @@ class Session:
             if counts["damaged"] and not counts["matched"] + counts["unmatched"]:
                 raise InputError(f"{camera}: none of {counts['damaged']} labels can be read; the warnings say why")
             if not counts["matched"]:
-                raise InputError(
-                    f"{camera}: none of {sum(counts.values())} labels belongs to a frame: names differ, or stamps lie more "
-                    f"than {self.tolerance_s:g} s apart (--tolerance)"
-                )
+                raise InputError(f"{camera}: none of {sum(counts.values())} labels belongs to a frame that was segmented")
 
 
 def name_cameras(
@@ -159,6 +168,13 @@ def _short(topic: str) -> str:
     """`/front/image_raw/compressed` → front."""
     kept = [part for part in topic.strip("/").split("/") if not re.match(r"image|compressed", part)]
     return "_".join(kept) or topic.strip("/").replace("/", "_")
+
+
+def watch_attention(segmenters: Mapping[str, VideoSegmenter]) -> list[AttentionWatch]:
+    """A watch on the main segmenter's memory; none where it is not read through a window."""
+    main = segmenters.get("on")
+    memory = None if main is None else main.runtime.config.memory
+    return [] if main is None or memory is None or memory.window is None else [AttentionWatch(main)]
 
 
 def step_watched(

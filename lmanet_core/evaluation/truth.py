@@ -11,7 +11,7 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,16 @@ import numpy as np
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
 from lmanet_core.frame import Frame
-from lmanet_core.media.bag import DAMAGE, choose_image_topic, deserialize, header_stamp_ns
-from lmanet_core.media.bag_files import BagFiles
+from lmanet_core.labels.encoding import LabelEncoding
+from lmanet_core.media.bag import DAMAGE, choose_image_topic, deserialize, first_stamps, header_stamp_ns
+from lmanet_core.media.bag_files import BAG_SUFFIXES, BagFiles, is_bag_folder
+from lmanet_core.media.label_files import LabelFiles
 from lmanet_core.media.label_images import decode_label_ids, label_ids_from_message
 from lmanet_core.media.salvage import RawMessage
+from lmanet_core.media.stamps import StampSource, begins_at_zero
 
 _LOGGER = logging.getLogger(__name__)
+_ONE_PICTURE = np.zeros((1, 1, 3), np.uint8)
 _LOOKAHEAD = 8  # labels that may stand between two in order: late ones, or one with a stamp that is nonsense
 
 
@@ -50,9 +54,11 @@ class Truth(ABC):
     Attributes:
         matched: labels that belong to a frame.
         unmatched: labels that belong to none.
+        first_damage: why the first one that could not be read could not; empty where all could.
     """
 
     def __init__(self) -> None:
+        self.first_damage = ""
         self.matched = 0
         self.unmatched = 0
         self._unreadable = 0
@@ -61,6 +67,11 @@ class Truth(ABC):
     def damaged(self) -> int:
         """Labels that could not be read."""
         return self._unreadable
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """Names of the first labels, where names decide; empty where stamps do."""
+        return ()
 
     @abstractmethod
     def find(self, frame: Frame, following: Frame | None) -> UInt8Array | None:
@@ -76,6 +87,7 @@ class Truth(ABC):
             labels = read()
         except DAMAGE as error:
             self._unreadable += 1
+            self.first_damage = self.first_damage or str(error)
             if self._unreadable <= 3:
                 _LOGGER.warning("%s: %s", what, error)
             return None
@@ -83,7 +95,7 @@ class Truth(ABC):
         return labels
 
 
-def open_truth(labels: str, recording: Path, tolerance_s: float) -> Truth:
+def open_truth(labels: str, recording: Path, tolerance_s: float, encoding: LabelEncoding | None = None) -> Truth:
     """Labels of a stream.
 
     Args:
@@ -92,20 +104,23 @@ def open_truth(labels: str, recording: Path, tolerance_s: float) -> Truth:
             (1700000000.066667), the nearest stamp decides; else see `FileTruth`.
         recording: where the topic is looked for.
         tolerance_s: how far a label's stamp may be from its frame's.
+        encoding: which colours are which ids, and how the files are called; None: one channel of ids.
 
     Raises:
         InputError: no such folder or topic, or nothing in it.
     """
     folder = Path(labels)
+    colors = None if encoding is None else encoding.colors
     if folder.is_dir():
-        return _open_folder(folder, tolerance_s)
+        return _open_folder(folder, tolerance_s, "" if encoding is None else encoding.suffix, colors)
     bag, _, topic = labels.rpartition(":")
     path = Path(bag) if bag else recording
     if not path.exists():
         raise InputError(f"labels {labels}: there is no {path}; wanted a folder of PNGs, a topic, or BAG:TOPIC")
-    if not (path.is_dir() or path.suffix in (".bag", ".mcap", ".db3", ".active")) or not topic.startswith("/"):
+    is_bag = is_bag_folder(path) if path.is_dir() else path.suffix in BAG_SUFFIXES
+    if not is_bag or not topic.startswith("/"):
         raise InputError(f"labels {labels}: no such folder; a topic of a bag begins with /")
-    return StampedTruth(TopicLabels(path, topic), tolerance_s)
+    return StampedTruth(TopicLabels(path, topic, colors), tolerance_s)
 
 
 def with_truth(frames: Iterable[Frame], truth: Truth | None) -> Iterator[tuple[Frame, UInt8Array | None]]:
@@ -124,14 +139,15 @@ def with_truth(frames: Iterable[Frame], truth: Truth | None) -> Iterator[tuple[F
 
 
 class TopicLabels:
-    """Label images of a bag's topic in the order of the bag, an iterator; stamps of zero are replaced by the recorder's time.
+    """Label images of a bag's topic in the order of the bag, an iterator; stamps of zero are made good as those of images are.
 
     Raises:
         InputError: not a bag, or no such image topic in it.
     """
 
-    def __init__(self, path: Path, topic: str) -> None:
+    def __init__(self, path: Path, topic: str, colors: Mapping[int, int] | None = None) -> None:
         self.damaged = 0
+        self._colors = colors
         self._path = path
         self._bag = BagFiles(path, self._on_damage)
         try:
@@ -141,6 +157,7 @@ class TopicLabels:
             raise
 
     def __iter__(self) -> Iterator[StampedLabels]:
+        stamps = StampSource(begins_at_zero(first_stamps(self._bag, self.topic)))
         try:
             for number, raw in enumerate(self._bag.messages({self.topic})):
                 try:
@@ -148,13 +165,14 @@ class TopicLabels:
                 except DAMAGE as error:
                     self._on_damage(f"message {number}: {error}")
                     continue
-                stamp_ns = header_stamp_ns(message) or raw.receive_ns
+                # Under one picture a stamp that repeats is kept: labels are matched by the one they carry.
+                stamp_ns = stamps.stamp_ns(header_stamp_ns(message), raw.receive_ns, _ONE_PICTURE)
                 yield StampedLabels(stamp_ns, self._reader(raw, number), raw.receive_ns)
         finally:
             self._bag.close()
 
     def _reader(self, raw: RawMessage, number: int) -> Callable[[], UInt8Array]:
-        return lambda: label_ids_from_message(deserialize(raw), f"{self._path}: message {number} of {self.topic}")
+        return lambda: label_ids_from_message(deserialize(raw), f"{self._path}: message {number} of {self.topic}", self._colors)
 
     def _on_damage(self, why: str) -> None:
         self.damaged += 1
@@ -225,37 +243,41 @@ class FileTruth(Truth):
     """Label images by the names of their frames: an image's stem, or a running number of six digits.
 
     Args:
-        files: NAME.png.
+        files: of the label images.
+        colors: of colour-coded ones, see `decode_label_ids`.
     """
 
-    def __init__(self, files: Iterable[Path]) -> None:
+    def __init__(self, files: LabelFiles, colors: Mapping[int, int] | None = None) -> None:
         super().__init__()
-        self._files = {file.stem: file for file in files}
+        self._files, self._colors = files, colors
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """Names of the first labels."""
+        return tuple(file.name for file in self._files.files[:2])
 
     def find(self, frame: Frame, following: Frame | None) -> UInt8Array | None:
         """Labels (H, W) of a frame, None where it has none."""
-        file = self._files.get(frame.name)
-        return None if file is None else self._read(_file_reader(file), "labels")
+        file = self._files.of(frame.name)
+        return None if file is None else self._read(_file_reader(file, self._colors), "labels")
 
     def finish(self) -> None:
         """What is left is unmatched."""
-        self.unmatched = len(self._files) - self.matched - self._unreadable
+        self.unmatched = max(0, self._files.count - self.matched - self._unreadable)
 
 
-def _open_folder(folder: Path, tolerance_s: float) -> Truth:
-    files = sorted(folder.glob("*.png"))
-    if not files:
-        raise InputError(f"{folder}: wanted label images NAME.png, there are none")
-    stamped = sorted((stamp, file) for file in files if (stamp := _stamp_of(file.stem)) is not None)
-    if len(stamped) < len(files):
-        return FileTruth(files)
-    return StampedTruth([StampedLabels(stamp, _file_reader(file)) for stamp, file in stamped], tolerance_s)
+def _open_folder(folder: Path, tolerance_s: float, suffix: str, colors: Mapping[int, int] | None) -> Truth:
+    files = LabelFiles(folder, suffix)
+    stamped = sorted((stamp, file) for file in files.files if (stamp := _stamp_of(file.stem)) is not None)
+    if len(stamped) < len(files.files):
+        return FileTruth(files, colors)
+    return StampedTruth([StampedLabels(stamp, _file_reader(file, colors)) for stamp, file in stamped], tolerance_s)
 
 
-def _file_reader(file: Path) -> Callable[[], UInt8Array]:
+def _file_reader(file: Path, colors: Mapping[int, int] | None) -> Callable[[], UInt8Array]:
     def read() -> UInt8Array:
         try:
-            return decode_label_ids(np.fromfile(file, np.uint8), str(file))
+            return decode_label_ids(np.fromfile(file, np.uint8), str(file), colors)
         except OSError as error:
             raise InputError(f"cannot read {file}: {error.strerror or error}") from error
 

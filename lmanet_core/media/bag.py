@@ -6,10 +6,12 @@ is for the segmenter to decide. Damaged messages are skipped and counted.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +25,7 @@ from lmanet_core.media.bag_files import BagFiles, BagTopic
 from lmanet_core.media.ros_images import camera_info_from_message, image_from_compressed_message, image_from_message
 from lmanet_core.media.salvage import RawMessage
 from lmanet_core.media.source import FrameSource
-from lmanet_core.media.stamps import StampSource
+from lmanet_core.media.stamps import StampSource, begins_at_zero
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -65,7 +67,7 @@ class BagSource(FrameSource):
         except BaseException:
             self._bag.close()
             raise
-        self._stamps = StampSource()
+        self._stamps = StampSource(begins_at_zero(first_stamps(self._bag, chosen.name)))
         self._warned_stamps = (False, False)
 
     def _read(self) -> Iterator[Frame]:
@@ -131,6 +133,13 @@ def deserialize(raw: RawMessage) -> Any:  # classes that rosbags generates at ru
 def header_stamp_ns(message: Any) -> int:
     """Stamp of a message's header, nanoseconds."""
     return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
+
+
+def first_stamps(bag: BagFiles, topic: str) -> Iterator[int]:
+    """Header stamps of a topic's first two messages, as far as they can be read."""
+    for raw in islice(bag.messages({topic}), 2):
+        with contextlib.suppress(*DAMAGE):
+            yield header_stamp_ns(deserialize(raw))
 
 
 @lru_cache(maxsize=2)

@@ -143,6 +143,13 @@ def test_zero_stamps_give_way_to_the_time_of_recording(tmp_path, ros2, random_im
     assert sum("zero header stamps" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_missing_stamps_of_a_simulation_are_estimated_in_its_time(tmp_path, ros2, random_image):
+    given = [0, SECOND, 0, 3 * SECOND]  # the first 0 is the start of the simulation, the other one is left out
+    messages = [(TOPIC, (1000 + n) * SECOND, ros2.image(random_image(), stamp_ns=stamp)) for n, stamp in enumerate(given)]
+    frames = open_frames(ros2.write(tmp_path / "x", messages))
+    assert [frame.stamp_ns for frame in frames] == [0, SECOND, 2 * SECOND, 3 * SECOND]
+
+
 def test_stamps_that_stand_still_go_on_with_the_time_of_recording(tmp_path, ros2, random_image, caplog):
     stamp = 1_700_000_000 * SECOND
     received = [100 * SECOND + n for n in range(7)]

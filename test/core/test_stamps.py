@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmanet_core.media.stamps import StampSource
+from lmanet_core.media.stamps import StampSource, begins_at_zero
 
 TENTH = 10**8
+SECOND = 10**9
 START = 1_700_000_000 * 10**9
 
 
@@ -15,8 +16,8 @@ def image(value):
     return np.full((16, 16, 3), value, np.uint8)
 
 
-def run(given, pictures, received=None):
-    source = StampSource()
+def run(given, pictures, received=None, simulated=False):
+    source = StampSource(simulated)
     received = [50 * TENTH + index * TENTH for index in range(len(given))] if received is None else received
     stamps = [source.stamp_ns(*each, image(picture)) for *each, picture in zip(given, received, pictures, strict=True)]
     return stamps, source
@@ -65,3 +66,30 @@ def test_few_different_pictures_under_one_stamp_are_no_standing_clock(pause):
     stamps, source = run([START] * len(pause), pause)
     assert set(stamps) == {START}
     assert not source.standing
+
+
+def test_missing_stamp_is_estimated_in_the_streams_own_time():
+    given = [12 * SECOND, 12 * SECOND + TENTH, 0, 12 * SECOND + 3 * TENTH, 0, 0]
+    stamps, source = run(given, range(6), [START + n * TENTH for n in range(6)])
+    assert stamps == [12 * SECOND + n * TENTH for n in range(6)]
+    assert source.zero
+
+
+def test_missing_stamp_of_a_slow_simulation_is_estimated_at_its_speed():
+    received = [START + n * SECOND for n in range(4)]  # a tenth of real time
+    stamps, _ = run([SECOND, SECOND + TENTH, 0, SECOND + 3 * TENTH], range(4), received)
+    assert stamps[2] == SECOND + 2 * TENTH
+
+
+def test_simulation_that_begins_at_zero_keeps_its_first_stamp():
+    stamps, source = run([0, TENTH, 2 * TENTH], range(3), simulated=True)
+    assert stamps == [0, TENTH, 2 * TENTH]
+    assert not source.zero
+
+
+@pytest.mark.parametrize(
+    ("stamps", "begins"),
+    [([0, TENTH], True), ([0, 0], False), ([0, START], False), ([TENTH, 2 * TENTH], False), ([0], False), ([], False)],
+)
+def test_first_stamps_tell_a_simulation_that_begins_at_zero(stamps, begins):
+    assert begins_at_zero(stamps) is begins
