@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from types import FrameType
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20  # bytes; older glibc refuses more
@@ -20,6 +24,30 @@ def prepare_process() -> None:
     """Keep freed memory, and let the threads of OpenMP sleep where others want the processor."""
     keep_freed_memory()
     let_threads_sleep()
+
+
+@contextlib.contextmanager
+def leave_quietly() -> Iterator[None]:
+    """While the body imports, Ctrl-C and SIGTERM end the process at once, with exit code 130 or 143.
+
+    An import in C code that is interrupted turns the exception into others, and there is nothing to clean up yet.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            print("stopped", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    try:
+        before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: somebody else handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def keep_freed_memory() -> bool:

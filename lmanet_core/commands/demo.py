@@ -36,6 +36,7 @@ from lmanet_core.weights.runtime import Runtime, prepare
 from lmanet_core.weights.shipped import default_weights
 
 _TOWN = 2_000_000  # a seed that no training and no validation uses
+_COMMON = 0.01  # of the pixels with truth
 _WARM_UP = 6  # frames before the picture, so that the memory is full
 
 
@@ -107,22 +108,32 @@ def classes_table(summary: Mapping[str, Any]) -> Table:
     table.add_column("IoU by class, %")
     for column in (*ways.values(), "change"):
         table.add_column(column, justify="right")
-    for name in runs[0]["iou"]:
-        _add_row(table, name, [run["iou"][name] for run in runs])
+    pixels = np.sum(runs[0]["confusion"], 1)
+    names = [name for name, count in zip(runs[0]["iou"], pixels, strict=True) if count]
+    common = {name for name, count in zip(runs[0]["iou"], pixels, strict=True) if count >= _COMMON * pixels.sum()}
+    for name in names:
+        if name in common:
+            _add_row(table, name, [run["iou"][name] for run in runs])
+    rare = [name for name in names if name not in common]
+    if rare:  # some hundred pixels each: single figures of them say nothing
+        _add_row(
+            table, f"{len(rare)} rare classes, mean", [float(np.mean([run["iou"][name] for name in rare])) for run in runs]
+        )
     table.add_section()
-    for name, title in (("miou", "mIoU"), ("tc", "temporal consistency"), ("flicker", "flicker")):
+    for name, title in (("miou", f"mIoU of {len(names)} classes"), ("tc", "temporal consistency"), ("flicker", "flicker")):
         _add_row(table, title, [run[name] for run in runs])
-    _add_row(table, "frames a second", [10.0 / summary["frame_ms"][way] for way in ways])
+    table.add_row("frames a second, here and now", *(f"{1e3 / summary['frame_ms'][way]:.1f}" for way in ways), "")
     return table
 
 
 def _add_row(table: Table, title: str, shares: Sequence[float | None]) -> None:
-    """Values as percent, and how the last differs from the first."""
-    known = [100.0 * share for share in shares if share is not None]
+    """Values as percent, and how the last differs from the first as they stand there."""
+    known = [round(100.0 * share, 1) for share in shares if share is not None]
     if len(known) < len(shares):
         table.add_row(title, *("–" for _ in shares), "")
     else:
-        table.add_row(title, *(f"{value:.1f}" for value in known), f"{known[-1] - known[0]:+.1f}")
+        change = round(known[-1] - known[0], 1)
+        table.add_row(title, *(f"{value:.1f}" for value in known), f"{change:+.1f}" if change else "0.0")
 
 
 def _most_different(report: Report) -> int:

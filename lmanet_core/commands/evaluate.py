@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from lmanet_core.commands.options import add_segmenter_options, describe_segmenter, make_segmenter
+from lmanet_core.commands.options import add_segmenter_options, choose_weights, describe_segmenter, make_segmenter
 from lmanet_core.commands.terminal import cell, console, progress
 from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation.report import COUNTS, QUALITY, SHARES, SPEED, WAYS
@@ -23,7 +23,7 @@ from lmanet_core.media.inputs import expand_inputs
 from lmanet_core.media.live import hide_password, is_stream
 from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.weights.checkpoint import load_model
-from lmanet_core.weights.shipped import STREET_ONLY, default_weights
+from lmanet_core.weights.shipped import default_weights
 
 
 def make_parser() -> ArgumentParser:
@@ -76,8 +76,14 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--topic", type=str | None, default=None, help="image topic of bags; several cameras with commas")
     parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames of each camera")
+    parser.add_argument("--stills", action="store_true", help="images are no video: no memory, no measures over time")
     add_segmenter_options(parser)
-    parser.add_argument("--data", type=str | None, default=None, help="evaluate on labelled clips: street, or a training YAML")
+    parser.add_argument(
+        "--data",
+        type=str | None,
+        default=None,
+        help="evaluate on labelled clips: street, a data set by name (with --root), or a training YAML",
+    )
     parser.add_argument("--conditions", type=str, default="none", help="--data: what images suffer, such as none,noise,blocks")
     parser.add_argument("--size", type=str | None, default=None, help="--data: WxH of frames and labels")
     parser.add_argument("--max-clips", type=int | None, default=None, help="--data: so many clips at most")
@@ -103,7 +109,7 @@ def run(options: Namespace) -> int:
     config = EvaluationConfig(
         inputs=_recordings(options.input),
         out=Path(options.out),
-        weights=Path(options.weights or default_weights()),
+        weights=Path(choose_weights(options.weights)),
         labels=_listed(options.labels),
         tolerance_s=options.tolerance,
         mapping=options.mapping,
@@ -116,10 +122,9 @@ def run(options: Namespace) -> int:
         topics=_listed(options.topic),
         fps=options.fps,
         max_frames=options.max_frames,
+        stills=options.stills,
         settings=segmenter_settings(options),
     )
-    if options.weights is None:
-        console.print(f"note: {STREET_ONLY}", highlight=False, soft_wrap=True)
     model = load_model(str(config.weights))
     segmenter = make_segmenter(model, options)
     console.print(describe_segmenter(segmenter, model), highlight=False)
@@ -180,11 +185,14 @@ def _print_figures(summary: Mapping[str, Any]) -> None:
     Console(soft_wrap=True, markup=False, highlight=False).print(table)
     main = summary["runs"][variants[0]]
     if figures["labelled_frames"]:
-        only_predicted = ", ".join(main["only_predicted"]) or "none"
-        print(
-            f"classes in the truth: {main['classes_in_truth']} of {len(summary['classes'])}; only predicted: {only_predicted}"
-        )
-    print(f"hash {summary['hash']}")
+        print(describe_classes(main, len(summary["classes"])))
+    print(f"hash of the results, equal on every run: {summary['hash']}")
+
+
+def describe_classes(measured: Mapping[str, Any], classes: int, of: str = "") -> str:
+    """Which classes the mIoU is over, in a line."""
+    only_predicted = ", ".join(measured["only_predicted"]) or "none"
+    return f"{of}classes in the truth: {measured['classes_in_truth']} of {classes}; only predicted: {only_predicted}"
 
 
 def _run_set(options: Namespace) -> int:
@@ -207,6 +215,8 @@ def _run_set(options: Namespace) -> int:
     tables = Console(width=160)
     tables.print(scores_table(rows))
     tables.print(classes_table(rows))
+    for row in rows:
+        print(describe_classes(row, len(row["iou"][0]), f"{Path(row['weights']).name} {row['condition']}: "))
     if options.out is not None:
         with ResultFolder(Path(options.out), overwrite=options.overwrite):
             write_scores(Path(options.out), rows, config)
@@ -216,7 +226,10 @@ def _run_set(options: Namespace) -> int:
 def scores_table(rows: Sequence[dict[str, Any]]) -> Table:
     """mIoU by frames in the memory, flicker and temporal consistency without and with it; percent."""
     most = max(len(row["miou"]) for row in rows)
-    table = Table(title="mIoU by frames in the memory; flicker and TC without and with memory (%)", title_justify="left")
+    table = Table(
+        title="mIoU of the classes in the truth, by frames in the memory; flicker and TC without and with memory (%)",
+        title_justify="left",
+    )
     for column in ("weights", "condition"):
         table.add_column(column, overflow="fold")
     for column in (*(str(filled) for filled in range(most)), "at network size", "flicker", "TC"):

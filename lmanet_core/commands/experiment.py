@@ -8,12 +8,12 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from lmanet_core.commands.options import choose_weights
 from lmanet_core.errors import ConfigError
 from lmanet_core.experiments.memory_gain import CONDITIONS, CONTENDERS, GainConfig, measure_gain
 from lmanet_core.experiments.paper import EXPERIMENTS, ExperimentConfig, run_experiment, write_result
 from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.training.config import TrainConfig
-from lmanet_core.weights.shipped import default_weights
 
 _GAIN = "memory-gain"
 _NAMES = (*EXPERIMENTS, _GAIN)
@@ -88,7 +88,7 @@ def _run_gain(options: Namespace) -> int:
     config = GainConfig(
         recording=options.recording,
         labels=options.labels,
-        weights=options.weights or str(default_weights()),
+        weights=choose_weights(options.weights),
         out=out,
         control=options.control,
         mapping=options.mapping,

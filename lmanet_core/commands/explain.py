@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 from jsonargparse import ArgumentParser, Namespace
 
-from lmanet_core.commands.options import add_segmenter_options, make_segmenter
+from lmanet_core.commands.options import add_segmenter_options, choose_weights, make_segmenter
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.evaluation.attention import AttentionWatch, draw_sheet
 from lmanet_core.evaluation.label_gate import GateWatch
@@ -15,7 +15,6 @@ from lmanet_core.evaluation.session import step_watched
 from lmanet_core.files import output_errors
 from lmanet_core.media import open_frames
 from lmanet_core.weights.checkpoint import load_model
-from lmanet_core.weights.shipped import default_weights
 
 
 def make_parser() -> ArgumentParser:
@@ -48,7 +47,7 @@ def run(options: Namespace) -> int:
     path = Path(options.out)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ConfigError(f"--out must end in .png or .jpg, got {path.name}")
-    options.weights = options.weights or str(default_weights())
+    options.weights = choose_weights(options.weights)
     model = load_model(options.weights)
     segmenter = make_segmenter(model, options)
     if positions and not segmenter.memory_enabled:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from lmanet_core import __version__
 from lmanet_core.errors import ConfigError, LmanetError, suggest_name
-from lmanet_core.process import prepare_process
+from lmanet_core.process import leave_quietly, prepare_process
 
 if TYPE_CHECKING:
     from argparse import ArgumentError
@@ -67,16 +67,18 @@ def make_parser(command: str) -> ArgumentParser:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    import logging
-    from argparse import ArgumentError
+    with leave_quietly():
+        import logging
+        from argparse import ArgumentError
 
-    from rich.logging import RichHandler
+        from rich.logging import RichHandler
 
-    from lmanet_core.commands.terminal import console
+        from lmanet_core.commands.terminal import console
 
+        command = import_module(f"lmanet_core.commands.{name}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     try:
-        command, parser = import_module(f"lmanet_core.commands.{name}"), make_parser(name)
+        parser = make_parser(name)
         options = parser.parse_args(_config_first(arguments, parser))
         with _sigterm_as_exit():
             return int(command.run(options))

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from lmanet_core.commands.terminal import console
 from lmanet_core.errors import ConfigError, suggest_name
 from lmanet_core.settings import SettingField, from_values, settings_of
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import Model
 from lmanet_core.weights.runtime import RuntimeConfig, prepare_runtime
+from lmanet_core.weights.shipped import STREET_ONLY, default_weights
 
 _CONFIGS = (RuntimeConfig, SegmenterConfig)
 
@@ -80,6 +82,14 @@ def options_from_node(parameters: Mapping[str, Any], source: str) -> list[str]:
         elif name.partition(".")[0] in {one.partition(".")[0] for one in known}:
             raise ConfigError(f"config {source}: unknown parameter {name}{suggest_name(name, known)}")
     return arguments
+
+
+def choose_weights(given: str | None) -> str:
+    """The weights to use; where none are given those that ship, and what they are good for is said on standard error."""
+    if given:
+        return given
+    console.print(f"note: {STREET_ONLY}", soft_wrap=True, highlight=False)
+    return str(default_weights())
 
 
 def describe_segmenter(segmenter: VideoSegmenter, model: Model) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jsonargparse import ArgumentParser, Namespace
 
 from lmanet_core import __version__
-from lmanet_core.commands.options import add_segmenter_options, describe_segmenter, make_segmenter
+from lmanet_core.commands.options import add_segmenter_options, choose_weights, describe_segmenter, make_segmenter
 from lmanet_core.commands.terminal import console, progress
 from lmanet_core.errors import ConfigError, OutputError
 from lmanet_core.evaluation.session import name_cameras
@@ -24,7 +24,6 @@ from lmanet_core.media.video_sink import OPACITY
 from lmanet_core.stream.loop import StreamSummary, segment_stream
 from lmanet_core.stream.segmenter import VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, hash_file, load_model
-from lmanet_core.weights.shipped import STREET_ONLY, default_weights
 
 
 def make_parser() -> ArgumentParser:
@@ -65,6 +64,9 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--end", type=float | None, default=None, help="seconds after the first frame at which to stop")
     parser.add_argument("--stride", type=int, default=1, help="every so manyth frame only")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames of each camera")
+    parser.add_argument(
+        "--stills", action="store_true", help="images are no video: each is segmented by itself, without memory"
+    )
     add_segmenter_options(parser, short={"label-set": "labels"})
     return parser
 
@@ -83,9 +85,9 @@ def run(options: Namespace) -> int:
     with ExitStack() as stack:
         source = stack.enter_context(_open(cameras[0], options))  # before the weights: what is wrong with it is said first
         check_sink_kinds(_choose_kinds(source, options))
-        if options.weights is None:
-            options.weights = str(default_weights())
-            console.print(f"note: {STREET_ONLY}", highlight=False, soft_wrap=True)
+        if options.stills:
+            options.memory = options.label_memory = False
+        options.weights = choose_weights(options.weights)
         model = load_model(options.weights)
         segmenter = make_segmenter(model, options)
         console.print(describe_segmenter(segmenter, model), highlight=False)

@@ -7,9 +7,11 @@ import sys
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
+from lmanet_core.data.class_counts import count_classes
 from lmanet_core.errors import ConfigError
+from lmanet_core.process import leave_quietly
 from lmanet_core.settings import RENAMED, rename_old, settings_of
-from lmanet_core.training.build import list_problems
+from lmanet_core.training.build import list_problems, make_sources
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.processes import is_first_process
 
@@ -49,7 +51,8 @@ def run(options: Namespace) -> int:
     if config.check:
         return _check(config)
     try:
-        from lmanet_core.training.run import train
+        with leave_quietly():
+            from lmanet_core.training.run import train
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise
@@ -87,5 +90,11 @@ def _check(config: TrainConfig) -> int:
     problems = list_problems(config)
     for problem in problems:
         print(problem)
+    for name, source in zip(("training", "validation"), make_sources(config), strict=True):
+        counts = None if source is None else count_classes(source)
+        if counts is not None and counts.maps:
+            print(f"{name}, {counts.describe()}")
+            for warning in counts.warnings():
+                print(f"{name}: {warning}")
     print(f"{len(problems)} problems" if problems else "the data is complete")
     return 1 if problems else 0

@@ -92,6 +92,10 @@ class CityscapesSource(ClipSource):
             labels[-1] = resize_labels(ids, self.size)
         return Clip(np.stack([fit_image(image, self.size) for image in images]), labels)
 
+    def label_map(self, index: int) -> UInt8Array:
+        """See `ClipSource`."""
+        return self._read_labels(self._label_path(self._items[index]))
+
     def problems(self, frames: int, stride: int, deep: bool) -> Iterator[str]:
         """See `ClipSource`."""
         reach = (frames - 1) * stride

@@ -69,6 +69,14 @@ class ClipSource(ABC):
             InputError: a file that is missing, damaged or does not fit; the message names it.
         """
 
+    def label_map(self, index: int) -> UInt8Array | None:
+        """(H, W) uint8 classes of labelled frame `index` at its own size, 255 void; None where the set makes them up.
+
+        Raises:
+            InputError: as `clip`.
+        """
+        return None
+
     def prepare(self, index: int, frames: int, stride: int) -> None:  # noqa: B027 (most sources have nothing to prepare)
         """Do once, in the order of the indices, what would be slow in the order of training."""
 

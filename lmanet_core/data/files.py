@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -24,9 +25,9 @@ def read_image(path: Path) -> UInt8Array:
     return np.asarray(image[:, :, ::-1], np.uint8)
 
 
-def read_label_ids(path: Path) -> UInt8Array:
-    """(H, W) uint8 as stored, palette files by index; raises InputError for anything but one 8-bit channel."""
-    return decode_label_ids(_read(path), str(path))
+def read_label_ids(path: Path, colors: Mapping[int, int] | None = None) -> UInt8Array:
+    """(H, W) uint8 ids of a label image, see `decode_label_ids`; raises InputError where it is none."""
+    return decode_label_ids(_read(path), str(path), colors)
 
 
 def image_size(path: Path) -> Size:

@@ -12,7 +12,7 @@ from lmanet_core.data.files import resize_labels
 from lmanet_core.errors import InputError
 from lmanet_core.evaluation.pictures import mark
 from lmanet_core.frame import Frame, FrameResult
-from lmanet_core.geometry import Size
+from lmanet_core.geometry import Size, resize_image
 from lmanet_core.stream.label_evidence import HOLDS, LOST
 from lmanet_core.stream.segmenter import VideoSegmenter
 
@@ -93,10 +93,10 @@ def draw_gate(image: UInt8Array, holds: Float32Array) -> UInt8Array:
         image: (h, w, 3) RGB.
         holds: of the evidence, 0–1 or `LOST`, of any size.
     """
-    height, width = image.shape[:2]
-    values = (np.minimum(holds, 1.0) * 255.0).astype(np.uint8)
-    heat = cv2.applyColorMap(cv2.resize(values, (width, height)), cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
+    size = Size(*image.shape[:2])
+    values = resize_image((np.minimum(holds, 1.0) * 255.0).astype(np.uint8), size)
+    heat = cv2.applyColorMap(values, cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
     grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, 2)
     drawn = cv2.addWeighted(np.ascontiguousarray(heat), 0.7, grey, 0.3, 0.0)
-    drawn[cv2.resize((holds == LOST).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0] = _LOST_COLOR
+    drawn[resize_labels((holds == LOST).astype(np.uint8), size) > 0] = _LOST_COLOR
     return np.asarray(drawn, np.uint8)

@@ -62,6 +62,9 @@ class Recorder:
         save: "bag" and "video" are written where they are in it.
         remembers: the first variant has a feature memory, so that frames which do not enter it are counted.
 
+    Attributes:
+        mapping: as given.
+
     Raises:
         OutputError: the folder is not writable.
     """
@@ -85,7 +88,7 @@ class Recorder:
         self.worst = Moments()
         self.flickering = Moments()
         self._labels = labels
-        self._mapping = mapping
+        self.mapping = mapping
         self._save = frozenset(save)
         self._digest = hashlib.sha256()
         make_folder(out)
@@ -105,7 +108,7 @@ class Recorder:
 
     def total(self, variant: str) -> Measures:
         """Measures of a variant over all cameras."""
-        total = Measures(self._labels, self._mapping)
+        total = Measures(self._labels, self.mapping)
         for stream in self.streams.values():
             total.absorb(stream.measures[variant])
         return total
@@ -250,11 +253,11 @@ class Recorder:
             image = main.geometry.image_to_output(frame.image)
             panels = {"camera": image}
             if truth is not None:
-                panels["truth"] = self._mapping.classes.colorize(self._mapping.map_truth(truth))
+                panels["truth"] = self.mapping.classes.colorize(self.mapping.map_truth(truth))
             for name in ("off", "on"):
                 if name in results:  # in the colours of the truth, to be compared with it
-                    seen = self._mapping.map_prediction(results[name].labels)
-                    panels[f"memory {name}"] = self._mapping.classes.overlay(image, seen, 0.65)
+                    seen = self.mapping.map_prediction(results[name].labels)
+                    panels[f"memory {name}"] = self.mapping.classes.overlay(image, seen, 0.65)
             self.worst.keep(badness, number, row, panels)
         if matches is not None and stream.before is not None and self.flickering.wants(flicker, number):
             image = main.geometry.image_to_output(frame.image) if image is None else image

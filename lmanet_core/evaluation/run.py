@@ -16,6 +16,7 @@ from typing import Any
 from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation.live import run_live
 from lmanet_core.evaluation.page import write_page
+from lmanet_core.evaluation.preflight import check_inputs
 from lmanet_core.evaluation.recorded import run_recorded
 from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.report import Report, build_summary, figure_names, hash_input, write_summary
@@ -59,6 +60,7 @@ class EvaluationConfig:
     topics: tuple[str, ...] = ()  # image topics of bags
     fps: float | None = None  # of folders of images
     max_frames: int | None = None  # of each camera
+    stills: bool = False  # images are no video: no memory, and nothing is measured over time
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the segmenter as they were asked for, for the record
 
     def __post_init__(self) -> None:
@@ -72,6 +74,8 @@ class EvaluationConfig:
             raise ConfigError(f"--tolerance must be 0 seconds or more, got {self.tolerance_s}")
         if isinstance(self.live, float) and not 0.0 < self.live < math.inf:
             raise ConfigError(f"--live takes measured or milliseconds above 0, got {self.live}")
+        if self.stills and (self.live is not None or self.results):
+            raise ConfigError("--stills are no video; leave --live and --results out")
         if self.live is not None and self.results:
             raise ConfigError("--results are of a live run already; leave --live out")
 
@@ -105,7 +109,8 @@ def evaluate(
     config = _with_segmenter(config)
     segmenter = config.segmenter
     assert segmenter is not None
-    ways = _ways(segmenter, config.compare)
+    cameras = [replace(camera, bits=segmenter.config.bits) for camera in cameras]
+    ways = _ways(segmenter, config.compare, config.stills)
     variants = tuple(ways)
     labels = segmenter.labels
     mapping = LabelMapping.identity(labels) if config.mapping is None else load_mapping(config.mapping, labels)
@@ -115,12 +120,13 @@ def evaluate(
     def make_segmenters() -> Mapping[str, VideoSegmenter]:
         return {way: VideoSegmenter(segmenter.runtime, settings) for way, settings in ways.items()}
 
+    check_inputs(cameras, segmenter, mapping, config.tolerance_s, config.max_frames)
     inputs = (*config.inputs, *config.labels, *config.results)
     with ResultFolder(config.out, overwrite=config.overwrite, inputs=inputs) as folder:
-        names, remembers = [camera.name for camera in cameras], segmenter.memory_enabled
+        names, remembers = [camera.name for camera in cameras], segmenter.memory_enabled and not config.stills
         recorder = Recorder(config.out, labels, mapping, names, variants, config.save, remembers)
-        session = Session(cameras, make_segmenters, recorder, config.tolerance_s, config.max_frames, on_frame)
-        session.bits, session.on_open = segmenter.config.bits, on_open
+        session = Session(cameras, make_segmenters, recorder, config.tolerance_s, config.max_frames, on_frame, config.stills)
+        session.on_open = on_open
         figures: dict[str, float | None] = {}
         complete = False
         try:
@@ -146,7 +152,7 @@ def evaluate(
     return Report(config.out, summary)
 
 
-def _ways(segmenter: VideoSegmenter, compare: Sequence[str]) -> dict[str, SegmenterConfig]:
+def _ways(segmenter: VideoSegmenter, compare: Sequence[str], stills: bool) -> dict[str, SegmenterConfig]:
     """The ways to segment, the one that the report is about first.
 
     "on" is as configured, "off" without memories, "labels" and "features" with one of the two where both are on. Where there is
@@ -159,7 +165,7 @@ def _ways(segmenter: VideoSegmenter, compare: Sequence[str]) -> dict[str, Segmen
         "labels": replace(segmenter.config, memory=False),
         "features": replace(segmenter.config, memory=features, label_memory=False),
     }
-    if not (features or labels):
+    if stills or not (features or labels):
         return {"off": ways["off"]}
     return {way: ways[way] for way in ("on", *compare) if way in ("on", "off") or (features and labels)}
 
@@ -188,6 +194,7 @@ def _describe_run(config: EvaluationConfig, segmenter: VideoSegmenter) -> dict[s
         "topic": ",".join(config.topics) or None,
         "fps": config.fps,
         "max_frames": config.max_frames,
+        **({"stills": True} if config.stills else {}),
         **config.settings,
     }
     file, sha256 = ("none", "") if config.weights is None else (config.weights.name, hash_file(config.weights))
@@ -198,8 +205,8 @@ def _describe_run(config: EvaluationConfig, segmenter: VideoSegmenter) -> dict[s
         "labels": [Path(labels).name for labels in config.labels],
         "device": str(segmenter.runtime.device),
         "precision": segmenter.runtime.precision,
-        "memory": segmenter.memory_enabled,
-        "label_memory": segmenter.label_strength,
+        "memory": segmenter.memory_enabled and not config.stills,
+        "label_memory": 0.0 if config.stills else segmenter.label_strength,
         "memory_frames": segmenter.memory_capacity,
         "settings": settings,
     }

@@ -23,6 +23,7 @@ from lmanet_core.evaluation.truth import open_truth, with_truth
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.media import open_frames
 from lmanet_core.media.sinks import safe_name
+from lmanet_core.media.source import FrameSource
 from lmanet_core.stream.segmenter import VideoSegmenter
 
 
@@ -37,6 +38,7 @@ class CameraInput:
         labels: see `open_truth`; None where there are none.
         fps: of a folder of images.
         results: BAG or BAG:TOPIC with label maps that a node published; see `recorded`.
+        bits: of images with 16, see `SampleDepth`.
     """
 
     name: str
@@ -45,6 +47,11 @@ class CameraInput:
     labels: str | None = None
     fps: float | None = None
     results: str | None = None
+    bits: int = 16
+
+    def open(self) -> FrameSource:
+        """Its frames; raises InputError, ConfigError as `open_frames` does."""
+        return open_frames(self.recording, topic=self.topic, fps=self.fps, bits=self.bits)
 
 
 @dataclass
@@ -58,7 +65,7 @@ class Session:
         tolerance_s: how far a label's stamp may be from its frame's.
         max_frames: of each camera; None: all.
         on_frame: called after each frame, for progress.
-        bits: of images with 16, see `SampleDepth`.
+        stills: every image is a stream of its own, so that nothing is remembered or measured from one to the next.
         on_open: called with the frames to expect of each camera, for progress.
         skipped: damaged images, by camera that was read.
         labels: labels matched, unmatched and damaged, by camera that has labels and was read.
@@ -70,7 +77,7 @@ class Session:
     tolerance_s: float = 0.02
     max_frames: int | None = None
     on_frame: Callable[[], None] = lambda: None
-    bits: int = 16
+    stills: bool = False
     on_open: Callable[[int | None], None] = lambda frames: None
     skipped: dict[str, int] = field(default_factory=dict)
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -79,10 +86,11 @@ class Session:
     def open(self, camera: CameraInput) -> Iterator[Iterator[tuple[Frame, UInt8Array | None]]]:
         """A camera's frames with their labels; damage and labels are counted when it is left."""
         with ExitStack() as stack:
-            opened = open_frames(camera.recording, topic=camera.topic, fps=camera.fps, bits=self.bits)
-            source = stack.enter_context(opened)
+            source = stack.enter_context(camera.open())
             self.on_open(source.expected_frames)
-            truth = None if camera.labels is None else open_truth(camera.labels, camera.recording, self.tolerance_s)
+            truth = None
+            if camera.labels is not None:
+                truth = open_truth(camera.labels, camera.recording, self.tolerance_s, self.recorder.mapping.encoding)
             try:
                 yield itertools.islice(with_truth(source, truth), self.max_frames)
             finally:
@@ -102,9 +110,12 @@ class Session:
             for camera in self.cameras:
                 pending: Future[None] | None = None
                 segmenters = self.make_segmenters()
-                watches = [AttentionWatch(segmenters["on"])] if "on" in segmenters and not recorder.explanations else []
+                watches = [] if recorder.explanations else watch_attention(segmenters)
                 with self.open(camera) as pairs:
                     for frame, truth in pairs:
+                        if self.stills:
+                            for each in segmenters.values():
+                                each.reset()
                         results = step_watched(segmenters, frame, *watches)
                         if pending is not None:
                             pending.result()
@@ -121,10 +132,7 @@ class Session:
             if counts["damaged"] and not counts["matched"] + counts["unmatched"]:
                 raise InputError(f"{camera}: none of {counts['damaged']} labels can be read; the warnings say why")
             if not counts["matched"]:
-                raise InputError(
-                    f"{camera}: none of {sum(counts.values())} labels belongs to a frame: names differ, or stamps lie more "
-                    f"than {self.tolerance_s:g} s apart (--tolerance)"
-                )
+                raise InputError(f"{camera}: none of {sum(counts.values())} labels belongs to a frame that was segmented")
 
 
 def name_cameras(
@@ -164,6 +172,13 @@ def _short(topic: str) -> str:
     """`/front/image_raw/compressed` → front."""
     kept = [part for part in topic.strip("/").split("/") if not re.match(r"image|compressed", part)]
     return "_".join(kept) or topic.strip("/").replace("/", "_")
+
+
+def watch_attention(segmenters: Mapping[str, VideoSegmenter]) -> list[AttentionWatch]:
+    """A watch on the main segmenter's memory; none where it is not read through a window."""
+    main = segmenters.get("on")
+    memory = None if main is None else main.runtime.config.memory
+    return [] if main is None or memory is None or memory.window is None else [AttentionWatch(main)]
 
 
 def step_watched(

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +19,13 @@ import numpy as np
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
 from lmanet_core.frame import Frame
+from lmanet_core.labels.encoding import LabelEncoding
 from lmanet_core.media.bag import DAMAGE, choose_image_topic, deserialize, first_stamps, header_stamp_ns
-from lmanet_core.media.bag_files import BagFiles
+from lmanet_core.media.bag_files import BagFiles, is_bag_file, is_bag_folder
+from lmanet_core.media.label_files import LabelFiles
 from lmanet_core.media.label_images import decode_label_ids, label_ids_from_message
 from lmanet_core.media.salvage import RawMessage
-from lmanet_core.media.stamps import StampSource, begins_at_zero
+from lmanet_core.media.stamps import StampSource, begins_at_zero, stamp_from_name
 
 _LOGGER = logging.getLogger(__name__)
 _ONE_PICTURE = np.zeros((1, 1, 3), np.uint8)
@@ -52,9 +53,11 @@ class Truth(ABC):
     Attributes:
         matched: labels that belong to a frame.
         unmatched: labels that belong to none.
+        first_damage: why the first one that could not be read could not; empty where all could.
     """
 
     def __init__(self) -> None:
+        self.first_damage = ""
         self.matched = 0
         self.unmatched = 0
         self._unreadable = 0
@@ -63,6 +66,11 @@ class Truth(ABC):
     def damaged(self) -> int:
         """Labels that could not be read."""
         return self._unreadable
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """Names of the first labels, where names decide; empty where stamps do."""
+        return ()
 
     @abstractmethod
     def find(self, frame: Frame, following: Frame | None) -> UInt8Array | None:
@@ -78,6 +86,7 @@ class Truth(ABC):
             labels = read()
         except DAMAGE as error:
             self._unreadable += 1
+            self.first_damage = self.first_damage or str(error)
             if self._unreadable <= 3:
                 _LOGGER.warning("%s: %s", what, error)
             return None
@@ -85,7 +94,7 @@ class Truth(ABC):
         return labels
 
 
-def open_truth(labels: str, recording: Path, tolerance_s: float) -> Truth:
+def open_truth(labels: str, recording: Path, tolerance_s: float, encoding: LabelEncoding | None = None) -> Truth:
     """Labels of a stream.
 
     Args:
@@ -94,20 +103,23 @@ def open_truth(labels: str, recording: Path, tolerance_s: float) -> Truth:
             (1700000000.066667), the nearest stamp decides; else see `FileTruth`.
         recording: where the topic is looked for.
         tolerance_s: how far a label's stamp may be from its frame's.
+        encoding: which colours are which ids, and how the files are called; None: one channel of ids.
 
     Raises:
         InputError: no such folder or topic, or nothing in it.
     """
     folder = Path(labels)
+    colors = None if encoding is None else encoding.colors
     if folder.is_dir():
-        return _open_folder(folder, tolerance_s)
+        return _open_folder(folder, tolerance_s, "" if encoding is None else encoding.suffix, colors)
     bag, _, topic = labels.rpartition(":")
     path = Path(bag) if bag else recording
     if not path.exists():
         raise InputError(f"labels {labels}: there is no {path}; wanted a folder of PNGs, a topic, or BAG:TOPIC")
-    if not (path.is_dir() or path.suffix in (".bag", ".mcap", ".db3", ".active")) or not topic.startswith("/"):
+    is_bag = is_bag_folder(path) if path.is_dir() else is_bag_file(path)
+    if not is_bag or not topic.startswith("/"):
         raise InputError(f"labels {labels}: no such folder; a topic of a bag begins with /")
-    return StampedTruth(TopicLabels(path, topic), tolerance_s)
+    return StampedTruth(TopicLabels(path, topic, colors), tolerance_s)
 
 
 def with_truth(frames: Iterable[Frame], truth: Truth | None) -> Iterator[tuple[Frame, UInt8Array | None]]:
@@ -132,8 +144,9 @@ class TopicLabels:
         InputError: not a bag, or no such image topic in it.
     """
 
-    def __init__(self, path: Path, topic: str) -> None:
+    def __init__(self, path: Path, topic: str, colors: Mapping[int, int] | None = None) -> None:
         self.damaged = 0
+        self._colors = colors
         self._path = path
         self._bag = BagFiles(path, self._on_damage)
         try:
@@ -158,7 +171,7 @@ class TopicLabels:
             self._bag.close()
 
     def _reader(self, raw: RawMessage, number: int) -> Callable[[], UInt8Array]:
-        return lambda: label_ids_from_message(deserialize(raw), f"{self._path}: message {number} of {self.topic}")
+        return lambda: label_ids_from_message(deserialize(raw), f"{self._path}: message {number} of {self.topic}", self._colors)
 
     def _on_damage(self, why: str) -> None:
         self.damaged += 1
@@ -229,45 +242,42 @@ class FileTruth(Truth):
     """Label images by the names of their frames: an image's stem, or a running number of six digits.
 
     Args:
-        files: NAME.png.
+        files: of the label images.
+        colors: of colour-coded ones, see `decode_label_ids`.
     """
 
-    def __init__(self, files: Iterable[Path]) -> None:
+    def __init__(self, files: LabelFiles, colors: Mapping[int, int] | None = None) -> None:
         super().__init__()
-        self._files = {file.stem: file for file in files}
+        self._files, self._colors = files, colors
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """Names of the first labels."""
+        return tuple(file.name for file in self._files.files[:2])
 
     def find(self, frame: Frame, following: Frame | None) -> UInt8Array | None:
         """Labels (H, W) of a frame, None where it has none."""
-        file = self._files.get(frame.name)
-        return None if file is None else self._read(_file_reader(file), "labels")
+        file = self._files.of(frame.name)
+        return None if file is None else self._read(_file_reader(file, self._colors), "labels")
 
     def finish(self) -> None:
         """What is left is unmatched."""
-        self.unmatched = len(self._files) - self.matched - self._unreadable
+        self.unmatched = max(0, self._files.count - self.matched - self._unreadable)
 
 
-def _open_folder(folder: Path, tolerance_s: float) -> Truth:
-    files = sorted(folder.glob("*.png"))
-    if not files:
-        raise InputError(f"{folder}: wanted label images NAME.png, there are none")
-    stamped = sorted((stamp, file) for file in files if (stamp := _stamp_of(file.stem)) is not None)
-    if len(stamped) < len(files):
-        return FileTruth(files)
-    return StampedTruth([StampedLabels(stamp, _file_reader(file)) for stamp, file in stamped], tolerance_s)
+def _open_folder(folder: Path, tolerance_s: float, suffix: str, colors: Mapping[int, int] | None) -> Truth:
+    files = LabelFiles(folder, suffix)
+    stamped = sorted((stamp, file) for file in files.files if (stamp := stamp_from_name(file.stem)) is not None)
+    if len(stamped) < len(files.files):
+        return FileTruth(files, colors)
+    return StampedTruth([StampedLabels(stamp, _file_reader(file, colors)) for stamp, file in stamped], tolerance_s)
 
 
-def _file_reader(file: Path) -> Callable[[], UInt8Array]:
+def _file_reader(file: Path, colors: Mapping[int, int] | None) -> Callable[[], UInt8Array]:
     def read() -> UInt8Array:
         try:
-            return decode_label_ids(np.fromfile(file, np.uint8), str(file))
+            return decode_label_ids(np.fromfile(file, np.uint8), str(file), colors)
         except OSError as error:
             raise InputError(f"cannot read {file}: {error.strerror or error}") from error
 
     return read
-
-
-def _stamp_of(stem: str) -> int | None:
-    if re.fullmatch(r"\d{16,19}", stem):
-        return int(stem)
-    match = re.fullmatch(r"(\d{9,10})[._](\d{1,9})", stem)
-    return int(match[1]) * 10**9 + int(match[2].ljust(9, "0")) if match else None

@@ -28,7 +28,7 @@ from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.stream.argmax import argmax_labels
 from lmanet_core.stream.motion import follow
 from lmanet_core.stream.stream_plan import fit_to_backbone
-from lmanet_core.training.build import make_sources
+from lmanet_core.training.build import make_validation_source
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.runtime import Runtime
 
@@ -73,11 +73,18 @@ class ClipScores:
         self.steady = [Steadiness(len(names)) for _ in range(1 + (memory_frames > 0))]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, each list by frames in the memory; steadiness and IoU by class: empty, full."""
+        """Plain numbers, each list by frames in the memory; steadiness and IoU by class: empty, full.
+
+        `miou` is over the classes in the truth, `miou_union` over those in truth or prediction; `only_predicted` are
+        the classes that the fullest memory predicts and the truth does not have.
+        """
         return {
             "clips": self.clips,
-            "miou": [matrix.mean_iou() for matrix in self.full],
-            "miou_working": [matrix.mean_iou() for matrix in self.working],
+            "miou": [matrix.mean_iou_of_truth() for matrix in self.full],
+            "miou_union": [matrix.mean_iou() for matrix in self.full],
+            "miou_working": [matrix.mean_iou_of_truth() for matrix in self.working],
+            "classes_in_truth": int(self.full[0].in_truth().sum()),
+            "only_predicted": [self.names[index] for index in np.flatnonzero(self.full[-1].only_predicted())],
             "accuracy": [matrix.accuracy() for matrix in self.full],
             "flicker": [steady.flicker() for steady in self.steady],
             "consistency": [steady.consistency() for steady in self.steady],
@@ -215,7 +222,7 @@ def make_conditions(config: TrainConfig, names: Sequence[str]) -> list[Condition
             raise ConfigError(f"a condition of this set is one of none, {', '.join(_DEGRADATIONS)}; got {name!r}")
 
     def source(degradation: str) -> ClipSource:
-        validation = make_sources(replace(config, val_degradations=degradation) if street else config)[1]
+        validation = make_validation_source(replace(config, val_degradations=degradation) if street else config)
         if validation is None:
             raise InputError("this configuration has nothing to evaluate on; give val_root")
         return validation

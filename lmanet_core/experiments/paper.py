@@ -252,7 +252,7 @@ def _cost(config: ExperimentConfig) -> ExperimentResult:
     variants = [("single frame", "none"), *((_window_name(side), str(side or "global")) for side in COST_WINDOWS)]
     rounds = np.array([[_measure_cost(config, window) for _, window in variants] for _ in range(COST_ROUNDS)])
     figures = np.median(rounds, 0)  # (variants, 2)
-    more = 100 * (np.median(rounds / rounds[:, :1], 0) - 1)
+    more = 100 * (figures / figures[:1] - 1)  # of the figures beside them, so that they fit
     rows = [
         (heading, *(float(value) for pair in zip(figures[place], more[place], strict=True) for value in pair))
         for place, (heading, _) in enumerate(variants)

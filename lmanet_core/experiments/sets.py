@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lmanet_core import __version__
+from lmanet_core.data.named_sets import NAMED_SETS
 from lmanet_core.errors import OutputError
 from lmanet_core.experiments.clip_sets import ClipScorer, Condition, make_conditions
 from lmanet_core.geometry import parse_size
@@ -24,9 +25,12 @@ STREET = {"data": "street", "stage": "backbone", "size": "512x256"}
 
 
 def evaluation_config(data: str, **overrides: Any) -> TrainConfig:
-    """The set that `--data` names: "street", or the YAML file of a training run, whose validation set it is."""
+    """The set that `--data` names: "street", a published one (with root), or the YAML file of a training run, whose validation
+    set it is."""
     if data == "street":
         return TrainConfig(**{**STREET, **overrides})
+    if data in ("cityscapes", *NAMED_SETS):
+        return TrainConfig(**{"data": data, "stage": "backbone", **overrides})
     # A stage that needs no weights, and without what only other stages have.
     return TrainConfig.from_yaml(data, **{"stage": "backbone", "consistency": 0.0, "whiten_keys": False, **overrides})
 

@@ -24,7 +24,15 @@ from lmanet_core.settings import read_options, refuse_unknown
 
 UNLABELLED = 255
 _SETS = Path(__file__).parent / "sets"
-_KEYS = ("names", "colors", "groups", "ids", "ignore")  # of a file; the last two are about label images
+_KEYS = (
+    "names",
+    "colors",
+    "groups",
+    "ids",
+    "ignore",
+    "suffix",
+    "layout",
+)  # of a file; those from `ids` on are about label images
 
 
 @dataclass(frozen=True)
@@ -203,7 +211,7 @@ def _read_file(file: Path) -> LabelSet:
     content = read_options(file)
     refuse_unknown(file, content, _KEYS)
     try:
-        return _from_content(content)
+        return parse_label_set(content)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
 
@@ -213,7 +221,12 @@ def _shipped(name: str) -> LabelSet:
     return _IN_CODE[name] if name in _IN_CODE else _read_file(_SETS / f"{name}.yaml")
 
 
-def _from_content(content: Mapping[str, Any]) -> LabelSet:
+def parse_label_set(content: Mapping[str, Any]) -> LabelSet:
+    """The set that `names`, `colors` and `groups` of a YAML file tell, see `read_label_set`.
+
+    Raises:
+        ConfigError: what is no label set.
+    """
     wanted = content.get("names")
     base = read_label_set(wanted) if isinstance(wanted, str) else None
     names = base.names if base is not None else wanted

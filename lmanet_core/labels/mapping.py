@@ -2,10 +2,8 @@
 
 A mapping is a YAML file, or one of those that ship (`list_mappings`):
 
-    classes: camvid11            # what is compared: a label set that ships (`list_label_sets`), or a list of names
-    colors: [[128, 128, 128], …] # of a list of names; left out: colours are made up
-    truth: {0: sky, 7: road}     # id in a label image → class; left out: ids are numbers in `classes`
-    ignore: [11]                 # ids that mean void; 255 always does
+    classes: camvid11            # what is compared, and what label images hold: `names` or `classes`, `colors`, `ids`, `ignore`
+    ids: {0: sky, 7: road}       # as in labels.yaml, see `lmanet_core.labels.encoding`
     prediction: {terrain: tree}  # class of the weights → class; same names need no line
                                  # null: they have no such class, always a miss; void: they count it as void, not judged
 """
@@ -24,11 +22,12 @@ import yaml
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, suggest_name
-from lmanet_core.labels import UNLABELLED, LabelSet, distinct_colors, list_label_sets, read_label_set
+from lmanet_core.labels import UNLABELLED, LabelSet
+from lmanet_core.labels.encoding import KEYS, LabelEncoding, read_encoding
 
 _SHIPPED = Path(__file__).parent / "mappings"
 _VOID = "void"
-_KEYS = ("classes", "colors", "truth", "ignore", "prediction")
+_KEYS = (*KEYS, "prediction")
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,13 @@ class LabelMapping:
     """Two tables into one set of classes.
 
     Attributes:
-        classes: what is compared.
-        truth_table: (256,) uint8, id in a label image → class, 255 void.
-        known: (256,) bool, ids that a label image may hold, void ones among them.
+        encoding: what label images hold.
         prediction_table: (256,) uint8, id of the weights → class; 255 where there is none, which is a miss.
         void_predictions: ids of the weights that the classes count as void; where they are predicted, nothing is judged.
         name: for reports.
     """
 
-    classes: LabelSet
-    truth_table: UInt8Array
-    known: npt.NDArray[np.bool_]
+    encoding: LabelEncoding
     prediction_table: UInt8Array
     void_predictions: tuple[int, ...] = ()
     name: str = "the weights' own ids"
@@ -54,10 +49,23 @@ class LabelMapping:
     @classmethod
     def identity(cls, labels: LabelSet) -> LabelMapping:
         """Label images hold the weights' own ids."""
-        table = _table({index: index for index in range(len(labels.names))})
-        known = table != UNLABELLED
-        known[UNLABELLED] = True
-        return cls(labels, table, known, table)
+        own = LabelEncoding.identity(labels)
+        return cls(own, own.table)
+
+    @property
+    def classes(self) -> LabelSet:
+        """What is compared."""
+        return self.encoding.classes
+
+    @property
+    def truth_table(self) -> UInt8Array:
+        """(256,) uint8, id in a label image → class, 255 void."""
+        return self.encoding.table
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """(256,) bool, ids that a label image may hold, void ones among them."""
+        return self.encoding.known
 
     def map_truth(self, ids: UInt8Array) -> UInt8Array:
         """(H, W) ids of a label image → (H, W) classes, 255 void; ids that nothing is known of are void too."""
@@ -77,6 +85,11 @@ def list_mappings() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in _SHIPPED.glob("*.yaml")))
 
 
+def shipped_file(name: str) -> Path:
+    """The file of a mapping that ships; it may not be there."""
+    return _SHIPPED / f"{name}.yaml"
+
+
 def load_mapping(name_or_file: str, labels: LabelSet) -> LabelMapping:
     """Read a mapping for weights of these classes.
 
@@ -87,7 +100,7 @@ def load_mapping(name_or_file: str, labels: LabelSet) -> LabelMapping:
     Raises:
         ConfigError: no such mapping, an unknown key or class, an id twice, or a class of the weights that leads nowhere.
     """
-    shipped = _SHIPPED / f"{name_or_file}.yaml"
+    shipped = shipped_file(name_or_file)
     file = shipped if shipped.is_file() else Path(name_or_file)
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -106,7 +119,8 @@ def load_mapping(name_or_file: str, labels: LabelSet) -> LabelMapping:
 
 
 def _build(data: Mapping[str, Any], labels: LabelSet, name: str) -> LabelMapping:
-    classes = _read_classes(data.get("classes"), data.get("colors"))
+    encoding = read_encoding(data)
+    classes = encoding.classes
     numbers = {class_name: number for number, class_name in enumerate(classes.names)}
 
     def number_of(class_name: Any) -> int:
@@ -114,22 +128,11 @@ def _build(data: Mapping[str, Any], labels: LabelSet, name: str) -> LabelMapping
             raise ConfigError(f"no class {class_name!r}{suggest_name(str(class_name), classes.names, 'known:')}")
         return numbers[class_name]
 
-    given = data.get("truth")
-    truth = {number: number for number in numbers.values()} if given is None else {k: number_of(v) for k, v in given.items()}
-    ignore = list(data.get("ignore") or [])
-    for value in (*truth, *ignore):
-        if not isinstance(value, int) or not 0 <= value <= UNLABELLED:
-            raise ConfigError(f"ids of label images are 0–255, got {value!r}")
-    both = sorted(set(truth) & {*ignore, UNLABELLED})
-    if both:
-        raise ConfigError(f"id {both[0]} is a class ({classes.names[truth[both[0]]]}) and void at once")
-    known = np.zeros(256, bool)
-    known[[*truth, *ignore, UNLABELLED]] = True
     targets = data.get("prediction") or {}
     void = tuple(index for index, name in enumerate(labels.names) if _is_void(targets.get(name), classes))
     judged = {name: None if _is_void(target, classes) else target for name, target in targets.items()}
     prediction = _read_prediction(judged, labels, classes, number_of)
-    return LabelMapping(classes, _table(truth), known, _table(prediction), void, name)
+    return LabelMapping(encoding, _table(prediction), void, name)
 
 
 def _is_void(target: Any, classes: LabelSet) -> bool:
@@ -152,16 +155,6 @@ def _read_prediction(
         if number is not None:
             prediction[index] = number
     return prediction
-
-
-def _read_classes(wanted: Any, colors: Any) -> LabelSet:
-    if isinstance(wanted, str) and wanted in list_label_sets():
-        return read_label_set(wanted)
-    if not isinstance(wanted, list) or not wanted:
-        raise ConfigError(f"classes must be {', '.join(list_label_sets())} or a list of names, got {wanted!r}")
-    if colors is None:
-        colors = distinct_colors(len(wanted))
-    return LabelSet.from_dict({"names": wanted, "colors": colors})
 
 
 def _table(entries: Mapping[int, int]) -> UInt8Array:

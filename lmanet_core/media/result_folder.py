@@ -103,7 +103,7 @@ class ResultFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """A run that failed before it had a result leaves nothing that would block the next one."""
         try:
-            if kind is not None and not self.keep and not self._goes_on:
+            if kind is not None and not self._goes_on and not (self.keep and any(_files(self.path))):
                 with contextlib.suppress(OSError):
                     _remove(self.path, list(_files(self.path)))
                     for root, _, _ in os.walk(self.path, topdown=False):

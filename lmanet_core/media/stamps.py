@@ -45,6 +45,7 @@ class StampSource:
         self._changes = 0
         self._simulated = simulated
         self._speed = 1.0  # of stamps beside the time of receiving
+        self._began: tuple[int, int] | None = None  # stamp and time of receiving from which it is measured
 
     def stamp_ns(self, given_ns: int, received_ns: int, image: npt.NDArray[np.uint8]) -> int:
         """The stamp to go by.
@@ -74,11 +75,14 @@ class StampSource:
         return self._stamp_ns
 
     def _measure_speed(self, given_ns: int, received_ns: int) -> None:
-        if self._given_ns is None or received_ns <= self._first_received_ns:
-            return
-        speed = (given_ns - self._given_ns) / (received_ns - self._first_received_ns)
+        """Over all of the stream so far, for single images come in bursts; anew where the clock jumped."""
+        first_given_ns, first_received_ns = self._began or (given_ns, received_ns)
+        since_ns = received_ns - first_received_ns
+        speed = (given_ns - first_given_ns) / since_ns if since_ns > 0 else 0.0
         if 0.0 < speed <= _FASTEST:
             self._speed = speed
+        else:
+            self._began = (given_ns, received_ns)
 
 
 def begins_at_zero(stamps_ns: Iterable[int]) -> bool:

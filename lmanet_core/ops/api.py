@@ -10,8 +10,9 @@ validated arguments and never sees options it need not know (a softmax per frame
 
 from __future__ import annotations
 
+import math
 import warnings
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, Protocol, cast
 
 import torch
@@ -91,6 +92,7 @@ def local_attention(
         keys: (B, T, Dk, H, W), T ≥ 1, same dtype and device.
         values: (B, T, Dv, H, W), same dtype and device.
         window: side R of the window, odd (R = 21 reaches ±10); None attends to all T·H·W positions.
+            A window that is wider than the map costs no more than that.
         softmax: "joint" over all frames (published weights), or "per_frame", each frame's sum added (equations 4 and 5).
         border: "zero": positions outside the image take part with logit 0 and value 0 (published weights);
             "masked": they do not take part.
@@ -112,6 +114,8 @@ def local_attention(
     if name not in _implementations:
         raise ValueError(f"impl must be auto, {', '.join(_implementations)}; got {impl!r}")
     implementation = _implementations[name]
+    if window is not None and window >= 2 * max(query.shape[-2:]) and name != "reference":
+        implementation, window = partial(_read_whole_map, implementation, window), None
     if softmax == "joint" or keys.shape[1] == 1:
         return implementation(query, keys, values, window, border, scale)
     frames = keys.shape[1]
@@ -124,6 +128,33 @@ def local_attention(
         scale,
     )
     return apart.reshape(-1, frames, *apart.shape[1:]).sum(1)
+
+
+def _read_whole_map(
+    implementation: _Implementation,
+    side: int,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    window: None,
+    border: Border,
+    scale: float,
+) -> torch.Tensor:
+    """A window of this side, which reaches over the whole map from everywhere: global attention beside its share outside.
+
+    What lies outside is as much for every position. One more frame of values 0 stands for it, whose equal logits make up
+    its mass; so a window of any side costs no more than global attention.
+    """
+    if border == "masked":
+        return implementation(query, keys, values, window, border, scale)
+    _, frames, channels, height, width = keys.shape
+    outside = frames * (side * side - height * width) / (height * width)  # for each position of that frame
+    query = torch.cat((query, torch.ones_like(query[:, :1])), 1)
+    keys = torch.cat((keys, torch.zeros_like(keys[:, :, :1])), 2)
+    beyond = torch.zeros_like(keys[:, :1])
+    beyond[:, :, channels] = math.log(outside) / scale
+    keys, values = torch.cat((keys, beyond), 1), torch.cat((values, torch.zeros_like(values[:, :1])), 1)
+    return implementation(query, keys, values, window, border, scale)
 
 
 def attention_weights(

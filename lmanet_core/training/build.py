@@ -14,6 +14,7 @@ from torch import nn
 
 from lmanet_core.data import CityscapesSource, ClipSource, StillsSource, StreetSource
 from lmanet_core.data.camera_motion import MotionConfig
+from lmanet_core.data.named_sets import NAMED_SETS, NamedSet
 from lmanet_core.errors import ConfigError, InputError, WeightsError
 from lmanet_core.geometry import Size, fit_network_size, parse_size
 from lmanet_core.labels import CITYSCAPES, LabelSet
@@ -34,16 +35,44 @@ def make_sources(config: TrainConfig) -> tuple[ClipSource, ClipSource | None]:
     Raises:
         InputError, ConfigError: nothing there, or settings that do not fit.
     """
-    size = config.network_size
+    return make_training_source(config), make_validation_source(config)
+
+
+def make_training_source(config: TrainConfig) -> ClipSource:
+    """The set to train on; see `make_sources`."""
+    size, root = config.network_size, Path(config.root or "")
     if config.data == "street":
-        return _streets(config, size)
-    root = Path(config.root or "")
+        return _street(config, config.clips, config.seeds, 0, config.degradations)
     if config.data == "cityscapes":
-        return CityscapesSource(root, "train", size, config.unlabelled), CityscapesSource(root, "val", size)
-    labels = None if config.labels is None else Path(config.labels)
-    strength = config.motion
-    base = MotionConfig()
-    motion = replace(
+        return CityscapesSource(root, "train", size, config.unlabelled)
+    if config.data in NAMED_SETS:
+        return NamedSet(config.data, root, "train", size, _motion(config))
+    return StillsSource(root, size, _labels_file(config), _motion(config), config.exclude)
+
+
+def make_validation_source(config: TrainConfig) -> ClipSource | None:
+    """The set to validate on, which needs nothing of the one to train on; see `make_sources`."""
+    size, root = config.network_size, Path(config.root or "")
+    still = replace(_motion(config), degrade_past=0.0, degrade_last=0.0)
+    if config.data == "street":
+        return _street(config, config.val_clips, config.val_seeds, config.val_first_seed, config.val_degradations)
+    if config.data == "cityscapes":
+        return CityscapesSource(root, "val", size)
+    if config.data in NAMED_SETS:
+        return NamedSet(config.data, root, "val", size, still)
+    if config.val_root is None:
+        return None
+    labels = _labels_file(config) or (root / "labels.yaml" if (root / "labels.yaml").is_file() else None)
+    return StillsSource(Path(config.val_root), size, labels, None if config.val_is_video else still)
+
+
+def _labels_file(config: TrainConfig) -> Path | None:
+    return None if config.labels is None else Path(config.labels)
+
+
+def _motion(config: TrainConfig) -> MotionConfig:
+    strength, base = config.motion, MotionConfig()
+    return replace(
         base,
         translation=base.translation * strength,
         zoom=base.zoom * strength,
@@ -52,24 +81,12 @@ def make_sources(config: TrainConfig) -> tuple[ClipSource, ClipSource | None]:
         degrade_past=config.degrade_past,
         degrade_last=config.degrade_last,
     )
-    train = StillsSource(root, size, labels, motion, config.exclude)
-    if config.val_root is None:
-        return train, None
-    still = None if config.val_is_video else replace(motion, degrade_past=0.0, degrade_last=0.0)
-    validation = StillsSource(Path(config.val_root), size, labels or root / "labels.yaml", still)
-    return train, validation
 
 
-def _streets(config: TrainConfig, size: Size) -> tuple[ClipSource, ClipSource]:
-    def source(count: int, seeds: int, first: int, degradations: str) -> StreetSource:
-        kinds = tuple(kind.strip() for kind in degradations.split(","))
-        cache = None if config.cache is None else Path(config.cache)
-        return StreetSource(size, count, seeds, first, kinds, cache=cache)
-
-    return (
-        source(config.clips, config.seeds, 0, config.degradations),
-        source(config.val_clips, config.val_seeds, config.val_first_seed, config.val_degradations),
-    )
+def _street(config: TrainConfig, count: int, seeds: int, first: int, degradations: str) -> ClipSource:
+    kinds = tuple(kind.strip() for kind in degradations.split(","))
+    cache = None if config.cache is None else Path(config.cache)
+    return StreetSource(config.network_size, count, seeds, first, kinds, cache=cache)
 
 
 def list_problems(config: TrainConfig) -> list[str]:

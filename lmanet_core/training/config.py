@@ -38,7 +38,9 @@ class TrainConfig:
         None, "Start each class as the mean of the weights' classes that this mapping (as of lmanet evaluate) leads to it."
     )
     # data
-    data: Literal["cityscapes", "stills", "street"] = setting("stills", "Kind of data set.")
+    data: Literal["cityscapes", "stills", "street", "a2d2", "bdd100k", "idd", "kitti", "rellis3d", "rugd", "vistas", "vspw"] = (
+        setting("stills", "Kind of data set: labelled stills, the generated street, or a published set by its name.")
+    )
     root: str | None = setting(None, "Folder of the data set.")
     val_root: str | None = setting(None, "stills: folder to validate on.")
     val_is_video: bool = setting(False, "stills: val_root is one video in the order of its names.")

@@ -11,6 +11,7 @@ been: network, optimiser, learning rate and `Progress` are all there is to keep.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from lmanet_core.data.class_counts import count_classes
 from lmanet_core.data.clips import ClipItem, ClipSource
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.metrics import ConfusionMatrix
@@ -45,6 +47,9 @@ from lmanet_core.training.machine import chosen_precision, computes_on_gpu, laun
 from lmanet_core.training.optimizer import make_optimizer, make_plateau, set_learning_rate
 from lmanet_core.training.processes import is_first_process, sum_over_processes, sync_batch_norms
 from lmanet_core.training.run_files import BEST, LAST, Progress, RunFiles, claim_folder, read_saved, save_state
+
+_LOGGER = logging.getLogger(__name__)
+_COUNTED = 64  # label maps that are looked at before a run
 
 
 class NonFiniteLossError(LmanetError):
@@ -93,6 +98,8 @@ def train(config: TrainConfig) -> TrainResult:
             require_complete(source, frames, config.largest_stride)
     data = describe_data(config, training)
     saved = read_saved(config, data)
+    if saved is None and is_first_process():
+        _tell_classes(training, config)
     teacher = load_teacher(config, training.labels)
     weights = class_weights(config, training)
     frozen = frozen_modules(network, config)
@@ -115,6 +122,17 @@ def train(config: TrainConfig) -> TrainResult:
             batches = Batches(config, frames, stride, fabric.global_rank, fabric.world_size)
             _train_epochs(run, training, validation, batches, length, files)
         return run.result(files)
+
+
+def _tell_classes(source: ClipSource, config: TrainConfig) -> None:
+    """What the label maps hold, on standard error; what looks wrong even without a progress bar."""
+    counts = count_classes(source, _COUNTED)
+    if counts is None:
+        return
+    if config.progress:
+        Console(stderr=True, highlight=False, markup=False).print(counts.describe(), soft_wrap=True)
+    for warning in counts.warnings():
+        _LOGGER.warning("%s", warning)
 
 
 def _train_epochs(
@@ -208,7 +226,7 @@ class _Run:
             self.optimizer.zero_grad()
 
     def validate(self, batches: Iterable[ClipItem]) -> float:
-        """mIoU over the whole validation set, at the network's size; below 0 where nothing of it is labelled."""
+        """mIoU of the classes in the truth of the whole validation set, at the network's size; below 0 where none is."""
         self.loss.eval()
         matrix = ConfusionMatrix(len(self.loss.class_weights))
         counts = torch.from_numpy(matrix.counts).to(self.fabric.device)
@@ -216,7 +234,7 @@ class _Run:
             with self.fabric.autocast():
                 counts += self.loss.count(self.fabric.to_device(batch))
         matrix.counts = sum_over_processes(counts).cpu().numpy()
-        return matrix.mean_iou() if matrix.classes_present() else -1.0
+        return matrix.mean_iou_of_truth() if matrix.in_truth().any() else -1.0
 
     def result(self, files: RunFiles) -> TrainResult:
         """What it came to so far."""

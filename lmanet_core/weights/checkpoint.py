@@ -211,7 +211,7 @@ def _load_ours(path: Path) -> Model:
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path.name}: damaged safetensors file ({error}); copy or download it again") from error
     if metadata is None:
-        raise WeightsError(f"{path.name}: a safetensors file without our metadata; make one with `lmanet weights convert`")
+        return _assemble_published(path.name, state)  # a plain one, as other tools write them
     try:
         config = ModelConfig.from_json(metadata)
     except ConfigError as error:
@@ -235,8 +235,12 @@ def _load_published(path: Path) -> Model:
         raise WeightsError(f"{path.name}: {what}") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path.name}: wanted a dict of tensors, got {type(content).__name__}")
-    published = import_published(content, path.name)
-    return _assemble(path.name, _published_config(published), published.state_dict, published.kind, published.dropped)
+    return _assemble_published(path.name, content)
+
+
+def _assemble_published(name: str, content: Mapping[str, object]) -> Model:
+    published = import_published(content, name)
+    return _assemble(name, _published_config(published), published.state_dict, published.kind, published.dropped)
 
 
 def _published_config(published: PublishedWeights) -> ModelConfig:

@@ -14,12 +14,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-
 from lmanet_core.errors import WeightsError
 from lmanet_core.network import MemoryConfig
+from lmanet_core.weights.unwrap import StateDict, unwrap
 
-StateDict = dict[str, torch.Tensor]
+#: Keys by which the networks are known: ERFNet, our PSPNet-101 or LMANet's, semseg's.
+_MARKS = ("encoder.initial_block.conv.weight", "encoder.layer0.0.weight", "layer0.0.weight")
 
 #: What is dropped and why, by pattern of the published key.
 _DROPPED = {
@@ -81,29 +81,30 @@ def import_published(content: Mapping[str, object], name: str = "weights") -> Pu
     """Recognise a published file and map it.
 
     Args:
-        content: what `torch.load(..., weights_only=True)` gave: a state dict, or a checkpoint that holds one as `state_dict`.
+        content: what `torch.load(..., weights_only=True)` gave: a state dict, or a checkpoint that holds one, see `unwrap`.
         name: of the file, for messages.
 
     Raises:
         WeightsError: not one of the four kinds, or keys that are neither mapped nor known to be unused.
     """
-    state = _unwrap(content, name)
+    state, beside = unwrap(content, name, _MARKS)
     has_memory = "kv_M_r4.Key.weight" in state
-    if "encoder.initial_block.conv.weight" in state:
+    if _MARKS[0] in state:
         architecture, rename = "erfnet", _rename_erfnet
         classifier = "decoder.output_conv.weight"
         class_axis = 1
-    elif "encoder.layer0.0.weight" in state:
+    elif _MARKS[1] in state:
         architecture, rename = "pspnet101", _rename_pspnet
         classifier, class_axis = "decoder.cls.4.weight", 0
-    elif "layer0.0.weight" in state:
+    elif _MARKS[2] in state:
         architecture, rename = "pspnet101", _rename_semseg
         classifier, class_axis = "cls.4.weight", 0
     else:
         shown = ", ".join(list(state)[:3])
         raise WeightsError(
             f"{name}: neither ERFNet nor PSPNet-101 (first keys: {shown}); published files of LMANet, ERFNet and semseg's "
-            "PSPNet-101 are understood, and our own safetensors"
+            "PSPNet-101 are understood, and our own safetensors. Weights of another network: give python:FILE.py:function, "
+            "which builds it and loads them, or hf:FOLDER (docs/models.md)"
         )
     if classifier not in state:
         raise WeightsError(f"{name}: looks like {architecture} but has no {classifier}; is the file complete?")
@@ -118,20 +119,8 @@ def import_published(content: Mapping[str, object], name: str = "weights") -> Pu
         num_classes=_channels(state, classifier, name, class_axis),
         memory=_memory_config(state, fusion, name) if fusion else None,
         state_dict=mapped,
-        dropped=dropped,
+        dropped={**beside, **dropped},
     )
-
-
-def _unwrap(content: Mapping[str, object], name: str) -> StateDict:
-    inner = content.get("state_dict", content)
-    if not isinstance(inner, Mapping):
-        raise WeightsError(f"{name}: wanted a dict of tensors under 'state_dict', got {type(inner).__name__}")
-    state = {str(key).removeprefix("module."): value for key, value in inner.items()}
-    strange = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    if strange or not state:
-        what = f"entries that are not tensors ({', '.join(strange[:3])})" if strange else "nothing"
-        raise WeightsError(f"{name}: wanted a dict of tensors, or a checkpoint with one as 'state_dict'; got {what}")
-    return state
 
 
 def _recognise_fusion(state: StateDict) -> str:

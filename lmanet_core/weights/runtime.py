@@ -27,6 +27,8 @@ from lmanet_core.weights.checkpoint import Model, ModelConfig
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+_WIDEST = 255  # positions: a window of this side sees all of ERFNet's map from everywhere
+
 
 @dataclass(frozen=True)
 class RuntimeConfig:
@@ -47,8 +49,8 @@ class RuntimeConfig:
     )
     threads: int = setting(0, "CPU threads of the network; 0 lets PyTorch choose.", low=0, high=256)
     window: int | Literal["global"] | None = setting(
-        None, "Side of the window, odd; 0: as trained, -1: global attention.", unit="positions", low=-1, high=255,
-        name="memory.window", unset=0,
+        None, "Side of the window, odd; 0: as trained, -1: global attention, as is a side above 255, wider than any map.",
+        unit="positions", low=-1, high=99_999, name="memory.window", unset=0,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -56,6 +58,9 @@ class RuntimeConfig:
         if self.window in (0, -1):
             object.__setattr__(self, "window", None if self.window == 0 else "global")
         window: object = self.window
+        if isinstance(window, int) and window > _WIDEST:
+            object.__setattr__(self, "window", "global")
+            return
         if window not in (None, "global") and not (isinstance(window, int) and window % 2):
             raise ConfigError(f"memory.window must be odd, 0 (as trained) or -1 (global), got {self.window}")
 

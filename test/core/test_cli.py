@@ -246,6 +246,12 @@ def test_memory_false_segments_every_frame_by_itself(segment, tmp_path, images):
     assert read_summary(tmp_path / "out")["memory"] is False
 
 
+def test_stills_are_segmented_each_by_itself(segment, tmp_path, images):
+    folder = write_folder(tmp_path / "same", [images[0]] * 3)
+    assert segment(folder, "--stills", "--save", "labels").code == 0
+    assert read_summary(tmp_path / "out")["memory"] is False
+
+
 def test_gap_and_scene_cut_options_decide_what_clears_the_memory(segment, tmp_path, make_scene, images):
     cut = write_folder(tmp_path / "cut", [images[0], images[0], make_scene(1)])
     for arguments, resets in (
@@ -779,10 +785,14 @@ def test_version(lmanet):
 # ---- as a process ----------------------------------------------------------------------------------------------------------
 
 
-def start(*arguments):
-    """The command as a process of its own, which takes Ctrl-C even where the tests themselves run in the background."""
+def start(*arguments, path=None):
+    """The command as a process of its own, which takes Ctrl-C even where the tests themselves run in the background.
+
+    Modules of the folder `path` come before those that are installed.
+    """
     package_folder = str(Path(lmanet_core.__file__).parents[1])
-    path = os.pathsep.join((package_folder, *filter(None, [os.environ.get("PYTHONPATH")])))
+    first = [] if path is None else [str(path)]
+    path = os.pathsep.join((*first, package_folder, *filter(None, [os.environ.get("PYTHONPATH")])))
     return subprocess.Popen(
         [sys.executable, "-m", "lmanet_core.commands", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TERM": "dumb"},
@@ -845,3 +855,19 @@ def test_signal_leaves_whole_files(tmp_path, video_weights, images, ros2, number
     assert len(written) in whole
     for (_, message), label_map in zip(written, labels.values(), strict=False):
         assert np.array_equal(message.data.reshape(HEIGHT, WIDTH), label_map)
+
+
+@pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGINT, 130, "stopped\n"), (signal.SIGTERM, 143, "")])
+@pytest.mark.parametrize("command", ["segment", "train", "experiment"])
+def test_signal_during_the_imports_ends_without_a_traceback(command, number, code, said, tmp_path):
+    (tmp_path / "torch.py").write_text("import sys, time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    process = start(command, "x", path=tmp_path)
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1]
+    assert (process.returncode, error) == (code, said)
+
+
+def test_without_weights_it_is_said_what_those_that_ship_know(lmanet, folder, tmp_path):
+    ran = lmanet("segment", folder, "--out", tmp_path / "out", "--save", "labels", "--max-frames", "1")
+    assert ran.code == 0 and "know a generated street and nothing else" in " ".join(ran.err)

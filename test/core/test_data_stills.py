@@ -12,6 +12,7 @@ import yaml
 
 from lmanet_core.data import StillsSource
 from lmanet_core.data.camera_motion import MotionConfig, move_still, past_homographies
+from lmanet_core.data.class_counts import count_classes
 from lmanet_core.data.files import read_label_ids
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import Size
@@ -168,10 +169,66 @@ def test_missing_label_map_is_found_before_training(folder):
     assert ["3.png" in problem for problem in StillsSource(folder, SIZE).problems(1, 1, deep=False)] == [True]
 
 
-def test_coloured_label_map_is_refused(folder):
-    write(folder / "labels/0.png", np.zeros((*SIZE, 3), np.uint8))
-    with pytest.raises(InputError, match="one 8-bit channel"):
+def test_label_map_in_the_colours_of_its_classes_is_read(folder):
+    write(folder / "labels/0.png", np.tile(np.array([[[1, 2, 3], [4, 5, 6], [0, 0, 0], [4, 5, 6]]], np.uint8), (24, 8, 1)))
+    _, labels = StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0))
+    assert labels[0, 0, :4].tolist() == [0, 1, 255, 1]
+
+
+def test_label_map_in_other_colours_is_refused_and_they_are_named(folder):
+    write(folder / "labels/0.png", np.full((*SIZE, 3), (9, 8, 7), np.uint8))
+    with pytest.raises(InputError, match=r"100.0 % of the pixels have a colour of no class \(#090807\)"):
         StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0))
+
+
+def test_grey_label_map_in_three_channels_is_read(folder):
+    write(folder / "labels/0.png", np.ones((*SIZE, 3), np.uint8))
+    assert (StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0)).labels == 1).all()
+
+
+@pytest.mark.parametrize(("value", "label"), [(1, 1), (2, 255), (65535, 255)])
+def test_label_map_of_16_bits_with_ids_below_256_is_read(folder, value, label):
+    write(folder / "labels/0.png", np.full(SIZE, value, np.uint16))
+    assert (StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0)).labels == label).all()
+
+
+def test_label_map_of_16_bits_with_wider_values_is_refused(folder):
+    write(folder / "labels/0.png", np.full(SIZE, 1000, np.uint16))
+    with pytest.raises(InputError, match="got values up to 1000; is this a depth image"):
+        StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("lines", "labels"),
+    [
+        ({"names": {0: "floor", 2: "wall"}}, [0, 1, 255]),
+        ({"names": ["floor", "wall"], "ids": {2: "floor", 0: "wall"}}, [1, 0, 255]),
+        ({"names": ["floor", "wall"], "ids": {0: "floor", 255: "wall"}, "ignore": [2]}, [0, 255, 1]),
+        ({"names": ["floor", "wall"], "ids": {0: "floor", 2: "floor"}}, [0, 0, 255]),
+    ],
+    ids=["names by id", "ids", "255 is a class", "two ids of a class"],
+)
+def test_labels_file_says_which_id_is_which_class(folder, lines, labels):
+    (folder / "labels.yaml").write_text(yaml.safe_dump(lines))
+    pixels = np.zeros(SIZE, np.uint8)
+    pixels[0, :3] = 0, 2, 255
+    write(folder / "labels/0.png", pixels)
+    source = StillsSource(folder, SIZE)
+    assert source.clip(0, 1, 1, np.random.default_rng(0)).labels[0, 0, :3].tolist() == labels
+    assert source.labels.names == ("floor", "wall")
+
+
+def test_several_colours_of_a_class_and_void_ones_are_read(folder):
+    lines = {
+        "names": ["floor", "wall"],
+        "ids": {"#0a0000": "floor", "#0b0000": "floor", "#00000c": "wall"},
+        "ignore": ["#ffffff"],
+    }
+    (folder / "labels.yaml").write_text(yaml.safe_dump(lines))
+    row = np.array([[[10, 0, 0], [11, 0, 0], [0, 0, 12], [255, 255, 255]]], np.uint8)
+    write(folder / "labels/0.png", np.tile(row, (24, 8, 1)))
+    labels = StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0)).labels
+    assert labels[0, 0, :4].tolist() == [0, 0, 1, 255]
 
 
 def test_damaged_image_is_named(folder):
@@ -207,3 +264,47 @@ def test_wrong_motion_and_pattern_are_refused(folder):
         MotionConfig(noise=-1)
     with pytest.raises(ConfigError, match="regular expression"):
         StillsSource(folder, SIZE, exclude="(")
+
+
+# ---- what a set holds
+
+
+def counted(folder, *label_maps, lines=None):
+    for number, label_map in enumerate(label_maps):
+        write(folder / f"labels/{number}.png", np.asarray(label_map, np.uint8) * np.ones(SIZE, np.uint8))
+    (folder / "labels.yaml").write_text(yaml.safe_dump(lines or {"names": ["floor", "wall"]}))
+    return count_classes(StillsSource(folder, SIZE))
+
+
+def test_pixels_are_counted_by_class(folder):
+    counts = counted(folder, 0, 0, 1, 255)
+    assert counts.describe() == "4 label maps: floor 50 %, wall 25 %, void 25 %"
+    assert list(counts.warnings()) == []
+
+
+def test_a_class_that_never_occurs_is_named(folder):
+    assert list(counted(folder, 1, 1, 1, 1).warnings()) == ["never seen: floor"]
+
+
+def test_masks_of_0_and_255_are_found_out_and_read_once_they_are_named(folder):
+    masks = [np.where(np.arange(32) < 8, 255, 0)] * 4
+    first, second = counted(folder, *masks).warnings()
+    assert first == "never seen: wall" and "ids: {0: floor, 255: wall}" in second
+    told = counted(folder, *masks, lines={"names": ["floor", "wall"], "ids": {0: "floor", 255: "wall"}})
+    assert told.describe() == "4 label maps: floor 75 %, wall 25 %, void 0 %" and list(told.warnings()) == []
+
+
+def test_much_void_is_told(folder):
+    assert list(counted(folder, 0, 255, 255, 255).warnings())[-1].startswith("label maps hold floor and void alone")
+    lines = {"names": ["floor", "wall"], "ignore": [7]}
+    assert list(counted(folder, 0, 1, 7, 7, lines=lines).warnings()) == []
+    write(folder / "labels/1.png", np.full(SIZE, 7, np.uint8))
+    write(folder / "labels/2.png", np.where(np.arange(32) < 8, 1, 7).astype(np.uint8) * np.ones(SIZE, np.uint8))
+    assert list(count_classes(StillsSource(folder, SIZE)).warnings()) == [
+        "69 % of the pixels are void; does labels.yaml name all ids of the label maps?"
+    ]
+
+
+def test_a_few_label_maps_stand_for_many(folder):
+    counted(folder, 0, 0, 0, 1)
+    assert count_classes(StillsSource(folder, SIZE), 2).describe() == "2 of 4 label maps: floor 50 %, wall 50 %, void 0 %"

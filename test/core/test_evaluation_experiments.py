@@ -139,6 +139,15 @@ def test_cost_is_measured_beside_the_single_frame(experiment, monkeypatch):
     assert all(float(row[1]) > 0 and float(row[3]) > 50 for row in rows[1:]) and float(rows[1][2]) == 0
 
 
+def test_percentages_of_the_cost_are_those_of_the_figures_beside_them(experiment, monkeypatch):
+    rounds = iter([(10.0, 100.0), (20.0, 110.0), (30.0, 100.0), (33.0, 120.0), (20.0, 100.0), (36.0, 130.0)])
+    monkeypatch.setattr(experiments, "COST_WINDOWS", (3,))
+    monkeypatch.setattr(experiments, "_measure_cost", lambda config, window: next(rounds))
+    _, single, window = experiment("cost")
+    assert [float(value) for value in single[1:]] == [20, 0, 100, 0]
+    assert [float(value) for value in window[1:]] == pytest.approx([33, 65, 120, 20])
+
+
 def test_cost_is_that_of_a_full_memory(single_frame_weights):
     for window, frames in (("3", 2), ("global", 4), ("none", 0)):
         assert measure(str(single_frame_weights), "64x32", window, frames, "cpu", "fp32")["read_frames"] == frames

@@ -395,3 +395,13 @@ def test_empty_maps_are_refused(shape):
     memory = torch.zeros(shape[0], 1, *shape[1:])
     with pytest.raises(ValueError, match=r"at least one position, channel and batch entry, got query \("):
         local_attention(query, memory, memory, 3)
+
+
+@pytest.mark.parametrize("border", ["zero", "masked"])
+def test_window_far_wider_than_the_map_is_read_as_defined_and_costs_no_more_than_the_map(border):
+    query, keys, values = random_inputs(key_channels=1)
+    out = local_attention(query, keys, values, 10_001, border=border, impl="blocked")
+    scores = torch.einsum("bchw,btcyx->bhwtyx", query, keys).flatten(3).exp()  # (1, H, W, T·H·W)
+    outside = 0 if border == "masked" else 2 * (10_001**2 - 20)
+    expected = torch.einsum("bhwn,bnd->bdhw", scores, values.movedim(2, -1).flatten(1, 3)) / (scores.sum(-1) + outside)
+    torch.testing.assert_close(out, expected)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lmanet_core.errors import WeightsError
 from lmanet_core.geometry import Size
@@ -125,6 +126,25 @@ def test_outline_in_these_tests_is_that_of_the_published_file(kind, expected, pu
             lambda state: {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")},
             id="without counters, as old PyTorch wrote",
         ),
+        pytest.param(lambda state: {f"_orig_mod.{key}": tensor for key, tensor in state.items()}, id="compiled"),
+        pytest.param(lambda state: {f"module._orig_mod.{key}": one for key, one in state.items()}, id="compiled, parallel"),
+        pytest.param(lambda state: {key.replace(".", "._orig_mod.", 1): one for key, one in state.items()}, id="in parts"),
+        pytest.param(lambda state: {f"model.{key}": tensor for key, tensor in state.items()}, id="a module's own model"),
+        pytest.param(lambda state: {f"net.{key}": tensor for key, tensor in state.items()}, id="a module's own net"),
+        pytest.param(lambda state: {"model": state, "epoch": 3}, id="under model"),
+        pytest.param(lambda state: {"checkpoint": {"net": state}, "epoch": 3}, id="two wrappings, one of an unknown name"),
+        pytest.param(
+            lambda state: {"n_averaged": torch.tensor(5), **{f"module.{key}": tensor for key, tensor in state.items()}},
+            id="averaged",
+        ),
+        pytest.param(lambda state: {"state_dict": state, "ema_state_dict": state}, id="beside its average"),
+        pytest.param(
+            lambda state: {
+                "epoch": 3, "global_step": 10, "pytorch-lightning_version": "2.6.0", "hyper_parameters": {"lr": 1.0},
+                "state_dict": {"criterion.weight": torch.ones(20), **{f"model.{key}": one for key, one in state.items()}},
+            },
+            id="Lightning",
+        ),
     ],
 )  # fmt: skip
 def test_wrapping_and_prefix_do_not_matter(wrap, erfnet, tmp_path):
@@ -190,6 +210,22 @@ def test_width_that_no_concat_fusion_takes_is_refused(published_shapes, tmp_path
     shapes = {**shapes, "kv_M_r4.Value.weight": (32, 128, 3, 3)}
     with pytest.raises(WeightsError, match="concat fusion wants 64 value channels, got 32"):
         load_model(saved(numbered(shapes), tmp_path / "weights.pth"))
+
+
+def test_what_is_left_out_of_a_checkpoint_is_named(erfnet, tmp_path):
+    content = {"state_dict": {**erfnet, "criterion.weight": torch.ones(20)}, "ema_state_dict": erfnet}
+    dropped = load_model(saved(content, tmp_path / "weights.pth")).dropped
+    assert set(dropped) == {"criterion.weight", "ema_state_dict"} and "save it alone" in dropped["ema_state_dict"]
+
+
+def test_plain_safetensors_of_a_published_network_are_read(erfnet, tmp_path):
+    save_file({key: tensor.contiguous() for key, tensor in erfnet.items()}, tmp_path / "weights.safetensors")
+    assert load_model(tmp_path / "weights.safetensors").config.memory == GATED
+
+
+def test_file_to_resume_training_from_names_the_weights_beside_it(erfnet, tmp_path):
+    with pytest.raises(WeightsError, match=r"give best\.safetensors or last\.safetensors beside it"):
+        load_model(saved({"network": erfnet, "progress": {"batches": 3}}, tmp_path / "resume.ckpt"))
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,12 @@ def test_a_run_that_fails_before_it_has_a_result_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_first_start_that_wrote_nothing_leaves_nothing_even_where_runs_go_on(tmp_path):
+    with pytest.raises(OSError, match="no weights"), ResultFolder(tmp_path / "deep/out", resume=True):
+        raise OSError("no weights")
+    assert not (tmp_path / "deep").exists()
+
+
 def test_a_run_that_fails_later_keeps_what_it_has_and_may_be_replaced(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(RuntimeError), ResultFolder(out):

@@ -14,7 +14,7 @@ from lmanet_core.labels import CITYSCAPES
 from lmanet_core.network import Backbone, ERFNet, LMANet, MemoryConfig
 from lmanet_core.weights import runtime
 from lmanet_core.weights.checkpoint import Model, ModelConfig
-from lmanet_core.weights.runtime import choose_device, choose_precision, prepare
+from lmanet_core.weights.runtime import RuntimeConfig, choose_device, choose_precision, prepare
 
 CPU = torch.device("cpu")
 TRAINED = MemoryConfig(key_channels=8, value_channels=16, window=3, memory_frames=2)
@@ -243,3 +243,7 @@ def test_attention_that_auto_takes_is_named(model):
     assert prepare(model, "cpu", "fp32").attention("reference") == "reference"
     without = Model(LMANet(ERFNet(20)), ModelConfig("erfnet", 20, CITYSCAPES))
     assert prepare(without, "cpu", "fp32").attention() == "none"
+
+
+def test_window_wider_than_any_map_is_global_attention():
+    assert RuntimeConfig(window=10_001).window == RuntimeConfig(window="global").window == "global"
