@@ -46,10 +46,12 @@ setup(
         "rich>=13",
     ],
     extras_require={
+        "heic": ["pi-heif>=0.18,<2"],  # photographs of telephones
         "hf": ["transformers>=4.50,<6"],  # models of Hugging Face
         "onnx": ["onnx>=1.17,<2", "onnxscript>=0.5,<1", "onnxruntime>=1.20,<2"],  # networks from ONNX, and to it
         # pytest is named so that colcon test runs it; 9 cannot load ROS's launch_testing
         "test": ["pytest<9", "hypothesis>=6.100,<7"],
+        "video": ["av>=14,<19"],  # video in messages, interlaced video, VP9 with true times
         "train": ["lightning>=2.6,<3", "tensorboard>=2.15,<3"],
     },
     entry_points={

@@ -57,7 +57,7 @@ def run(options: Namespace) -> int:
     attention = [AttentionWatch(segmenter, options.frame, positions)] if positions else []
     gate = [GateWatch(segmenter, options.frame)] if segmenter.label_memory is not None else []
     watches: list[AttentionWatch | GateWatch] = [*attention, *gate]
-    with open_frames(options.input, topic=options.topic, **({} if options.fps is None else {"fps": options.fps})) as frames:
+    with open_frames(options.input, topic=options.topic, fps=options.fps, bits=options.bits) as frames:
         for frame in frames:
             step_watched({"on": segmenter}, frame, *watches)
             if all(watch.is_done for watch in watches):

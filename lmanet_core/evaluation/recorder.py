@@ -156,7 +156,7 @@ class Recorder:
             stream.bag.write(frame, main)
         if "video" in self._save:
             if stream.video is None:
-                stream.video = SideBySideVideo(self.out / f"{self._named('side_by_side', camera)}.mp4", self._labels)
+                stream.video = SideBySideVideo(self.out / f"{self._named('side_by_side', camera)}.webm", self._labels)
             stream.video.write(frame, results)
 
     def drop(self, camera: str, frame: Frame) -> None:

@@ -47,10 +47,13 @@ class CameraInput:
     fps: float | None = None
     results: str | None = None
 
-    def open(self) -> FrameSource:
-        """Its frames; raises InputError, ConfigError as `open_frames` does."""
-        options = {} if self.fps is None else {"fps": self.fps}
-        return open_frames(self.recording, topic=self.topic, **options)
+    def open(self, bits: int) -> FrameSource:
+        """Its frames; raises InputError, ConfigError as `open_frames` does.
+
+        Args:
+            bits: of images with 16, see `SampleDepth`.
+        """
+        return open_frames(self.recording, topic=self.topic, fps=self.fps, bits=bits)
 
 
 @dataclass
@@ -65,6 +68,8 @@ class Session:
         max_frames: of each camera; None: all.
         on_frame: called after each frame, for progress.
         stills: every image is a stream of its own, so that nothing is remembered or measured from one to the next.
+        bits: of images with 16, see `SampleDepth`.
+        on_open: called with the frames to expect of each camera, for progress.
         skipped: damaged images, by camera that was read.
         labels: labels matched, unmatched and damaged, by camera that has labels and was read.
     """
@@ -76,6 +81,8 @@ class Session:
     max_frames: int | None = None
     on_frame: Callable[[], None] = lambda: None
     stills: bool = False
+    bits: int = 16
+    on_open: Callable[[int | None], None] = lambda frames: None
     skipped: dict[str, int] = field(default_factory=dict)
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -83,7 +90,8 @@ class Session:
     def open(self, camera: CameraInput) -> Iterator[Iterator[tuple[Frame, UInt8Array | None]]]:
         """A camera's frames with their labels; damage and labels are counted when it is left."""
         with ExitStack() as stack:
-            source = stack.enter_context(camera.open())
+            source = stack.enter_context(camera.open(self.bits))
+            self.on_open(source.expected_frames)
             truth = None
             if camera.labels is not None:
                 truth = open_truth(camera.labels, camera.recording, self.tolerance_s, self.recorder.mapping.encoding)
@@ -192,4 +200,4 @@ def step_watched(
 
 def step_all(segmenters: Mapping[str, VideoSegmenter], frame: Frame) -> dict[str, FrameResult]:
     """The same frame through each."""
-    return {name: each.step(frame.image, frame.stamp_ns, frame.frame_id) for name, each in segmenters.items()}
+    return {name: each.step_frame(frame) for name, each in segmenters.items()}

@@ -86,7 +86,7 @@ class LabelPngSink(ClosingSink):
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """See `ResultSink`."""
-        _write_png(self.folder / f"{_file_stem(frame)}.png", result.labels)
+        write_png(self.folder / f"{file_stem(frame)}.png", result.labels)
 
 
 class MaskPngSink(ClosingSink):
@@ -110,7 +110,7 @@ class MaskPngSink(ClosingSink):
     def write(self, frame: Frame, result: FrameResult) -> None:
         """See `ResultSink`."""
         for group, folder in self._folders.items():
-            _write_png(folder / f"{_file_stem(frame)}.png", self._label_set.mask(result.labels, group))
+            write_png(folder / f"{file_stem(frame)}.png", self._label_set.mask(result.labels, group))
 
 
 class CompositeSink(ClosingSink):
@@ -160,11 +160,13 @@ def safe_name(name: str) -> str:
     return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
-def _file_stem(frame: Frame) -> str:
+def file_stem(frame: Frame) -> str:
+    """What files made from a frame are called, without a suffix."""
     return frame.name.replace("/", "_") or str(frame.stamp_ns)
 
 
-def _write_png(path: Path, image: UInt8Array) -> None:
+def write_png(path: Path, image: UInt8Array) -> None:
+    """Write (H, W) or BGR (H, W, 3), whole or not at all; raises OutputError."""
     ok, encoded = cv2.imencode(".png", image)
     if not ok:
         raise OutputError(f"{path}: OpenCV cannot encode a PNG of shape {image.shape}")

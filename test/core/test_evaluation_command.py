@@ -105,7 +105,7 @@ def test_report_is_complete_and_accuracy_is_that_of_the_labels(evaluate, bag, tm
     ran = evaluate(bag(), *LABELS)
     report = tmp_path / "report"
     assert ran.code == 0, ran.err
-    assert {"summary.json", "frames.jsonl", "report.html", "result", "side_by_side.mp4"} <= {p.name for p in report.iterdir()}
+    assert {"summary.json", "frames.jsonl", "report.html", "result", "side_by_side.webm"} <= {p.name for p in report.iterdir()}
     summary = summary_of(report)
     assert summary["figures"]["accuracy"] == pytest.approx(31 / 32)  # one row of 32 is wrong
     assert summary["figures"]["frames"] == summary["figures"]["labelled_frames"] == FRAMES
@@ -120,7 +120,7 @@ def test_report_is_complete_and_accuracy_is_that_of_the_labels(evaluate, bag, tm
         found = [c for c in reader.connections if c.topic == "/segmentation/labels"]
         maps = [ros2.store.deserialize_cdr(data, c.msgtype).data.reshape(32, 64) for c, _, data in reader.messages(found)]
     assert all(np.array_equal(seen[1:], labels[1:]) for seen, labels in zip(maps, truth, strict=True))
-    capture = cv2.VideoCapture(str(report / "side_by_side.mp4"))
+    capture = cv2.VideoCapture(str(report / "side_by_side.webm"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == FRAMES
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10.0)
 
@@ -173,7 +173,7 @@ def test_page_needs_nothing_but_itself(evaluate, bag, tmp_path):
     evaluate(bag(), *LABELS)
     page = (tmp_path / "report" / "report.html").read_text()
     assert "<script" not in page
-    assert not re.findall(r'(?:src|href)="(?!#|data:|side_by_side\.mp4#t=)[^"]*"', page)
+    assert not re.findall(r'(?:src|href)="(?!#|data:|side_by_side\.webm#t=)[^"]*"', page)
     assert "@media print" in page and "prefers-color-scheme: dark" in page
     assert page.count('class="moment-card"') == 2  # the worst and the most flickering of nine frames
     assert 'href="#worst-0"' in page and 'id="worst-0"' in page
@@ -279,7 +279,7 @@ def test_several_cameras_are_evaluated_each_with_its_own_memory(evaluate, bag, t
     )  # fmt: skip
     report = tmp_path / "report"
     assert ran.code == 0, ran.err
-    assert {"result_front", "result_rear", "side_by_side_front.mp4"} <= {path.name for path in report.iterdir()}
+    assert {"result_front", "result_rear", "side_by_side_front.webm"} <= {path.name for path in report.iterdir()}
     summary = summary_of(report)
     assert [summary["cameras"][name]["accuracy"] for name in ("front", "rear")] == pytest.approx([31 / 32] * 2)
     assert summary["resets"] == {"first_frame": 2}
