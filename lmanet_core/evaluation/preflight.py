@@ -58,18 +58,20 @@ def check_inputs(
     """
     for camera in cameras:
         if camera.labels is None:
-            camera.open().close()
+            camera.open(segmenter.config.bits).close()
             continue
-        samples = _first_labelled(camera, mapping, tolerance_s, max_frames)
+        samples = _first_labelled(camera, segmenter.config.bits, mapping, tolerance_s, max_frames)
         ids = [ids for _, ids in samples]
         if not _warn_of_unknown(camera, ids, mapping, segmenter):
             _warn_of_disagreement(camera, samples, mapping, segmenter)
 
 
-def _first_labelled(camera: CameraInput, mapping: LabelMapping, tolerance_s: float, max_frames: int | None) -> list[Labelled]:
+def _first_labelled(
+    camera: CameraInput, bits: int, mapping: LabelMapping, tolerance_s: float, max_frames: int | None
+) -> list[Labelled]:
     assert camera.labels is not None
     samples: list[Labelled] = []
-    with _quiet(), camera.open() as source:
+    with _quiet(), camera.open(bits) as source:
         truth = open_truth(camera.labels, camera.recording, tolerance_s, mapping.encoding)
         first_at, frames = 0, 0
         names: list[str] = []

@@ -109,7 +109,6 @@ def evaluate(
     config = _with_segmenter(config)
     segmenter = config.segmenter
     assert segmenter is not None
-    cameras = [replace(camera, bits=segmenter.config.bits) for camera in cameras]
     ways = _ways(segmenter, config.compare, config.stills)
     variants = tuple(ways)
     labels = segmenter.labels
@@ -126,7 +125,7 @@ def evaluate(
         names, remembers = [camera.name for camera in cameras], segmenter.memory_enabled and not config.stills
         recorder = Recorder(config.out, labels, mapping, names, variants, config.save, remembers)
         session = Session(cameras, make_segmenters, recorder, config.tolerance_s, config.max_frames, on_frame, config.stills)
-        session.on_open = on_open
+        session.bits, session.on_open = segmenter.config.bits, on_open
         figures: dict[str, float | None] = {}
         complete = False
         try:

@@ -38,7 +38,6 @@ class CameraInput:
         labels: see `open_truth`; None where there are none.
         fps: of a folder of images.
         results: BAG or BAG:TOPIC with label maps that a node published; see `recorded`.
-        bits: of images with 16, see `SampleDepth`.
     """
 
     name: str
@@ -47,11 +46,14 @@ class CameraInput:
     labels: str | None = None
     fps: float | None = None
     results: str | None = None
-    bits: int = 16
 
-    def open(self) -> FrameSource:
-        """Its frames; raises InputError, ConfigError as `open_frames` does."""
-        return open_frames(self.recording, topic=self.topic, fps=self.fps, bits=self.bits)
+    def open(self, bits: int) -> FrameSource:
+        """Its frames; raises InputError, ConfigError as `open_frames` does.
+
+        Args:
+            bits: of images with 16, see `SampleDepth`.
+        """
+        return open_frames(self.recording, topic=self.topic, fps=self.fps, bits=bits)
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Session:
         max_frames: of each camera; None: all.
         on_frame: called after each frame, for progress.
         stills: every image is a stream of its own, so that nothing is remembered or measured from one to the next.
+        bits: of images with 16, see `SampleDepth`.
         on_open: called with the frames to expect of each camera, for progress.
         skipped: damaged images, by camera that was read.
         labels: labels matched, unmatched and damaged, by camera that has labels and was read.
@@ -78,6 +81,7 @@ class Session:
     max_frames: int | None = None
     on_frame: Callable[[], None] = lambda: None
     stills: bool = False
+    bits: int = 16
     on_open: Callable[[int | None], None] = lambda frames: None
     skipped: dict[str, int] = field(default_factory=dict)
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -86,7 +90,7 @@ class Session:
     def open(self, camera: CameraInput) -> Iterator[Iterator[tuple[Frame, UInt8Array | None]]]:
         """A camera's frames with their labels; damage and labels are counted when it is left."""
         with ExitStack() as stack:
-            source = stack.enter_context(camera.open())
+            source = stack.enter_context(camera.open(self.bits))
             self.on_open(source.expected_frames)
             truth = None
             if camera.labels is not None:
