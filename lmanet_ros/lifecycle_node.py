@@ -251,8 +251,9 @@ class SegmentNode(LifecycleNode):
         if self._mailbox is None:
             return
         self._mailbox.clear()  # of the time before
+        now_ns = self.get_clock().now().nanoseconds
         for camera in self._cameras.values():
-            camera.segmenter.request_reset(Discontinuity.CLOCK_JUMP)
+            camera.segmenter.request_reset(Discontinuity.CLOCK_JUMP, now_ns)
 
     # Parameters
 

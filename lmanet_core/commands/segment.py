@@ -108,6 +108,7 @@ def _write_summary(
         "frames": summary.frames,
         "skipped": summary.skipped,
         "resets": dict(summary.resets),
+        "blind": dict(summary.blind),
         "not_remembered": summary.not_remembered,
         "timings_ms": summary.percentiles(),
         "weights": {"file": Path(options.weights).name, "sha256": hash_file(Path(options.weights)), "kind": model.source},
@@ -129,8 +130,10 @@ def _print_summary(out: Path, summary: StreamSummary) -> None:
     total = summary.percentiles()["total"]
     resets = ", ".join(f"{count} {cause}" for cause, count in summary.resets.items())
     skipped = f", {summary.skipped} damaged skipped" if summary.skipped else ""
+    blind = "".join(f", {count} {why}" for why, count in summary.blind.items())
     console.print(
-        f"{summary.frames} frames{skipped}; {total['p50']:.0f} ms a frame (p95 {total['p95']:.0f}); resets: {resets}; in {out}",
+        f"{summary.frames} frames{skipped}{blind}; {total['p50']:.0f} ms a frame (p95 {total['p95']:.0f}); "
+        f"resets: {resets}; in {out}",
         highlight=False,
         soft_wrap=True,
     )

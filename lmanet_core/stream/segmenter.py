@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
@@ -35,6 +36,8 @@ from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch,
 from lmanet_core.weights.adapters import wrap_module
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import Runtime, prepare
+
+_BLIND_CONFIDENCE = 25  # of 255; a frame that shows nothing is not sure of anything
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,11 @@ class VideoSegmenter:
     def __init__(self, runtime: Runtime, config: SegmenterConfig | None = None) -> None:
         self.runtime = runtime
         self.config = config or SegmenterConfig()
-        self.continuity = ContinuityMonitor(self.config.continuity)
         if self.config.attention not in ("auto", *available_implementations(runtime.device)):
             raise ConfigError(f"attention: {self.config.attention} does not run on {runtime.device} here; try auto")
         trained = runtime.config.memory
+        interval_s = None if trained is None else trained.frame_interval_s
+        self.continuity = ContinuityMonitor(self.config.continuity, interval_s)
         self._memory: StreamMemory | None = None
         if trained is not None:
             frames = self.config.memory_frames or trained.memory_frames
@@ -215,9 +219,9 @@ class VideoSegmenter:
         self.continuity.reset()
         self._forget()
 
-    def request_reset(self, cause: Discontinuity = Discontinuity.MANUAL) -> None:
-        """Have the next frame clear the memory, with this cause (MANUAL or CLOCK_JUMP). Any thread."""
-        self.continuity.request(cause)
+    def request_reset(self, cause: Discontinuity = Discontinuity.MANUAL, clock_ns: int | None = None) -> None:
+        """Have the next frame clear the memory, with this cause; see `ContinuityMonitor.request`. Any thread."""
+        self.continuity.request(cause, clock_ns)
 
     @torch.inference_mode()
     def step(
@@ -227,7 +231,8 @@ class VideoSegmenter:
 
         Args:
             image: (H, W, 3) uint8 RGB; also grey, RGBA and uint16, see `to_rgb`.
-            stamp_ns: capture time, nanoseconds. A repeated or slightly older stamp is segmented but not remembered.
+            stamp_ns: capture time, nanoseconds. A repeated or slightly older stamp is segmented but not remembered, and so is a
+                picture that shows nothing (`FrameResult.blind`).
             frame_id: coordinate frame of the camera.
             labels: False where nobody wants them. Both memories are bit for bit the same afterwards; on a CPU without a label
                 memory the frame is only remembered, at a fraction of the cost.
@@ -244,7 +249,7 @@ class VideoSegmenter:
         rgb = to_rgb(image)
         plan = self.plan_for(Size(*rgb.shape[:2]))
         continuity = self.continuity.check(rgb, stamp_ns, frame_id)
-        if continuity.discontinuity is not None:
+        if continuity.discontinuity is not None or continuity.blind is not None:
             self._forget()
         clock.lap("continuity")
         memory, label_memory = self.memory, self._labels if self._label_strength else None
@@ -273,9 +278,12 @@ class VideoSegmenter:
                 raise
             if done.forgot:
                 self.continuity.reset()
+        certain = None if done is None else done.confidence
+        if certain is not None and continuity.blind is not None:
+            np.minimum(certain, _BLIND_CONFIDENCE, out=certain)
         return FrameResult(
             labels=NO_LABELS if done is None else done.labels,
-            confidence=None if done is None else done.confidence,
+            confidence=certain,
             stamp_ns=stamp_ns,
             frame_id=frame_id,
             discontinuity=continuity.discontinuity,
@@ -283,6 +291,7 @@ class VideoSegmenter:
             remembered=done is not None and done.remembered,
             geometry=plan,
             timings_ms=clock.finish(),
+            blind=continuity.blind,
         )
 
     def _forget(self) -> None:

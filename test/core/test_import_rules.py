@@ -21,7 +21,8 @@ MAY_RESIZE = {
     "stream/label_evidence.py": "flow, where the picture is lost",
     "stream/label_memory.py": "what a thumbnail says, at the logits' size",
     "stream/motion.py": "flow and its trust, between pixels, blocks and features",
-    "stream/scene_cut.py": "a thumbnail that is compared and thrown away",
+    "stream/likeness.py": "a thumbnail that is compared and thrown away",
+    "stream/blindness.py": "likewise",
     "street/": "textures, fog and samples, while a generated image is made",
 }
 
