@@ -64,7 +64,7 @@ class Camera:
         has_memory = runtime.config.memory is not None
         config = replace(settings.segmenter, memory=settings.segmenter.memory and has_memory)
         self.segmenter = VideoSegmenter(runtime, config)
-        self.publishers = CameraPublishers(node, self.prefix, runtime.config.labels)
+        self.publishers = CameraPublishers(node, self.prefix, runtime.config.labels, settings.output_prefix)
         self._node = node
         self._log = node.get_logger()
         self._has_memory = has_memory
