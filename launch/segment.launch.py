@@ -27,6 +27,7 @@ ARGUMENTS = {
     "image": ("", "image topic, relative to the namespace or absolute; of several cameras with {camera} in it. Ending in "
                   "/compressed: compressed images. Empty: camera/image_raw, or {camera}/image_raw"),
     "camera_info": ("", "calibration topic, with {camera} where there are several; empty: camera_info beside the image"),
+    "depth": ("", "depth image registered to the camera's, with {camera} where there are several; given: semantic_points runs"),
     "cameras": ("", "names of cameras, comma-separated; empty: one camera without a name"),
     "weights": ("", "weights file or model; empty: as in params_file, else the shipped ones"),
     "params_file": (str(HERE / "config" / "segment.yaml"), "parameters as YAML"),
@@ -87,6 +88,9 @@ def make_nodes(context):
         remappings=remappings, respawn=respawn, respawn_delay=2.0,
     )  # fmt: skip
     nodes = [segment_node]
+    output = parameters.get("output_prefix", from_file.get("output_prefix", names.OUTPUT))
+    if chosen["depth"]:
+        nodes += make_points(chosen, topics, common, output)
     if launching.is_true("demo", chosen["demo"]):
         nodes += [
             make_node(python, "street_camera", arguments, common, name=f"street_camera_{number}", parameters=[{"seed": number}],
@@ -95,7 +99,6 @@ def make_nodes(context):
         ]  # fmt: skip
     if launching.is_true("rviz", chosen["rviz"]):
         use_sim_time = bool(parameters.get("use_sim_time", from_file.get("use_sim_time", False)))
-        output = parameters.get("output_prefix", from_file.get("output_prefix", names.OUTPUT))
         nodes.append(make_rviz(namespace, use_sim_time, topics, output))
     others = [] if respawn else [RegisterEventHandler(OnProcessExit(target_action=segment_node, on_exit=end_with_the_node))]
     typos = [LogInfo(msg=typo) for typo in launching.likely_typos(context.launch_configurations, ARGUMENTS)]
@@ -136,6 +139,17 @@ def middleware():
     if not uses_it or os.environ.get("CYCLONEDDS_URI"):
         return []
     return [SetEnvironmentVariable("CYCLONEDDS_URI", (HERE / "config" / "cyclonedds.xml").as_uri())]
+
+
+def make_points(chosen, topics, common, output):
+    """One `semantic_points` for each camera."""
+    arguments = ["--ros-args", "--log-level", chosen["log_level"]]
+    return [
+        make_node(chosen["python"], "semantic_points", arguments, common, name=f"semantic_points_{number}",
+                  parameters=[{"output_prefix": f"{prefix}{output}"}],
+                  remappings=[("depth", chosen["depth"].replace("{camera}", prefix.rstrip("/")))])
+        for number, prefix in enumerate(topics)
+    ]  # fmt: skip
 
 
 def demo_remappings(topic):
