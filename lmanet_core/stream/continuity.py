@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
-from statistics import median
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.frame import Blindness, Discontinuity
@@ -24,6 +23,7 @@ from lmanet_core.stream.scene_cut import SceneCutDetector
 
 _LATE_IN_A_ROW = 3  # so many older stamps are not stragglers: the clock itself stepped back a little
 _INTERVALS = 9  # between frames, that tell what is usual for the stream …
+_NOT_LONGER = 0.7  # share of them; a stream that drops frames again and again is a slower one
 _LEAST_INTERVALS = 3  # … once there are so many; until then …
 _UNKNOWN_GAP_NS = 1_000_000_000  # … this is a gap
 _OVEREXPOSED = 0.8  # share of the picture that is as bright as can be: a flash, which is not remembered …
@@ -97,7 +97,7 @@ class ContinuityMonitor:
     7. BLIND, FROZEN: the first frame that shows something after frames that did not, see `blindness`. Those are never
        remembered; they carry what is wrong with them.
     8. GAP: newer by more than `gap_s`, or by more than `gap_intervals` frame intervals: those that the weights were trained
-       with, else the median of the stream's own, else 1 s until there are some.
+       with, else what is usual in the stream (seven in ten of the last nine are no longer), else 1 s until there are some.
     9. SCENE_CUT: the images say so, see `scene_cut`.
 
     After a discontinuity the frame is the one that the next is compared with.
@@ -132,7 +132,7 @@ class ContinuityMonitor:
         if interval is None:
             if len(self._intervals) < _LEAST_INTERVALS:
                 return _UNKNOWN_GAP_NS
-            interval = median(self._intervals)
+            interval = sorted(self._intervals)[int(_NOT_LONGER * len(self._intervals))]
         return self.config.gap_intervals * interval
 
     def request(self, cause: Discontinuity, clock_ns: int | None = None) -> None:

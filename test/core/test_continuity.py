@@ -161,6 +161,13 @@ def test_where_nobody_knows_the_trained_interval_the_streams_own_counts(interval
     assert monitor.check(GREY, stamp + 5 * interval_ms * MS) == cleared(Discontinuity.GAP)
 
 
+def test_a_stream_that_drops_frames_again_and_again_is_a_slower_one() -> None:
+    monitor = ContinuityMonitor()
+    stamps = np.cumsum([1, 4] * 15) * 33
+    causes = [monitor.check(GREY, START + int(stamp) * MS).discontinuity for stamp in stamps]
+    assert causes == [Discontinuity.FIRST_FRAME] + [None] * 29
+
+
 def test_a_stream_that_becomes_slower_is_cleared_only_until_that_is_usual() -> None:
     monitor = ContinuityMonitor()
     stamps = [number * 33 for number in range(20)]
