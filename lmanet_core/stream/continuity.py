@@ -170,6 +170,8 @@ class ContinuityMonitor:
         newest = self._newest
         discontinuity = self._compare(seen, requested)
         samples = sample(image)
+        if samples is image:  # which is the caller's to reuse
+            samples = image.copy()
         if discontinuity is None and newest is not None and stamp_ns <= newest.stamp_ns:
             return Continuity(None, remember=False, blind=textureless(samples) if self.config.blind else None)
         self._late_in_a_row = 0

@@ -113,6 +113,13 @@ def test_what_differs_between_the_samples_is_not_the_same_bytes() -> None:
     assert not any(one.blind for one in judge(frames))
 
 
+def test_the_callers_buffer_may_be_reused_whatever_its_size() -> None:
+    monitor, buffer = ContinuityMonitor(), np.empty((192, 256, 3), np.uint8)
+    for number, frame in enumerate(moving(20)):
+        buffer[:] = cv2.resize(frame, (256, 192))
+        assert monitor.check(buffer, number * 100 * MS).blind is None
+
+
 def test_repeated_stamps_do_not_count_as_frozen() -> None:
     monitor = ContinuityMonitor()
     for number, frame in enumerate(moving(4)):
