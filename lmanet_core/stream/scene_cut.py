@@ -20,8 +20,8 @@ from lmanet_core.stream.likeness import Glimpse, explained_similarity, glimpse, 
 
 _FLAT = 3.0  # grey levels; a frame with less texture (root mean square) shows nothing to compare
 _HISTORY = 5  # frame pairs that tell what is usual for the stream
-_SHORT_S, _LONG_S = 0.15, 0.6  # between two frames: up to the one all similarity is asked for, from the other on less …
-_LESS = 0.16  # … by this much: a vehicle drives on meanwhile
+_SHORT_S, _LONG_S = 0.1, 0.6  # between two frames: up to the one all similarity is asked for, from the other on less …
+_LESS = 0.2  # … by this much: a vehicle drives on meanwhile
 _MIRROR_FROM = 0.08  # below what is usual, a picture may be a mirrored one …
 _MIRROR_GAIN = 0.08  # … if its mirror image resembles the frame before so much more
 
@@ -29,7 +29,7 @@ _MIRROR_GAIN = 0.08  # … if its mirror image resembles the frame before so muc
 class SceneCutDetector:
     """Compare each frame with the one before and say whether the scene was cut.
 
-    A cut must be unlike in absolute terms (`similarity`, less where more than 0.15 s have passed) and stand out from the
+    A cut must be unlike in absolute terms (`similarity`, less where more than 0.1 s have passed) and stand out from the
     stream's own recent frame pairs (`margin`): a slow or shaky camera, whose frames never resemble each other much, is not cut
     at every frame. Until the stream has shown what is usual, `similarity` itself counts as usual. A picture that is mirrored
     from one frame on is a cut, however symmetrical the scene.
