@@ -55,6 +55,7 @@ class MemoryConfig:
             Not in the paper.
         motion_compensation: the bias counts from where the motion of the picture has taken a remembered position
             (`lmanet_core.stream.motion`), instead of from where it was. Needs a position bias. Not in the paper.
+        frame_interval_s: between the frames of the clips that it was trained on, seconds; None where nobody knows.
 
     Raises:
         ConfigError: a value outside its range.
@@ -69,8 +70,11 @@ class MemoryConfig:
     border: Border = "zero"
     position_bias: float = 0.0
     motion_compensation: bool = False
+    frame_interval_s: float | None = None
 
     def __post_init__(self) -> None:
+        if self.frame_interval_s is not None and not 0.0 < self.frame_interval_s < math.inf:
+            raise ConfigError(f"frame_interval_s must be above 0 s, or null where it is not known; got {self.frame_interval_s}")
         if self.key_channels < 1 or self.value_channels < 0:
             raise ConfigError(f"wanted key channels ≥ 1 and value channels ≥ 0, got {self.key_channels}, {self.value_channels}")
         if not 0.0 <= self.position_bias <= _MAX_POSITION_BIAS:

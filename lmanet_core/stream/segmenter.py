@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
@@ -28,14 +29,14 @@ from lmanet_core.stream.cuda_graph import DeviceRunner
 from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
 from lmanet_core.stream.motion import thumbnail
-from lmanet_core.stream.segmenter_config import SegmenterConfig
+from lmanet_core.stream.segmenter_config import SegmenterConfig as SegmenterConfig
 from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Wanted
 from lmanet_core.stream.stream_plan import plan_stream, require_allowed
 from lmanet_core.weights.adapters import relabel, wrap_module
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import Runtime, prepare
 
-__all__ = ["SegmenterConfig", "VideoSegmenter"]
+_BLIND_CONFIDENCE = 25  # of 255; a frame that shows nothing is not sure of anything
 
 
 class VideoSegmenter:
@@ -52,10 +53,11 @@ class VideoSegmenter:
     def __init__(self, runtime: Runtime, config: SegmenterConfig | None = None) -> None:
         self.runtime = runtime
         self.config = config or SegmenterConfig()
-        self.continuity = ContinuityMonitor(self.config.continuity)
         if self.config.attention not in ("auto", *available_implementations(runtime.device)):
             raise ConfigError(f"attention: {self.config.attention} does not run on {runtime.device} here; try auto")
         trained = runtime.config.memory
+        interval_s = None if trained is None else trained.frame_interval_s
+        self.continuity = ContinuityMonitor(self.config.continuity, interval_s)
         self._memory: StreamMemory | None = None
         if trained is not None:
             frames = self.config.memory_frames or trained.memory_frames
@@ -181,9 +183,9 @@ class VideoSegmenter:
         self.continuity.reset()
         self._forget()
 
-    def request_reset(self, cause: Discontinuity = Discontinuity.MANUAL) -> None:
-        """Have the next frame clear the memory, with this cause (MANUAL or CLOCK_JUMP). Any thread."""
-        self.continuity.request(cause)
+    def request_reset(self, cause: Discontinuity = Discontinuity.MANUAL, clock_ns: int | None = None) -> None:
+        """Have the next frame clear the memory, with this cause; see `ContinuityMonitor.request`. Any thread."""
+        self.continuity.request(cause, clock_ns)
 
     @torch.inference_mode()
     def step(
@@ -201,7 +203,8 @@ class VideoSegmenter:
 
         Args:
             image: (H, W, 3) uint8 RGB; also grey, RGBA and uint16, see `to_rgb`.
-            stamp_ns: capture time, nanoseconds. A repeated or slightly older stamp is segmented but not remembered.
+            stamp_ns: capture time, nanoseconds. A repeated or slightly older stamp is segmented but not remembered, and so is a
+                picture that shows nothing (`FrameResult.blind`).
             frame_id: coordinate frame of the camera.
             labels: False where nobody wants them. Both memories are bit for bit the same afterwards; on a CPU without a label
                 memory the frame is only remembered, at a fraction of the cost.
@@ -220,7 +223,7 @@ class VideoSegmenter:
         whole = self.plan_for(Size(*rgb.shape[:2]), pixel_aspect)
         plan, rgb = whole.upright, whole.turn(rgb)
         continuity = self.continuity.check(rgb, stamp_ns, frame_id, after_loss)
-        if continuity.discontinuity is not None:
+        if continuity.discontinuity is not None or continuity.blind is not None:
             self._forget()
         clock.lap("continuity")
         memory, label_memory = self.memory, self.label_memory
@@ -249,9 +252,12 @@ class VideoSegmenter:
                 raise
             if done.forgot:
                 self.continuity.reset()
+        certain = None if done is None else done.confidence
+        if certain is not None and continuity.blind is not None:
+            np.minimum(certain, _BLIND_CONFIDENCE, out=certain)
         return FrameResult(
             labels=NO_LABELS if done is None else whole.turn_back(done.labels),
-            confidence=None if done is None or done.confidence is None else whole.turn_back(done.confidence),
+            confidence=None if certain is None else whole.turn_back(certain),
             stamp_ns=stamp_ns,
             frame_id=frame_id,
             discontinuity=continuity.discontinuity,
@@ -259,6 +265,7 @@ class VideoSegmenter:
             remembered=done is not None and done.remembered,
             geometry=whole,
             timings_ms=clock.finish(),
+            blind=continuity.blind,
         )
 
     def step_frame(self, frame: Frame, *, labels: bool = True, confidence: bool = True) -> FrameResult:

@@ -1,4 +1,4 @@
-"""The settings of one stream, said once for command line, node and YAML."""
+"""How a stream is segmented: the settings of `VideoSegmenter`."""
 
 from __future__ import annotations
 

@@ -169,6 +169,12 @@ class TrainConfig:
         """The longest step between frames of a clip."""
         return max(self.stride, self.max_stride or self.stride)
 
+    @property
+    def frame_interval_s(self) -> float | None:
+        """Most time between the frames of a clip, seconds; None where motion is made up."""
+        fps = _FRAMES_A_SECOND.get(self.data)
+        return None if fps is None else self.largest_stride / fps
+
     def augmentation(self) -> AugmentConfig:
         """What happens to training clips."""
         crop = None if self.crop is None else parse_size(self.crop)
@@ -185,6 +191,7 @@ class TrainConfig:
         told = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.window == "global":
             told["window"] = None
+        told["frame_interval_s"] = self.frame_interval_s
         if self.fusion in ("residual", "reduced-gated") and self.fusion != default.fusion:  # they keep the features' width
             told.setdefault("value_channels", 0)
         config = replace(default, **told)
@@ -217,6 +224,9 @@ class TrainConfig:
         fixed = [one.name for one in settings_of(type(self)) if not one.setting.live]
         return [f"{name}: was {before.get(name)!r}, now {now[name]!r}" for name in fixed if before.get(name) != now[name]]
 
+
+#: Of the videos in a data set.
+_FRAMES_A_SECOND = {"street": 10.0, "cityscapes": 17.0}
 
 #: The paper's memory by architecture: Dk, Dv, fusion, R, S.
 PAPER_MEMORY = {"erfnet": MemoryConfig(), "pspnet101": MemoryConfig(128, 0, "reduced-gated", 21, 3)}

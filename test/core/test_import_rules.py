@@ -22,7 +22,8 @@ MAY_RESIZE = {
     "stream/label_memory.py": "what a thumbnail says, at the logits' size",
     "stream/planes.py": "what a thumbnail says, at the logits' size",
     "stream/motion.py": "flow and its trust, between pixels, blocks and features",
-    "stream/scene_cut.py": "a thumbnail that is compared and thrown away",
+    "stream/likeness.py": "a thumbnail that is compared and thrown away",
+    "stream/blindness.py": "likewise",
     "street/": "textures, fog and samples, while a generated image is made",
 }
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from lmanet_core.errors import ConfigError, InputError
-from lmanet_core.frame import Discontinuity
+from lmanet_core.frame import Blindness, Discontinuity
 from lmanet_core.geometry import Size
 from lmanet_core.labels import LabelSet
 from lmanet_core.network import Backbone, LMANet, MemoryConfig
@@ -131,7 +131,7 @@ def test_labels_have_the_cameras_size_and_dtype(make_segmenter, make_scene):
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 9), (1, 40), (33, 65)])
 @pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop"])
 def test_any_image_size_is_segmented_with_memory(make_segmenter, random_image, size, resize):
-    segmenter = make_segmenter(resize=resize)
+    segmenter = make_segmenter(resize=resize, continuity=ContinuityConfig(blind=False))  # one pixel shows nothing
     images = [random_image(*size)] * 3
     results = stream(segmenter, images)
     assert [result.labels.shape for result in results] == [size] * 3
@@ -507,7 +507,43 @@ BREAKS = {
 
 
 def test_every_cause_of_a_discontinuity_has_a_test():
-    assert {*BREAKS, Discontinuity.FIRST_FRAME} == {*Discontinuity}
+    others = {Discontinuity.FIRST_FRAME, Discontinuity.BLIND, Discontinuity.FROZEN}
+    assert {*BREAKS} | others == {*Discontinuity}
+
+
+def test_blind_frames_are_segmented_by_themselves_and_the_stream_starts_again_after_them(make_segmenter, drive):
+    segmenter, fresh, off = make_segmenter(), make_segmenter(), make_segmenter(memory=False, label_memory=False)
+    black = np.zeros_like(drive[0])
+    stream(segmenter, drive[:3])
+    for index in (3, 4):
+        result, wanted = segmenter.step(black, index * PERIOD, "camera"), off.step(black, index * PERIOD, "camera")
+        assert (result.blind, result.discontinuity, result.remembered) == (Blindness.BLACK, None, False)
+        assert (result.labels == wanted.labels).all() and result.memory_frames == 0
+        assert result.confidence.max() <= 25
+    for index, image in enumerate(drive[3:6]):
+        result = segmenter.step(image, (5 + index) * PERIOD, "camera")
+        assert result.discontinuity is (Discontinuity.BLIND if index == 0 else None)
+        assert result.blind is None and result.memory_frames == index and result.remembered
+        assert not differ(result, fresh.step(image, (5 + index) * PERIOD, "camera"))
+
+
+def test_frozen_frames_are_segmented_by_themselves_and_the_stream_starts_again_after_them(make_segmenter, drive):
+    segmenter = make_segmenter(continuity=ContinuityConfig(frozen_repeats=3))
+    results = stream(segmenter, [*drive[:3], *drive[2:3] * 4, drive[3]])
+    assert [result.blind for result in results] == [None] * 5 + [Blindness.FROZEN] * 2 + [None]
+    assert [result.remembered for result in results] == [True] * 5 + [False] * 2 + [True]
+    assert [result.memory_frames for result in results[5:]] == [0, 0, 0]
+    assert results[-1].discontinuity is Discontinuity.FROZEN
+    assert max(result.confidence.max() for result in results[5:7]) <= 25 < results[-1].confidence.max()
+
+
+def test_a_hole_of_three_trained_intervals_is_a_gap_and_of_two_is_none(video_weights, drive):
+    runtime = prepare(load_model(video_weights), "cpu", "fp32")
+    runtime = replace(runtime, config=replace(runtime.config, memory=replace(runtime.config.memory, frame_interval_s=0.1)))
+    for intervals, cause in ((2, None), (3, Discontinuity.GAP)):
+        segmenter = VideoSegmenter(runtime, SegmenterConfig())
+        segmenter.step(drive[0], 0)
+        assert segmenter.step(drive[1], intervals * 100 * MS).discontinuity is cause
 
 
 def test_first_frame_has_no_memory(make_segmenter, make_scene):
