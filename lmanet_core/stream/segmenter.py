@@ -290,9 +290,14 @@ class VideoSegmenter:
         """Pixels of the network's input per position of its features."""
         return self.runtime.network.backbone.stride
 
-    def plan_for(self, camera_size: Size, pixel_aspect: float = 1.0) -> GeometryPlan:
-        """How images of this size, and of pixels this wide, become the network's input, and its labels the output."""
-        key = (camera_size, pixel_aspect)
+    def plan_for(self, camera_size: Size, pixel_aspect: float | None = None) -> GeometryPlan:
+        """How images of this size become the network's input, and its labels the output.
+
+        Args:
+            camera_size: of the images.
+            pixel_aspect: width of their pixels over the height; None: as of the stream so far.
+        """
+        key = (camera_size, self._planned_for[1] if pixel_aspect is None else pixel_aspect)
         if self._plan is None or self._planned_for != key:
             backbone, trained = self.runtime.network.backbone, self.runtime.config.input_size
             self._plan, self._planned_for = plan_stream(self.config, backbone, trained, *key), key
