@@ -12,6 +12,7 @@ from enum import Enum
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.geometry import CameraInfo, GeometryPlan
+from lmanet_core.labels import LabelSet
 
 
 class Discontinuity(str, Enum):
@@ -60,6 +61,8 @@ class FrameResult:
         remembered: whether this frame entered the memory; repeated and late frames do not.
         geometry: how the image became the network's input and the labels its output.
         timings_ms: wall time per stage in milliseconds, in order; "total" last.
+        label_set: names and colours of the ids; None where nobody said.
+        image: (H, W, 3) uint8 RGB that was segmented, not copied.
     """
 
     labels: UInt8Array
@@ -71,3 +74,21 @@ class FrameResult:
     remembered: bool
     geometry: GeometryPlan
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    label_set: LabelSet | None = field(default=None, repr=False, compare=False)
+    image: UInt8Array | None = field(default=None, repr=False, compare=False)
+
+    def colors(self) -> UInt8Array:
+        """(H, W, 3) uint8 RGB: the labels in the exact colours of their classes; ValueError where these are not known."""
+        if self.label_set is None:
+            raise ValueError("this result does not know the colours of its classes; LabelSet.colorize takes its labels")
+        return self.label_set.colorize(self.labels)
+
+    def overlay(self, opacity: float = 0.5) -> UInt8Array:
+        """(H, W, 3) uint8 RGB at the output size: the image with the colours over it; raises ValueError as `colors`.
+
+        Args:
+            opacity: share of the colour, 0–1.
+        """
+        if self.label_set is None or self.image is None:
+            raise ValueError("this result does not know its image; LabelSet.overlay takes image and labels")
+        return self.label_set.overlay(self.geometry.image_to_output(self.image), self.labels, opacity)

@@ -23,7 +23,8 @@ from lmanet_core.errors import ConfigError, LmanetError, OutputError, WeightsErr
 from lmanet_core.geometry import Size
 from lmanet_core.network.adapter import ModuleBackbone, Program
 from lmanet_core.stream.exported_step import ExportedStep, Signature, SingleFrame
-from lmanet_core.stream.segmenter import SegmenterConfig, require_allowed
+from lmanet_core.stream.segmenter import SegmenterConfig
+from lmanet_core.stream.sizes import require_allowed
 from lmanet_core.weights.checkpoint import Model
 from lmanet_core.weights.runtime import RuntimeConfig, prepare_runtime
 

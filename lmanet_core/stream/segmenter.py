@@ -8,9 +8,10 @@ One segmenter is one stream (one camera). Several share one `Runtime`. A segment
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +20,11 @@ import torch
 from torch import nn
 
 from lmanet_core.errors import ConfigError, DeviceMemoryError
-from lmanet_core.frame import Discontinuity, FrameResult
-from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, feature_grid, fit_network_size, parse_size, plan_geometry
+from lmanet_core.frame import Discontinuity, Frame, FrameResult
+from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, feature_grid, parse_size, plan_geometry
 from lmanet_core.labels import LabelSet
+from lmanet_core.media import open_frames
 from lmanet_core.media.pixels import to_rgb
-from lmanet_core.network import Backbone
 from lmanet_core.ops import available_implementations
 from lmanet_core.settings import check_settings, setting
 from lmanet_core.stream.continuity import ContinuityConfig, ContinuityMonitor
@@ -31,6 +32,7 @@ from lmanet_core.stream.cuda_graph import DeviceRunner
 from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
 from lmanet_core.stream.motion import thumbnail
+from lmanet_core.stream.sizes import fit_to_backbone, require_allowed
 from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Wanted
 from lmanet_core.weights.adapters import relabel, wrap_module
 from lmanet_core.weights.checkpoint import load_model
@@ -292,7 +294,25 @@ class VideoSegmenter:
             remembered=done is not None and done.remembered,
             geometry=plan,
             timings_ms=clock.finish(),
+            label_set=self.labels,
+            image=rgb,
         )
+
+    def stream(self, source: str | os.PathLike[str] | Iterable[Frame]) -> Iterator[FrameResult]:
+        """Segment a recording, or frames that come from elsewhere, one after the other.
+
+        Args:
+            source: what `open_frames` takes, or frames.
+
+        Raises:
+            InputError: nothing that can be read.
+        """
+        with contextlib.ExitStack() as stack:
+            frames = source
+            if isinstance(frames, str | os.PathLike):
+                frames = stack.enter_context(open_frames(os.fspath(frames)))
+            for frame in frames:
+                yield self.step(frame.image, frame.stamp_ns, frame.frame_id)
 
     def _forget(self) -> None:
         self._labels.clear()
@@ -327,24 +347,3 @@ class VideoSegmenter:
             else:
                 self._runner = HostRunner(FrameStep(self.runtime, plan, attention, upsample_logits, label_strength=strength))
         return self._runner
-
-
-def fit_to_backbone(camera_size: Size, max_pixels: int, backbone: Backbone) -> Size:
-    """The size of the network's input for a camera, see `fit_network_size`; the only one where the network takes but one."""
-    if backbone.fixed_size is not None:
-        return Size(*backbone.fixed_size)
-    return fit_network_size(camera_size, max_pixels, backbone.size_multiple or backbone.stride, backbone.size_remainder)
-
-
-def require_allowed(size: Size, backbone: Backbone) -> None:
-    """Raises ConfigError where a network does not take input of this size; the nearest one is named."""
-    if backbone.fixed_size is not None:
-        if size != backbone.fixed_size:
-            raise ConfigError(f"network_size: this network takes {Size(*backbone.fixed_size)} only, got {size}; leave it out")
-        return
-    multiple, remainder = backbone.size_multiple or backbone.stride, backbone.size_remainder
-    if any(side % multiple != remainder for side in size):
-        raise ConfigError(
-            f"network sides must be {multiple}·n{f' + {remainder}' if remainder else ''}, got {size}; "
-            f"nearest is {fit_to_backbone(size, size.height * size.width, backbone)}"
-        )

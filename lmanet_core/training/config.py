@@ -31,7 +31,9 @@ class TrainConfig:
         "What is trained. backbone: the network on single frames; memory: the memory alone; joint: memory and decoder; "
         "all: memory, decoder and encoder.",
     )
-    weights: str | None = setting(None, "Weights to start from, ours or published; null starts from nothing.")
+    weights: str | None = setting(
+        None, "Weights to start from: ours, published, or a model of your own (python:…, hf:…); null starts from nothing."
+    )
     architecture: str = setting("erfnet", "Name of the backbone, where no weights say which.")
     reset_classifier: bool = setting(False, "Start the last layer anew, for other classes than those of the weights.")
     class_mapping: str | None = setting(
@@ -178,7 +180,7 @@ class TrainConfig:
         Raises:
             ConfigError: widths or a fusion that the weights do not have.
         """
-        default = trained or PAPER_MEMORY.get(architecture, MemoryConfig())
+        default = trained or PAPER_MEMORY.get(architecture, OTHER_MEMORY if ":" in architecture else MemoryConfig())
         names = ("key_channels", "value_channels", "fusion", "window", "memory_frames", "position_bias", "motion_compensation")
         told = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.window == "global":
@@ -218,3 +220,6 @@ class TrainConfig:
 
 #: The paper's memory by architecture: Dk, Dv, fusion, R, S.
 PAPER_MEMORY = {"erfnet": MemoryConfig(), "pspnet101": MemoryConfig(128, 0, "reduced-gated", 21, 3)}
+
+#: Of somebody else's model: what follows the memory is not trained in stage memory, so it starts as the identity.
+OTHER_MEMORY = MemoryConfig(16, 0, "residual", 21, 4)
