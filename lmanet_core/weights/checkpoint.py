@@ -1,9 +1,10 @@
 """Weights on disk: our own format, and loading of everything that is understood.
 
 Ours is safetensors with one metadata entry, `lmanet`, that holds JSON: architecture, memory, classes with colours and groups,
-input size and normalisation, provenance. Nothing in it can run code. Published files (`lmanet_core.weights.published`) are
-unpickled with `weights_only=True` and never otherwise. A file is recognised by its content, never by its name. Other people's
-models, `python:…` and `hf:…` and compiled ones, are the matter of `lmanet_core.weights.adapters`.
+input size and normalisation, provenance. Nothing in it can run code, but that of a `python:` model by its name, and only where
+its file is byte for byte what it was. Published files (`lmanet_core.weights.published`) are unpickled with `weights_only=True`
+and never otherwise. A file is recognised by its content, never by its name. Other people's models, `python:…` and `hf:…` and
+compiled ones, are the matter of `lmanet_core.weights.adapters`.
 """
 
 from __future__ import annotations
