@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -107,7 +108,8 @@ def run(options: Namespace) -> int:
     for reason in sorted(set(model.dropped.values())):
         keys = [key for key, why in model.dropped.items() if why == reason]
         table.add_row("not used", f"{len(keys)} keys ({keys[0]}, …): {reason}")
-    Console(soft_wrap=True, markup=False).print(table)
+    width = None if sys.stdout.isatty() else 160  # in a pipe: a line each
+    Console(soft_wrap=True, markup=False, width=width).print(table)
     return 0
 
 
