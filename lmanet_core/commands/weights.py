@@ -96,6 +96,8 @@ def run(options: Namespace) -> int:
     else:
         table.add_row("memory", f"{memory.memory_frames} frames, window {memory.window or 'global'}, {memory.fusion} fusion")
         table.add_row("key, value", f"{memory.key_channels}, {memory.value_channels or 'the features'} channels")
+        if memory.pool > 1:
+            table.add_row("pool", f"{memory.pool}: it is read at stride {model.network.memory_stride}")
         if memory.position_bias:
             table.add_row(
                 "position bias", f"{memory.position_bias:g}{', motion-compensated' if memory.motion_compensation else ''}"

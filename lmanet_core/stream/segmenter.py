@@ -270,7 +270,7 @@ class VideoSegmenter:
             if follows and seen is not None:
                 small = thumbnail(seen)  # which both memories look at
             if memory is not None:
-                view = memory.view(small, feature_grid(plan.network_size, self.stride))
+                view = memory.view(small, feature_grid(plan.network_size, self.runtime.network.memory_stride))
             if label_memory is not None and small is not None:
                 label_view = label_memory.view(small)
             if follows:

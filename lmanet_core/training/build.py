@@ -24,6 +24,7 @@ from lmanet_core.weights.adapters import names_model
 from lmanet_core.weights.checkpoint import FOREIGN, Model, ModelConfig, build_network, hash_file, load_model
 
 _PROBLEMS_SHOWN = 8
+_USUAL_STRIDE = 8  # of features that are remembered
 _WHITENED = 32  # frames that keys are made from
 _COUNTED = 300  # label maps that class weights are counted from, at most
 
@@ -148,6 +149,9 @@ def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelCo
         provenance=_origin(config, model),
     )
     torch.manual_seed(config.seed)
+    if built.memory is not None and model is not None and trained is None and config.pool is None and names_model(architecture):
+        pool = max(1, _USUAL_STRIDE // model.network.backbone.stride)  # a read at stride 4 costs sixteen times as much
+        built = replace(built, memory=replace(built.memory, pool=pool))
     if model is not None and (model.network.backbone.foreign or names_model(architecture)):
         built = replace(built, cut=model.config.cut, code=model.config.code)
         network = LMANet(_own_classes(config, model, labels).backbone, built.memory)

@@ -83,6 +83,9 @@ class TrainConfig:
     value_channels: int | None = setting(
         None, "Channels of a value (Dv); 0: the features themselves; null: as the weights or the paper."
     )
+    pool: int | None = setting(
+        None, "Side of the squares that features are averaged over before they are read; null: as the weights, or to stride 8."
+    )
     whiten_keys: bool = setting(False, "Start with keys that are the features' principal components.")
     dropout: float | None = setting(None, "Highest dropout rate of any layer; null: as published.")
     # loss
@@ -181,7 +184,16 @@ class TrainConfig:
             ConfigError: widths or a fusion that the weights do not have.
         """
         default = trained or PAPER_MEMORY.get(architecture, OTHER_MEMORY if ":" in architecture else MemoryConfig())
-        names = ("key_channels", "value_channels", "fusion", "window", "memory_frames", "position_bias", "motion_compensation")
+        names = (
+            "key_channels",
+            "value_channels",
+            "fusion",
+            "window",
+            "memory_frames",
+            "position_bias",
+            "motion_compensation",
+            "pool",
+        )
         told = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.window == "global":
             told["window"] = None

@@ -112,7 +112,7 @@ def train(config: TrainConfig) -> TrainResult:
         fabric = make_fabric(config, on_gpu)
         with launched(fabric), contextlib.closing(RunFiles(config, data, model, folder)) as files:
             run = _Run(config, fabric, ClipLoss(network, frozen, config, weights, teacher, thawed), saved)
-            stride = network.backbone.stride if follows else None
+            stride = network.memory_stride if follows else None
             batches = Batches(config, frames, stride, fabric.global_rank, fabric.world_size)
             _train_epochs(run, training, validation, batches, length, files)
         return run.result(files)

@@ -821,7 +821,7 @@ class Own(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.scale = nn.Parameter(torch.ones(1))
-        self.stem = nn.Sequential(nn.Conv2d(3, 12, 9, 8, 4), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout2d(0.5))
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 5, 4, 2), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout2d(0.5))
         self.head = nn.Conv2d(12, 19, 1)
 
     def forward(self, image):
@@ -856,7 +856,7 @@ def test_memory_of_a_python_model_is_trained_and_its_frozen_part_stays(stage, tr
     fresh = make_network(settings, CITYSCAPES)[0].state_dict()
     assert any(name.startswith("memory.") and not torch.equal(fresh[name], after[name]) for name in after)
     model = load_model(result.last)
-    assert (model.config.memory.fusion, model.config.memory.value_channels) == ("residual", 0)
+    assert (model.config.memory.fusion, model.config.memory.value_channels, model.config.memory.pool) == ("residual", 0, 2)
     assert VideoSegmenter(prepare(model, "cpu")).memory_capacity == 2
     assert train(replace(settings, resume=True)).steps == result.steps
 
