@@ -12,6 +12,7 @@ from enum import Enum
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.geometry import CameraInfo, GeometryPlan
+from lmanet_core.labels import LabelSet
 
 
 class Discontinuity(str, Enum):
@@ -82,6 +83,8 @@ class FrameResult:
         timings_ms: wall time per stage in milliseconds, in order; "total" last.
         blind: why the picture tells nothing; None where it does. The first frame after blind ones has the discontinuity BLIND
             or FROZEN.
+        label_set: names and colours of the ids; None where nobody said.
+        image: (H, W, 3) uint8 RGB that was segmented, not copied.
     """
 
     labels: UInt8Array
@@ -94,3 +97,21 @@ class FrameResult:
     geometry: GeometryPlan
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     blind: Blindness | None = None
+    label_set: LabelSet | None = field(default=None, repr=False, compare=False)
+    image: UInt8Array | None = field(default=None, repr=False, compare=False)
+
+    def colors(self) -> UInt8Array:
+        """(H, W, 3) uint8 RGB: the labels in the exact colours of their classes; ValueError where these are not known."""
+        if self.label_set is None:
+            raise ValueError("this result does not know the colours of its classes; LabelSet.colorize takes its labels")
+        return self.label_set.colorize(self.labels)
+
+    def overlay(self, opacity: float = 0.5) -> UInt8Array:
+        """(H, W, 3) uint8 RGB at the output size: the image with the colours over it; raises ValueError as `colors`.
+
+        Args:
+            opacity: share of the colour, 0–1.
+        """
+        if self.label_set is None or self.image is None:
+            raise ValueError("this result does not know its image; LabelSet.overlay takes image and labels")
+        return self.label_set.overlay(self.geometry.image_to_output(self.image), self.labels, opacity)

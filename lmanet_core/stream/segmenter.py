@@ -8,9 +8,10 @@ One segmenter is one stream (one camera). Several share one `Runtime`. A segment
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from lmanet_core.errors import ConfigError, DeviceMemoryError
 from lmanet_core.frame import Discontinuity, Frame, FrameResult
 from lmanet_core.geometry import GeometryPlan, Size, feature_grid, parse_size
 from lmanet_core.labels import LabelSet
+from lmanet_core.media import open_frames
 from lmanet_core.media.pixels import SampleDepth, to_rgb
 from lmanet_core.ops import available_implementations
 from lmanet_core.stream.continuity import ContinuityMonitor
@@ -219,9 +221,9 @@ class VideoSegmenter:
             DeviceMemoryError: too little memory on the device even for this frame by itself; the next one is a first frame.
         """
         clock = Stopwatch(self.runtime.device)
-        rgb = to_rgb(image, self._depth)
-        whole = self.plan_for(Size(*rgb.shape[:2]), pixel_aspect)
-        plan, rgb = whole.upright, whole.turn(rgb)
+        camera = to_rgb(image, self._depth)
+        whole = self.plan_for(Size(*camera.shape[:2]), pixel_aspect)
+        plan, rgb = whole.upright, whole.turn(camera)
         continuity = self.continuity.check(rgb, stamp_ns, frame_id, after_loss)
         if continuity.discontinuity is not None or continuity.blind is not None:
             self._forget()
@@ -238,7 +240,7 @@ class VideoSegmenter:
             if follows and seen is not None:
                 small = thumbnail(seen)  # which both memories look at
             if memory is not None:
-                view = memory.view(small, feature_grid(plan.network_size, self.stride))
+                view = memory.view(small, feature_grid(plan.network_size, self.runtime.network.memory_stride))
             if label_memory is not None and small is not None:
                 label_view = label_memory.view(small)
             if follows:
@@ -266,6 +268,8 @@ class VideoSegmenter:
             geometry=whole,
             timings_ms=clock.finish(),
             blind=continuity.blind,
+            label_set=self.labels,
+            image=camera,
         )
 
     def step_frame(self, frame: Frame, *, labels: bool = True, confidence: bool = True) -> FrameResult:
@@ -279,6 +283,22 @@ class VideoSegmenter:
             after_loss=frame.after_loss,
             pixel_aspect=frame.pixel_aspect,
         )
+
+    def stream(self, source: str | os.PathLike[str] | Iterable[Frame]) -> Iterator[FrameResult]:
+        """Segment a recording, or frames that come from elsewhere, one after the other.
+
+        Args:
+            source: what `open_frames` takes, or frames.
+
+        Raises:
+            InputError: nothing that can be read.
+        """
+        with contextlib.ExitStack() as stack:
+            frames = source
+            if isinstance(frames, str | os.PathLike):
+                frames = stack.enter_context(open_frames(os.fspath(frames)))
+            for frame in frames:
+                yield self.step_frame(frame)
 
     def _forget(self) -> None:
         self._labels.clear()

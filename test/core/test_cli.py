@@ -33,7 +33,7 @@ from lmanet_core.weights.checkpoint import load_model
 
 SECOND = 10**9
 HEIGHT, WIDTH = 32, 64
-CHATTER = ("LMANet safetensors on ", "segmenting ")  # what is said before an error
+CHATTER = ("note: ", "LMANet safetensors on ", "segmenting ")  # what is said before an error
 
 
 @pytest.fixture

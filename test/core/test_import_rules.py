@@ -17,6 +17,7 @@ ROS = {"lmanet_ros", "rclpy", "cv_bridge", "launch", "launch_ros", "rosidl_runti
 MAY_RESIZE = {
     "network/adapter.py": "logits of somebody else's network, to its input's size",
     "network/dry_run.py": "likewise, as that network itself would",
+    "network/memory_read.py": "what a pooled read changes, to the features' size",
     "network/pspnet.py": "features and logits inside the network",
     "stream/label_evidence.py": "flow, where the picture is lost",
     "stream/label_memory.py": "what a thumbnail says, at the logits' size",

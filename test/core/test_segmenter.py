@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from lmanet_core.errors import ConfigError, InputError
-from lmanet_core.frame import Blindness, Discontinuity
+from lmanet_core.frame import Blindness, Discontinuity, Frame
 from lmanet_core.geometry import Size
 from lmanet_core.labels import LabelSet
 from lmanet_core.network import Backbone, LMANet, MemoryConfig
@@ -693,3 +693,29 @@ def test_every_combination_of_sizes_and_modes_agrees_on_shapes(make_segmenter, m
     for resize, output in itertools.product(("stretch", "letterbox", "crop"), ("input", "network", "9x7")):
         result = make_segmenter(resize=resize, output_size=output).step(scene, 0)
         assert result.geometry.image_to_output(scene).shape[:2] == result.labels.shape == result.confidence.shape
+
+
+# ---- in a loop
+
+
+def test_stream_segments_frames_as_step_does_and_results_draw_themselves(make_segmenter, make_scene):
+    frames = [Frame(make_scene(seed % 2), seed * PERIOD, "camera") for seed in range(3)]
+    one, other = make_segmenter(), make_segmenter()
+    for frame, result in zip(frames, one.stream(frames), strict=True):
+        expected = other.step(frame.image, frame.stamp_ns, frame.frame_id)
+        assert np.array_equal(result.labels, expected.labels) and result.memory_frames == expected.memory_frames
+        assert np.array_equal(result.colors(), one.labels.colorize(result.labels))
+        assert np.array_equal(result.overlay(0.3), one.labels.overlay(frame.image, result.labels, 0.3))
+
+
+def test_stream_opens_a_recording_by_its_name_and_closes_it(make_segmenter, write_video, tmp_path):
+    results = make_segmenter(output_size="16x8").stream(write_video(tmp_path / "drive.avi", 3))
+    drawn = [result.overlay() for result in results]
+    assert len(drawn) == 3 and drawn[0].shape == (8, 16, 3)
+
+
+def test_result_that_does_not_know_its_classes_says_so(make_result):
+    result = make_result(np.zeros((2, 2))).result
+    for draw in (result.colors, result.overlay):
+        with pytest.raises(ValueError, match="this result does not know"):
+            draw()
