@@ -55,7 +55,7 @@ def test_every_exit_code_is_documented_and_every_documented_one_exists():
     assert said == documented
 
 
-@pytest.mark.parametrize("text", [b"", b"a", bytes(range(256)) * 4])
+@pytest.mark.parametrize("text", [b"", b"a", bytes(range(256)) * 4], ids=["nothing", "one byte", "a kilobyte"])
 def test_damage_is_the_same_on_every_run_and_changes_something(text):
     fuzz_inputs = load()
     first, again = (fuzz_inputs.damage_bytes(text, np.random.default_rng(3)) for _ in range(2))
