@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -15,9 +18,13 @@ from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.media import SINK_KINDS, check_sink_kinds, open_frames, open_sinks
 from lmanet_core.media.picture import draw_picture, write_image
 from lmanet_core.media.result_folder import ResultFolder
+from lmanet_core.media.sinks import png_name
 from lmanet_core.stream.loop import StreamSummary, segment_stream
+from lmanet_core.stream.resuming import skip_done
 from lmanet_core.stream.segmenter import VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, hash_file, load_model
+
+_RESUMABLE = {"labels", "masks"}  # written whole, frame by frame
 
 
 def make_parser() -> ArgumentParser:
@@ -43,6 +50,9 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--picture", type=int | None, default=None, help="also write picture.png of the frame with this number")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run that was stopped or killed; of --save labels,masks"
+    )
     parser.add_argument("--topic", type=str | None, default=None, help="image topic of a bag with several cameras")
     parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames")
@@ -70,6 +80,8 @@ def run(options: Namespace) -> int:
         elif isinstance(kinds, str):
             kinds = [kind.strip() for kind in kinds.split(",")]
         check_sink_kinds(kinds)
+        if options.resume and not {"labels"} <= set(kinds) <= _RESUMABLE:
+            raise ConfigError(f"--resume goes on with PNGs: --save labels or labels,masks, got {','.join(kinds)}")
         if options.stills:
             options.memory = options.label_memory = False
         options.weights = choose_weights(options.weights)
@@ -78,7 +90,14 @@ def run(options: Namespace) -> int:
         console.print(describe_segmenter(segmenter, model), highlight=False)
         summary = StreamSummary()
         stopped = True
-        with ResultFolder(out, overwrite=options.overwrite, inputs=[options.input]) as folder:
+        with ResultFolder(
+            out,
+            overwrite=options.overwrite,
+            inputs=[options.input],
+            resume=options.resume,
+            writes=[*kinds, "summary.json", "picture.png"],
+            run=_describe_run(options),
+        ) as folder:
             try:
                 with (
                     open_sinks(out, segmenter.labels, kinds=kinds, fps=source.fps or 10.0) as sink,
@@ -90,7 +109,11 @@ def run(options: Namespace) -> int:
                             write_image(out / "picture.png", draw_picture(frame, result, segmenter.labels))
                         advance()
 
-                    segment_stream(source, segmenter, sink, summary, on_frame, options.max_frames)
+                    limit, frames = options.max_frames, None
+                    if options.resume:
+                        left = None if limit is None else max(0, limit - len(list((out / "labels").glob("*.png"))))
+                        limit, frames = None, islice(skip_done(source, partial(_is_done, out), segmenter), left)
+                    segment_stream(source, segmenter, sink, summary, on_frame, limit, frames)
                 stopped = False
                 if options.picture is not None and summary.frames <= options.picture:
                     console.print(f"no picture.png: frame {options.picture} was wanted, the last one is {summary.frames - 1}")
@@ -101,6 +124,20 @@ def run(options: Namespace) -> int:
     return 0
 
 
+def _describe_run(options: Namespace) -> dict[str, Any]:
+    """What decides the labels: a run that goes on must have the same."""
+    left_out = ("config", "out", "overwrite", "resume", "save", "picture", "max_frames", "weights")
+    given = {name: value for name, value in vars(options).items() if name not in left_out}
+    return {**given, "weights": hash_file(Path(options.weights))}
+
+
+def _is_done(out: Path, frame: Frame) -> bool:
+    """Whether all PNGs of a frame are there; the masks are written after the labels."""
+    name = png_name(frame)
+    masks = out / "masks"
+    return (out / "labels" / name).is_file() and all((group / name).is_file() for group in masks.glob("*/"))
+
+
 def _write_summary(
     path: Path, summary: StreamSummary, segmenter: VideoSegmenter, model: Model, options: Namespace, stopped: bool
 ) -> None:
@@ -109,6 +146,7 @@ def _write_summary(
         "version": __version__,
         "input": options.input,
         "complete": not stopped,
+        **({"resumed": True} if options.resume else {}),
         "frames": summary.frames,
         "skipped": summary.skipped,
         "resets": dict(summary.resets),

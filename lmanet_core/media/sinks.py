@@ -87,7 +87,7 @@ class LabelPngSink(ClosingSink):
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """See `ResultSink`."""
-        _write_png(self.folder / f"{_file_stem(frame)}.png", result.labels)
+        _write_png(self.folder / png_name(frame), result.labels)
 
 
 class MaskPngSink(ClosingSink):
@@ -111,7 +111,7 @@ class MaskPngSink(ClosingSink):
     def write(self, frame: Frame, result: FrameResult) -> None:
         """See `ResultSink`."""
         for group, folder in self._folders.items():
-            _write_png(folder / f"{_file_stem(frame)}.png", self._label_set.mask(result.labels, group))
+            _write_png(folder / png_name(frame), self._label_set.mask(result.labels, group))
 
 
 class CompositeSink(ClosingSink):
@@ -148,6 +148,11 @@ class CompositeSink(ClosingSink):
                 first = first or error
         if first is not None:
             raise first
+
+
+def png_name(frame: Frame) -> str:
+    """What the PNGs of a frame are called."""
+    return f"{_file_stem(frame)}.png"
 
 
 def make_folder(folder: Path) -> None:
