@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lmanet_core import __version__
 from lmanet_core.commands.options import add_segmenter_options, choose_weights, describe_segmenter, make_segmenter
 from lmanet_core.commands.terminal import console, progress
-from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.errors import ConfigError, OutputError, system_says
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.media import SINK_KINDS, check_sink_kinds, open_frames, open_sinks
 from lmanet_core.media.picture import draw_picture, write_image
@@ -162,7 +162,7 @@ def _write_summary(
         path.write_text(json.dumps(data, indent=1) + "\n")
     except OSError as error:
         if not stopped:  # else the first error is the one to show
-            raise OutputError(f"cannot write {path}: {error}") from error
+            raise OutputError(f"cannot write {path}: {system_says(error, path)}") from error
 
 
 def _print_summary(out: Path, summary: StreamSummary) -> None:

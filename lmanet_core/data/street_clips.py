@@ -14,7 +14,7 @@ import numpy as np
 from lmanet_core import __version__
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.clips import Clip, ClipSource
-from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.errors import ConfigError, OutputError, system_says
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.street import DEGRADATIONS, Degradation, Street, StreetConfig
@@ -119,7 +119,7 @@ class StreetSource(ClipSource):
                 np.save(file, frame)
             os.replace(file.name, path)  # noqa: PTH105 (a name, not a path)
         except OSError as error:
-            raise OutputError(f"cannot keep rendered frames in {folder}: {error}") from error
+            raise OutputError(f"cannot keep rendered frames in {folder}: {system_says(error, folder)}") from error
         return frame
 
 

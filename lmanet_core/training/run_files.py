@@ -21,7 +21,7 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from lmanet_core import __version__
-from lmanet_core.errors import ConfigError, InputError, OutputError
+from lmanet_core.errors import ConfigError, InputError, OutputError, system_says
 from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.media.sinks import output_errors
 from lmanet_core.network import LMANet
@@ -209,7 +209,7 @@ def replace_file(path: Path, write: Callable[[Any], None]) -> None:
         beside.replace(path)
     except (OSError, RuntimeError) as error:
         cause = error.__context__ if isinstance(error.__context__, OSError) else error  # PyTorch's writer hides the system's
-        raise OutputError(f"cannot write {path}: {cause}; the old file is as it was") from error
+        raise OutputError(f"cannot write {path}: {system_says(cause, path)}; the old file is as it was") from error
     finally:
         beside.unlink(missing_ok=True)
 

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lmanet_core.errors import ConfigError, OutputError, WeightsError
+from lmanet_core.errors import ConfigError, OutputError, WeightsError, system_says
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES, LabelSet, nameless_labels
 from lmanet_core.network import Backbone, ERFNet, LMANet, MemoryConfig, PSPNet101
@@ -172,7 +172,8 @@ def save_model(path: str | os.PathLike[str], network: LMANet, config: ModelConfi
         temporary.chmod(0o644)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"cannot write weights to {path}: {error}") from error
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in copies.values())
+        raise OutputError(f"cannot write weights to {path}: {system_says(error, path, needed)}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)  # after a success it is not there any more
