@@ -24,7 +24,7 @@ setup(
     maintainer="The lmanet_ros developers",
     maintainer_email="lmanet_ros@users.noreply.github.com",
     packages=find_packages(include=["lmanet_core", "lmanet_core.*", "lmanet_ros", "lmanet_ros.*"]),
-    package_data={"lmanet_core": ["py.typed", "assets/*", "evaluation/*.css", "evaluation/*.j2", "labels/mappings/*.yaml"]},
+    package_data={"lmanet_core": ["py.typed", "assets/*", "evaluation/*.css", "evaluation/*.j2", "labels/*/*.yaml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
@@ -46,12 +46,12 @@ setup(
         "rich>=13",
     ],
     extras_require={
+        "heic": ["pi-heif>=0.18,<2"],  # photographs of telephones
         "hf": ["transformers>=4.50,<6"],  # models of Hugging Face
-        "onnx": ["onnxruntime"],
-        "test": [
-            "pytest<9",
-            "hypothesis>=6.100,<7",
-        ],  # named, so that colcon test runs pytest; 9 cannot load ROS's launch_testing
+        "onnx": ["onnx>=1.17,<2", "onnxscript>=0.5,<1", "onnxruntime>=1.20,<2"],  # networks from ONNX, and to it
+        # pytest is named so that colcon test runs it; 9 cannot load ROS's launch_testing
+        "test": ["pytest<9", "hypothesis>=6.100,<7"],
+        "video": ["av>=14,<19"],  # video in messages, interlaced video, VP9 with true times
         "train": ["lightning>=2.6,<3", "tensorboard>=2.15,<3"],
     },
     entry_points={

@@ -4,10 +4,8 @@ Everything this package raises on purpose for bad input derives from `LmanetErro
 line and an exit code, the ROS node into one log entry. Anything else that escapes is a bug of ours.
 """
 
-import contextlib
-import errno
-import shutil
-from pathlib import Path
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class LmanetError(Exception):
@@ -46,19 +44,20 @@ class DeviceMemoryError(LmanetError):
     exit_code = 6
 
 
-def system_says(error: BaseException, place: Path, needed_bytes: int | None = None) -> str:
-    """What went wrong with a file, in words, without the name in the system's error, which may be that of a temporary file.
+def nearest_name(name: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """The known name that was probably meant; empty where none is alike (a share of it, 0 to 1)."""
+    return next(iter(get_close_matches(name, list(known), 1, alike)), "")
+
+
+def suggest_name(name: str, known: Iterable[str], all_of_them: str = "") -> str:
+    """The end of a message about an unknown name: "; did you mean …?".
 
     Args:
-        error: of the system, or anything else.
-        place: where it was to be written; where space ran out, what is free there is said.
-        needed_bytes: size of the file, where it is known.
+        name: what came.
+        known: what could have come.
+        all_of_them: where nothing is alike, these words and every known name are said; empty: nothing is.
     """
-    if not isinstance(error, OSError) or not error.strerror:
-        return str(error)
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error.strerror
-    needed = "" if needed_bytes is None else f"{needed_bytes / 1e6:.1f} MB are needed, "
-    with contextlib.suppress(OSError):
-        return f"{error.strerror}; {needed}{shutil.disk_usage(place.parent).free / 1e6:.1f} MB are free"
-    return error.strerror
+    known = list(known)
+    if near := nearest_name(name, known):
+        return f"; did you mean {near}?"
+    return f"; {all_of_them} {', '.join(known)}" if all_of_them else ""

@@ -37,6 +37,8 @@ class Frame:
         frame_id: coordinate frame of the camera, as in a ROS header; may be empty.
         camera_info: calibration valid for this image, where the source has one.
         name: what to call files made from it (an image's stem, or a running number).
+        after_loss: frames before this one were recorded and are lost, so that nothing goes on from them.
+        pixel_aspect: width of a pixel over its height; 1 but for videos that were stored squeezed.
     """
 
     image: UInt8Array
@@ -44,6 +46,8 @@ class Frame:
     frame_id: str = ""
     camera_info: CameraInfo | None = None
     name: str = ""
+    after_loss: bool = False
+    pixel_aspect: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,12 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
-from lmanet_core.errors import ConfigError
+from lmanet_core.errors import ConfigError, suggest_name
 
 #: What settings were called in the release before, and what they are called now. Files with the old names load for one release.
 RENAMED = {
@@ -179,6 +178,4 @@ def refuse_unknown(file: str | os.PathLike[str], given: Iterable[Any], known: Se
     """Raise ConfigError for the first option of a file that is none of the known ones; the nearest of them is named."""
     for key in given:
         if key not in known:
-            near = get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"config {file}: unknown option {key!r}; {hint}")
+            raise ConfigError(f"config {file}: unknown option {key!r}{suggest_name(str(key), known, 'known:')}")

@@ -18,6 +18,7 @@ from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
 from lmanet_core.frame import FrameResult
 from lmanet_core.geometry import CameraInfo
+from lmanet_core.media.pixels import SampleDepth
 from lmanet_core.media.stamps import StampSource
 from lmanet_core.stream.segmenter import VideoSegmenter
 from lmanet_core.weights.runtime import Runtime
@@ -69,6 +70,7 @@ class Camera:
         self._has_memory = has_memory
         self._last_warned_s = -_WARN_EVERY_S
         self._stamps = StampSource()
+        self._depth = SampleDepth(config.bits, lambda sentence: self._log.warning(f"{self._named()}{sentence}"))
         self._said: set[str] = set()  # what is said once
 
     def restart(self) -> None:
@@ -89,7 +91,7 @@ class Camera:
             self._warn(f"image dropped, {self._age_s(given):.2f} s old (max_input_age_s; {count} so far)")
             return
         try:
-            image = rgb_from_image(arrival.message)
+            image = rgb_from_image(arrival.message, self._depth)
             converted = time.perf_counter()
             stamp = self._make_good(given, arrival, image)
             due = self.publishers.due(settings.max_rate_hz)

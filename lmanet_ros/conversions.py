@@ -27,6 +27,7 @@ from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
+from lmanet_core.media.pixels import SIXTEEN_BITS, SampleDepth
 from lmanet_core.media.ros_images import camera_info_from_message, image_from_compressed_message, image_from_message
 
 CvBridge: Any = None
@@ -48,8 +49,12 @@ def uses_cv_bridge() -> bool:
     return _BRIDGE is not None
 
 
-def rgb_from_image(message: Image | CompressedImage) -> UInt8Array:
+def rgb_from_image(message: Image | CompressedImage, depth: SampleDepth = SIXTEEN_BITS) -> UInt8Array:
     """The picture in a message.
+
+    Args:
+        message: plain, or compressed picture by picture.
+        depth: of 16 bits.
 
     Returns:
         (H, W, 3) uint8 RGB. For rgb8 a view of the message's own data.
@@ -58,13 +63,13 @@ def rgb_from_image(message: Image | CompressedImage) -> UInt8Array:
         InputError: no pixels, an unknown encoding, too little data, damaged compression.
     """
     if isinstance(message, CompressedImage):
-        return image_from_compressed_message(message)
+        return image_from_compressed_message(message, depth)
     if not _is_plain(message):
-        return image_from_message(message)
+        return image_from_message(message, depth)
     if message.encoding == "rgb8":
         return np.frombuffer(message.data, np.uint8)[: message.height * message.step].reshape(message.height, message.width, 3)
     if _BRIDGE is None:
-        return image_from_message(message)
+        return image_from_message(message, depth)
     try:
         return np.ascontiguousarray(_BRIDGE.imgmsg_to_cv2(message, "rgb8"), np.uint8)
     except Exception as error:  # cv_bridge lets OpenCV's and NumPy's errors through

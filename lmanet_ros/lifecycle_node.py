@@ -37,7 +37,7 @@ from lmanet_core.frame import Discontinuity
 from lmanet_core.media.mailbox import Mailbox
 from lmanet_core.weights.checkpoint import Model, load_model
 from lmanet_core.weights.runtime import Runtime, prepare_runtime
-from lmanet_core.weights.shipped import default_weights
+from lmanet_core.weights.shipped import STREET_ONLY, default_weights
 from lmanet_ros.camera import Arrival, Camera
 from lmanet_ros.compatibility import SubscriptionEventCallbacks
 from lmanet_ros.conversions import camera_info_from_ros, uses_cv_bridge
@@ -168,6 +168,8 @@ class SegmentNode(LifecycleNode):
     def _configure(self) -> None:
         settings = self._settings
         path = _find_weights(settings.weights)
+        if not settings.weights:
+            self.get_logger().info(STREET_ONLY)
         model = load_model(path)
         runtime = prepare_runtime(model, settings.runtime)
         labels = apply_to_labels(runtime.config.labels, settings)

@@ -12,11 +12,10 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from lmanet_core.errors import ConfigError
+from lmanet_core.errors import ConfigError, nearest_name, suggest_name
 from lmanet_core.labels import LabelSet
 from lmanet_core.settings import describe_range, from_values, settings_of
 from lmanet_core.stream.segmenter import SegmenterConfig
@@ -203,11 +202,7 @@ def change_settings(values: Mapping[str, Any], changes: Mapping[str, Any], confi
 def unknown_names(names: Iterable[str]) -> dict[str, str]:
     """Names that are no parameter of this node → what may have been meant (or empty). ROS's own names are left out."""
     known = ("use_sim_time", "start_type_description_service", "qos_overrides.")
-    return {
-        name: (get_close_matches(name, BY_NAME, 1) or [""])[0]
-        for name in names
-        if name not in BY_NAME and not name.startswith(known)
-    }
+    return {name: nearest_name(name, BY_NAME) for name in names if name not in BY_NAME and not name.startswith(known)}
 
 
 def apply_to_labels(labels: LabelSet, settings: Settings) -> LabelSet:
@@ -218,8 +213,7 @@ def apply_to_labels(labels: LabelSet, settings: Settings) -> LabelSet:
     """
     for name in settings.palette:
         if name not in labels.names:
-            near = get_close_matches(name, labels.names, 1)
-            raise ConfigError(f"palette names an unknown class {name}{f'; did you mean {near[0]}?' if near else ''}")
+            raise ConfigError(f"palette names an unknown class {name}{suggest_name(name, labels.names)}")
     colors = tuple(settings.palette.get(name, color) for name, color in zip(labels.names, labels.colors, strict=True))
     return replace(labels, colors=colors, groups=settings.groups or labels.groups)
 

@@ -77,7 +77,8 @@ def run(options: Namespace) -> int:
     bag = out / "drive.mcap"
     with ResultFolder(out, overwrite=options.overwrite) as folder:
         folder.keep = False
-        with progress("driving", options.frames, None) as advance:
+        with progress("driving") as advance:
+            advance.expect(options.frames)
             record_street(bag, street, options.frames, advance)
         config = EvaluationConfig(
             inputs=(str(bag),),
@@ -89,12 +90,12 @@ def run(options: Namespace) -> int:
             compare=("off", "labels"),
             settings=segmenter_settings(),
         )
-        with progress("evaluating", options.frames, None) as advance:
-            report = evaluate(config, advance)
+        with progress("evaluating") as advance:
+            report = evaluate(config, advance, advance.expect)
         folder.keep = True
         Console(markup=False, highlight=False).print(classes_table(report.summary))
         write_image(out / "picture.png", draw_comparison(Street(street), runtime, _most_different(report)))
-    page, video = report.folder / "report.html", report.folder / "side_by_side.mp4"
+    page, video = report.folder / "report.html", report.folder / "side_by_side.webm"
     console.print(f"look at {out / 'picture.png'}, {page}, {video}", soft_wrap=True)
     return 0
 

@@ -19,6 +19,8 @@ from lmanet_core.evaluation.report import COUNTS, QUALITY, SHARES, SPEED, WAYS
 from lmanet_core.evaluation.run import SAVE, EvaluationConfig, evaluate
 from lmanet_core.experiments.sets import evaluate_sets, evaluation_config, write_scores
 from lmanet_core.labels.mapping import list_mappings
+from lmanet_core.media.inputs import expand_inputs
+from lmanet_core.media.live import hide_password, is_stream
 from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.shipped import default_weights
@@ -105,7 +107,7 @@ def run(options: Namespace) -> int:
     if not options.input or options.out is None:
         raise ConfigError("lmanet evaluate wants recordings and --out for the report, or --data for a set of labelled clips")
     config = EvaluationConfig(
-        inputs=tuple(options.input),
+        inputs=_recordings(options.input),
         out=Path(options.out),
         weights=Path(choose_weights(options.weights)),
         labels=_listed(options.labels),
@@ -127,8 +129,8 @@ def run(options: Namespace) -> int:
     segmenter = make_segmenter(model, options)
     console.print(describe_segmenter(segmenter, model), highlight=False)
     config = replace(config, segmenter=segmenter, weights_kind=model.source)
-    with progress("evaluating", None, config.max_frames) as advance:
-        report = evaluate(config, advance)
+    with progress("evaluating", config.max_frames) as advance:
+        report = evaluate(config, advance, advance.expect)
     _print_figures(report.summary)
     for check in report.missed:
         print(f"FAILED: {check.describe()}")
@@ -141,6 +143,15 @@ def segmenter_settings(options: Namespace | None = None) -> dict[str, Any]:
     add_segmenter_options(parser)
     defaults = vars(parser.get_defaults())
     return {name: default if options is None else options[name] for name, default in defaults.items()}
+
+
+def _recordings(inputs: Sequence[str]) -> tuple[str, ...]:
+    """One for each stream of frames; raises ConfigError for what is no recording."""
+    recordings = expand_inputs(inputs)
+    for text in recordings:
+        if not Path(text).exists() or is_stream(text):
+            raise ConfigError(f"lmanet evaluate wants recordings (videos, bags, folders of images), got {hide_password(text)}")
+    return tuple(recordings)
 
 
 def _listed(text: str | None) -> tuple[str, ...]:

@@ -11,13 +11,12 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from lmanet_core import __version__
-from lmanet_core.errors import ConfigError, LmanetError
+from lmanet_core.errors import ConfigError, LmanetError, suggest_name
 from lmanet_core.process import leave_quietly, prepare_process
 
 if TYPE_CHECKING:
@@ -31,11 +30,12 @@ COMMANDS = {
     "train": "train the backbone, the memory, or the memory and the decoder",
     "evaluate": "accuracy, steadiness, latency and a verdict from recordings",
     "compare": "what differs between two evaluations",
-    "explain": "where in the past images the memory is read",
+    "explain": "which past labels hold, and where the memory is read",
     "experiment": "the paper's experiments on any data set",
     "demo": "drive a generated street and compare without and with memories",
     "street": "record a drive through a generated street, with its labels",
     "doctor": "say what this machine will run on",
+    "export": "write a network as ONNX or pt2, for other programs",
     "weights": "look at weights, or convert them to our format",
     "bench": "measure the memory read and a streamed frame here",
 }
@@ -52,9 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_usage())
         return 0 if arguments else ConfigError.exit_code
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"wanted one of {', '.join(COMMANDS)}"
-        print(f"error: lmanet has no command {name!r}; {hint}", file=sys.stderr)
+        hint = suggest_name(name, COMMANDS, "wanted one of")
+        print(f"error: lmanet has no command {name!r}{hint}", file=sys.stderr)
         return ConfigError.exit_code
     prepare_process()
     return _run(name, arguments[1:])

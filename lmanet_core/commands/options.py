@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Collection, Mapping
 from itertools import chain
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from lmanet_core.commands.terminal import console
-from lmanet_core.errors import ConfigError
+from lmanet_core.errors import ConfigError, suggest_name
 from lmanet_core.settings import SettingField, from_values, settings_of
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import Model
 from lmanet_core.weights.runtime import RuntimeConfig, prepare_runtime
-from lmanet_core.weights.shipped import default_weights
+from lmanet_core.weights.shipped import STREET_ONLY, default_weights
 
-_DEFAULT_WEIGHTS = (
-    "no --weights given: those that ship know the generated street alone, and what they say of a real camera is wrong; "
-    "README, Weights, says which others there are"
-)
 _CONFIGS = (RuntimeConfig, SegmenterConfig)
 
 
-def add_segmenter_options(parser: ArgumentParser) -> None:
-    """Every setting of `RuntimeConfig` and `SegmenterConfig`."""
+def add_segmenter_options(
+    parser: ArgumentParser, short: Mapping[str, str] | None = None, only: Collection[str] | None = None
+) -> None:
+    """Every setting of `RuntimeConfig` and `SegmenterConfig`.
+
+    Args:
+        parser: of a command.
+        short: option → another name for it.
+        only: fields that count; None: all.
+    """
     for one in _settings():
+        if only is not None and one.path[-1] not in only:
+            continue
         about = one.setting
         kind = Literal[about.choices] if about.choices else _switch if one.kind is bool else one.kind
         unit = f" [{about.unit}]" if about.unit else ""
-        parser.add_argument(f"--{one.option}", type=kind, default=one.default, help=f"{about.help}{unit}")
+        names = (f"--{name}" for name in (one.option, (short or {}).get(one.option)) if name)
+        parser.add_argument(*names, type=kind, default=one.default, help=f"{about.help}{unit}")
 
 
 def make_segmenter(model: Model, options: Namespace) -> VideoSegmenter:
@@ -43,8 +49,15 @@ def make_segmenter(model: Model, options: Namespace) -> VideoSegmenter:
         given = [option for option in ("window", "memory-frames", "memory-interval") if options[_key(option)]]
         if given:
             raise ConfigError(f"--{given[0]} was given, but these weights have no memory (single-frame network)")
-    runtime, segmenter = ({one.path: options[_key(one.option)] for one in settings_of(config)} for config in _CONFIGS)
-    return VideoSegmenter(prepare_runtime(model, from_values(RuntimeConfig, runtime)), from_values(SegmenterConfig, segmenter))
+    runtime, segmenter = segmenter_config(options)
+    return VideoSegmenter(prepare_runtime(model, runtime), segmenter)
+
+
+def segmenter_config(options: Namespace, **fixed: Any) -> tuple[RuntimeConfig, SegmenterConfig]:
+    """What the options of `add_segmenter_options` say; those that a command lacks have their default, or are `fixed`."""
+    given = {one.path: options.get(_key(one.option), one.default) for one in _settings()}
+    given |= {(name,): value for name, value in fixed.items()}
+    return from_values(RuntimeConfig, given), from_values(SegmenterConfig, given)
 
 
 def options_from_node(parameters: Mapping[str, Any], source: str) -> list[str]:
@@ -67,8 +80,7 @@ def options_from_node(parameters: Mapping[str, Any], source: str) -> list[str]:
             if value is not None:
                 arguments.append(f"--{known[name].option}={str(value).lower() if isinstance(value, bool) else value}")
         elif name.partition(".")[0] in {one.partition(".")[0] for one in known}:
-            near = get_close_matches(name, known, 1)
-            raise ConfigError(f"config {source}: unknown parameter {name}{f'; did you mean {near[0]}?' if near else ''}")
+            raise ConfigError(f"config {source}: unknown parameter {name}{suggest_name(name, known)}")
     return arguments
 
 
@@ -76,7 +88,7 @@ def choose_weights(given: str | None) -> str:
     """The weights to use; where none are given those that ship, and what they are good for is said on standard error."""
     if given:
         return given
-    console.print(_DEFAULT_WEIGHTS, soft_wrap=True, highlight=False)
+    console.print(f"note: {STREET_ONLY}", soft_wrap=True, highlight=False)
     return str(default_weights())
 
 

@@ -1,24 +1,29 @@
-"""`lmanet segment`: a recording in; label maps, masks, videos, a result bag out."""
+"""`lmanet segment`: recordings or live streams in; label maps, masks, videos, pictures, result bags out."""
 
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
 from lmanet_core import __version__
 from lmanet_core.commands.options import add_segmenter_options, choose_weights, describe_segmenter, make_segmenter
 from lmanet_core.commands.terminal import console, progress
-from lmanet_core.errors import ConfigError, OutputError, system_says
+from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.evaluation.session import name_cameras
 from lmanet_core.frame import Frame, FrameResult
-from lmanet_core.media import SINK_KINDS, check_sink_kinds, open_frames, open_sinks
+from lmanet_core.media import SINK_KINDS, FrameSource, check_sink_kinds, open_frames, open_sinks
+from lmanet_core.media.inputs import expand_inputs
+from lmanet_core.media.live import hide_password
 from lmanet_core.media.picture import draw_picture, write_image
 from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.media.sinks import png_name
+from lmanet_core.media.video_sink import OPACITY
 from lmanet_core.stream.loop import StreamSummary, segment_stream
 from lmanet_core.stream.resuming import skip_done
 from lmanet_core.stream.segmenter import VideoSegmenter
@@ -30,9 +35,15 @@ _RESUMABLE = {"labels", "masks"}  # written whole, frame by frame
 def make_parser() -> ArgumentParser:
     """Options of `lmanet segment`."""
     parser = ArgumentParser(
-        description="Segment a video file, a folder of images, an image, or a ROS 1 or ROS 2 bag.", exit_on_error=False
+        description="Segment videos, folders of images, images, ROS 1 and ROS 2 bags, cameras and streams.", exit_on_error=False
     )
-    parser.add_argument("input", type=str, help="video, image folder, image, or bag (mcap, sqlite3, ROS 1)")
+    parser.add_argument(
+        "input",
+        type=str,
+        nargs="+",
+        help="videos, image folders, images, bags (mcap, sqlite3, ROS 1), cameras (0, /dev/video0), addresses (rtsp://, "
+        "http://), globs or patterns of images (frame_%%04d.png), or - for what is piped in",
+    )
     parser.add_argument(
         "--weights",
         type=str | None,
@@ -53,13 +64,19 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="go on with a run that was stopped or killed; of --save labels,masks"
     )
-    parser.add_argument("--topic", type=str | None, default=None, help="image topic of a bag with several cameras")
-    parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
-    parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames")
+    parser.add_argument("--opacity", type=float, default=OPACITY, help="of the colours in overlay and overlay_images, 0 to 1")
+    parser.add_argument("--topic", type=str | None, default=None, help="image topic of bags; several cameras with commas")
+    parser.add_argument(
+        "--fps", type=float | None, default=None, help="frames a second of images (the times in their names, or 10)"
+    )
+    parser.add_argument("--start", type=float, default=0.0, help="seconds to leave out at the beginning")
+    parser.add_argument("--end", type=float | None, default=None, help="seconds after the first frame at which to stop")
+    parser.add_argument("--stride", type=int, default=1, help="every so manyth frame only")
+    parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames of each camera")
     parser.add_argument(
         "--stills", action="store_true", help="images are no video: each is segmented by itself, without memory"
     )
-    add_segmenter_options(parser)
+    add_segmenter_options(parser, short={"label-set": "labels"})
     return parser
 
 
@@ -73,62 +90,128 @@ def run(options: Namespace) -> int:
     for name, least in (("max_frames", 1), ("picture", 0)):
         if options[name] is not None and options[name] < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be {least} or more, got {options[name]}")
-    with open_frames(options.input, topic=options.topic, **({} if options.fps is None else {"fps": options.fps})) as source:
-        kinds = options.save
-        if kinds is None:
-            kinds = ["labels", "masks", "overlay", *(["bag"] if source.kind == "bag" else [])]
-        elif isinstance(kinds, str):
-            kinds = [kind.strip() for kind in kinds.split(",")]
+    cameras = _list_cameras(options)
+    with ExitStack() as stack:
+        source = stack.enter_context(_open(cameras[0], options))  # before the weights: what is wrong with it is said first
+        kinds = _choose_kinds(source, options)
         check_sink_kinds(kinds)
-        if options.resume and not {"labels"} <= set(kinds) <= _RESUMABLE:
-            raise ConfigError(f"--resume goes on with PNGs: --save labels or labels,masks, got {','.join(kinds)}")
+        if options.resume and not ({"labels"} <= set(kinds) <= _RESUMABLE and len(cameras) == 1):
+            raise ConfigError(f"--resume goes on with PNGs of one camera: --save labels or labels,masks, got {','.join(kinds)}")
         if options.stills:
             options.memory = options.label_memory = False
         options.weights = choose_weights(options.weights)
         model = load_model(options.weights)
         segmenter = make_segmenter(model, options)
         console.print(describe_segmenter(segmenter, model), highlight=False)
-        summary = StreamSummary()
-        stopped = True
-        with ResultFolder(
-            out,
-            overwrite=options.overwrite,
-            inputs=[options.input],
-            resume=options.resume,
-            writes=[*kinds, "summary.json", "picture.png"],
-            run=_describe_run(options),
-        ) as folder:
-            try:
-                with (
-                    open_sinks(out, segmenter.labels, kinds=kinds, fps=source.fps or 10.0) as sink,
-                    progress("segmenting", source.expected_frames, options.max_frames) as advance,
-                ):
-
-                    def on_frame(frame: Frame, result: FrameResult) -> None:
-                        if summary.frames - 1 == options.picture:
-                            write_image(out / "picture.png", draw_picture(frame, result, segmenter.labels))
-                        advance()
-
-                    limit, frames = options.max_frames, None
-                    if options.resume:
-                        left = None if limit is None else max(0, limit - len(list((out / "labels").glob("*.png"))))
-                        limit, frames = None, islice(skip_done(source, partial(_is_done, out), segmenter), left)
-                    segment_stream(source, segmenter, sink, summary, on_frame, limit, frames)
-                stopped = False
-                if options.picture is not None and summary.frames <= options.picture:
-                    console.print(f"no picture.png: frame {options.picture} was wanted, the last one is {summary.frames - 1}")
-            finally:
-                folder.keep = summary.frames > 0
-                _write_summary(out / "summary.json", summary, segmenter, model, options, stopped)
-                _print_summary(out, summary)
+        read = [camera.input for camera in cameras if Path(camera.input).exists()]
+        folder = stack.enter_context(
+            ResultFolder(
+                out,
+                overwrite=options.overwrite,
+                inputs=read,
+                resume=options.resume,
+                writes=[*kinds, "summary.json", "picture.png"] if len(cameras) == 1 else [],
+                run=_describe_run(options),
+            )
+        )
+        folder.keep = False
+        for number, camera in enumerate(cameras):
+            if number:
+                source = stack.enter_context(_open(camera, options))
+                segmenter = VideoSegmenter(segmenter.runtime, segmenter.config)
+            _segment(camera, source, segmenter, model, folder, options)
+            source.close()
     return 0
+
+
+class _Camera(NamedTuple):
+    """One stream to segment, and where its results go."""
+
+    name: str  # empty where it is the only one
+    input: str
+    topic: str | None
+    out: Path
+
+
+def _list_cameras(options: Namespace) -> list[_Camera]:
+    """Every topic of every input; several cameras have a folder each."""
+    inputs = expand_inputs(options.input)
+    topics = [topic.strip() for topic in (options.topic or "").split(",") if topic.strip()]
+    names = [camera.name for camera in name_cameras(inputs, topics, (), options.fps)]
+    pairs = [(text, topic) for text in inputs for topic in (topics or [None])]
+    out = Path(options.out)
+    if len(pairs) == 1:
+        return [_Camera("", *pairs[0], out)]
+    return [_Camera(name, *pair, out / name) for name, pair in zip(names, pairs, strict=True)]
+
+
+def _open(camera: _Camera, options: Namespace) -> FrameSource:
+    source = open_frames(camera.input, topic=camera.topic, fps=options.fps, bits=options.bits)
+    try:
+        source.select(options.start, options.end, options.stride)
+    except ConfigError:
+        source.close()
+        raise
+    return source
+
+
+def _choose_kinds(source: FrameSource, options: Namespace) -> list[str]:
+    """What to write: what was asked for, or what fits the source."""
+    if options.save is None:
+        shown = "overlay_images" if source.kind == "folder" and source.expected_frames == 1 else "overlay"
+        return ["labels", "masks", shown, *(["bag"] if source.kind == "bag" else [])]
+    return [kind.strip() for kind in options.save.split(",")] if isinstance(options.save, str) else list(options.save)
+
+
+def _segment(
+    camera: _Camera,
+    source: FrameSource,
+    segmenter: VideoSegmenter,
+    model: Model,
+    folder: ResultFolder,
+    options: Namespace,
+) -> None:
+    """One stream, from its source into its folder."""
+    summary = StreamSummary()
+    stopped = True
+    doing = f"segmenting {camera.name}".rstrip()
+    try:
+        with (
+            open_sinks(
+                camera.out,
+                segmenter.labels,
+                kinds=_choose_kinds(source, options),
+                fps=source.fps,
+                opacity=options.opacity,
+            ) as sink,
+            progress(doing, options.max_frames) as advance,
+        ):
+            advance.expect(source.expected_frames)
+
+            def on_frame(frame: Frame, result: FrameResult) -> None:
+                folder.keep = True
+                if summary.frames - 1 == options.picture:
+                    write_image(camera.out / "picture.png", draw_picture(frame, result, segmenter.labels))
+                advance()
+
+            limit, frames = options.max_frames, None
+            if options.resume:
+                left = None if limit is None else max(0, limit - len(list((camera.out / "labels").glob("*.png"))))
+                limit, frames = None, islice(skip_done(source, partial(_is_done, camera.out), segmenter), left)
+            segment_stream(source, segmenter, sink, summary, on_frame, limit, frames)
+        stopped = False
+        if options.picture is not None and summary.frames <= options.picture:
+            console.print(f"no picture.png: frame {options.picture} was wanted, the last one is {summary.frames - 1}")
+    finally:
+        _write_summary(camera, source, summary, segmenter, model, options, stopped)
+        _print_summary(camera.out, source, summary)
 
 
 def _describe_run(options: Namespace) -> dict[str, Any]:
     """What decides the labels: a run that goes on must have the same."""
-    left_out = ("config", "out", "overwrite", "resume", "save", "picture", "max_frames", "weights")
+    left_out = ("config", "out", "overwrite", "resume", "save", "picture", "max_frames", "weights", "opacity")
     given = {name: value for name, value in vars(options).items() if name not in left_out}
-    return {**given, "weights": hash_file(Path(options.weights))}
+    return {**given, "input": [hide_password(text) for text in options.input], "weights": hash_file(Path(options.weights))}
 
 
 def _is_done(out: Path, frame: Frame) -> bool:
@@ -139,16 +222,24 @@ def _is_done(out: Path, frame: Frame) -> bool:
 
 
 def _write_summary(
-    path: Path, summary: StreamSummary, segmenter: VideoSegmenter, model: Model, options: Namespace, stopped: bool
+    camera: _Camera,
+    source: FrameSource,
+    summary: StreamSummary,
+    segmenter: VideoSegmenter,
+    model: Model,
+    options: Namespace,
+    stopped: bool,
 ) -> None:
-    runtime = segmenter.runtime
+    runtime, path = segmenter.runtime, camera.out / "summary.json"
     data = {
         "version": __version__,
-        "input": options.input,
-        "complete": not stopped,
+        "input": hide_password(camera.input),
+        **({"topic": source.topic} if source.topic is not None else {}),
+        "complete": not stopped and not summary.skipped,
         **({"resumed": True} if options.resume else {}),
         "frames": summary.frames,
         "skipped": summary.skipped,
+        **({"dropped": source.dropped} if source.kind == "live" else {}),
         "resets": dict(summary.resets),
         "not_remembered": summary.not_remembered,
         "timings_ms": summary.percentiles(),
@@ -162,15 +253,16 @@ def _write_summary(
         path.write_text(json.dumps(data, indent=1) + "\n")
     except OSError as error:
         if not stopped:  # else the first error is the one to show
-            raise OutputError(f"cannot write {path}: {system_says(error, path)}") from error
+            raise OutputError(f"cannot write {path}: {error}") from error
 
 
-def _print_summary(out: Path, summary: StreamSummary) -> None:
+def _print_summary(out: Path, source: FrameSource, summary: StreamSummary) -> None:
     if not summary.frames:
         return
     total = summary.percentiles()["total"]
     resets = ", ".join(f"{count} {cause}" for cause, count in summary.resets.items())
     skipped = f", {summary.skipped} damaged skipped" if summary.skipped else ""
+    skipped += f", {source.dropped} dropped that came too fast" if source.dropped else ""
     console.print(
         f"{summary.frames} frames{skipped}; {total['p50']:.0f} ms a frame (p95 {total['p95']:.0f}); resets: {resets}; in {out}",
         highlight=False,

@@ -48,7 +48,8 @@ def run(options: Namespace) -> int:
         degradation=options.degradation,
         level=options.level,
     )
-    with progress("recording", options.frames, None) as advance:
+    with progress("recording") as advance:
+        advance.expect(options.frames)
         record_street(Path(options.out), config, options.frames, advance)
     print(f"{options.out}: {options.frames} frames of {size}, seed {config.seed}")
     return 0

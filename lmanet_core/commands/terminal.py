@@ -6,22 +6,42 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 console = Console(stderr=True, markup=False)  # paths may hold brackets
 
 
+class Advance:
+    """Moves a progress bar on: call it once per frame."""
+
+    def __init__(self, bar: Progress, limit: int | None) -> None:
+        self._bar, self._limit = bar, limit
+        self._task = bar.add_task("", total=None, rate="")
+        self._total: int | None = 0
+
+    def __call__(self) -> None:
+        """One frame is done."""
+        self._bar.advance(self._task)
+        task = self._bar.tasks[0]
+        speed = task.finished_speed or task.speed
+        self._bar.update(self._task, rate=f"{speed:.1f} frames/s" if speed else "")
+
+    def expect(self, frames: int | None) -> None:
+        """So many frames more are to come, as far as known: of one stream, of which the limit may be reached first."""
+        known = [count for count in (frames, self._limit) if count is not None]
+        self._total = self._total + min(known) if known and self._total is not None else None
+        self._bar.tasks[0].total = self._total  # `update` takes None for unchanged
+
+
 @contextlib.contextmanager
-def progress(doing: str, expected: int | None, limit: int | None) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error; call what it gives once per frame.
+def progress(doing: str, limit: int | None = None) -> Iterator[Advance]:
+    """A progress bar on standard error, with the total and the time left once `Advance.expect` has told how much there is.
 
     Args:
         doing: in words.
-        expected: frames, as far as known.
-        limit: no more than these.
+        limit: no more than these of each stream.
     """
-    total = min(value for value in (expected, limit) if value is not None) if expected or limit else None
     columns = (
         TextColumn(doing),
         BarColumn(),
@@ -30,14 +50,15 @@ def progress(doing: str, expected: int | None, limit: int | None) -> Iterator[Ca
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=total, rate="")
+        yield Advance(bar, limit)
 
-        def advance() -> None:
-            bar.advance(task)
-            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
-            bar.update(task, rate=f"{speed:.1f} frames/s" if speed else "")
 
-        yield advance
+@contextlib.contextmanager
+def transfer(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar for bytes on standard error; call what it gives with how many there are, and of how many."""
+    with Progress(TextColumn(name), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def plain_table() -> Table:

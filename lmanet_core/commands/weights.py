@@ -1,4 +1,4 @@
-"""`lmanet weights`: look at weights or a model of somebody else's, or convert a file to our format."""
+"""`lmanet weights`: look at weights or a model of somebody else's, convert them to our format, fetch published ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from lmanet_core.commands.terminal import plain_table
-from lmanet_core.errors import OutputError
+from lmanet_core.commands.terminal import plain_table, transfer
+from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.labels import list_label_sets
 from lmanet_core.media.result_folder import free_name
-from lmanet_core.weights.adapters import describe, names_model, recut
+from lmanet_core.weights.adapters import describe, names_model, recut, relabel
+from lmanet_core.weights.catalogue import CATALOGUE, find_weights
 from lmanet_core.weights.checkpoint import hash_file, is_ours, load_model, save_model
+from lmanet_core.weights.download import fetch
+
+_LABELS = f"names, colours and groups of the classes: {', '.join(list_label_sets())} or a YAML file"
 
 
 def make_parser() -> ArgumentParser:
@@ -24,24 +29,38 @@ def make_parser() -> ArgumentParser:
         "file", type=str, help="a file of any understood kind, hf:FOLDER, hf:owner/name or python:FILE.py:function"
     )
     info.add_argument("--cut", type=str, default="auto", help="layer of a model of your own before which the memory goes in")
+    info.add_argument("--labels", type=str, default="", help=_LABELS)
     convert = ArgumentParser(description="Write weights as safetensors with metadata.", exit_on_error=False)
     convert.add_argument("file", type=str, help="weights of any understood kind")
     convert.add_argument("--out", type=str, required=True, help="file to write, .safetensors")
+    convert.add_argument("--labels", type=str, default="", help=_LABELS)
     convert.add_argument("--half", action="store_true", help="float16, half the size")
     convert.add_argument("--overwrite", action="store_true", help="replace a file that is there, if it is in our format")
     commands.add_subcommand("info", info, help="print what a file holds")
+    listing = ArgumentParser(description="Print the published weights that are known by name.", exit_on_error=False)
+    fetching = ArgumentParser(description="Fetch published weights; their licence is shown first.", exit_on_error=False)
+    fetching.add_argument("name", type=str, help="as `lmanet weights list` has it")
+    fetching.add_argument("--out", type=str | None, default=None, help="file to write; default: its own name, here")
+    fetching.add_argument("--accept-licence", action="store_true", help="you have read the licence and accept it")
     commands.add_subcommand("convert", convert, help="write our format")
+    commands.add_subcommand("list", listing, help="published weights by name")
+    commands.add_subcommand("fetch", fetching, help="fetch published weights")
     return parser
 
 
 def run(options: Namespace) -> int:
-    """Print what a file holds, or convert it; returns the exit code.
+    """Do what the word after `weights` says; returns the exit code.
 
     Raises:
+        ConfigError: unknown weights, or a licence that was not accepted.
         WeightsError: not a file of weights that is understood.
         OutputError: the new file exists, or cannot be written.
     """
     action = options[options.action]
+    if options.action == "list":
+        return _list()
+    if options.action == "fetch":
+        return _fetch(action)
     if options.action == "convert":
         if names_model(action.file):
             raise OutputError(
@@ -51,6 +70,8 @@ def run(options: Namespace) -> int:
     model = load_model(action.file)
     if options.action == "info" and action.cut != "auto":
         model = recut(model, action.cut)
+    if action.labels:
+        model = relabel(model, action.labels)
     if options.action == "convert":
         provenance = {
             **model.config.provenance,
@@ -88,6 +109,28 @@ def run(options: Namespace) -> int:
         keys = [key for key, why in model.dropped.items() if why == reason]
         table.add_row("not used", f"{len(keys)} keys ({keys[0]}, …): {reason}")
     Console(soft_wrap=True, markup=False).print(table)
+    return 0
+
+
+def _list() -> int:
+    for one in CATALOGUE:
+        miou = f"; mIoU {one.miou}, as its authors say" if one.miou else ""
+        size = "" if one.size is None else f"; {one.size / 1e6:.1f} MB"
+        print(f"{one.name}: {one.data_set}{miou}{size}\n  licence: {one.licence}\n  {one.address}")
+    return 0
+
+
+def _fetch(options: Namespace) -> int:
+    known = find_weights(options.name)
+    print(f"{known.name}: {known.data_set}; licence: {known.licence}", flush=True)
+    if known.on_hub:
+        raise ConfigError(f"{known.name} comes with the hub's own client: give --weights {known.address} to any command")
+    if not options.accept_licence:
+        raise ConfigError(f"{known.name} has a licence of its own, shown above; --accept-licence says that you accept it")
+    target = Path(options.out or known.file)
+    with transfer(known.file) as progress:
+        new = fetch(known, target, progress)
+    print(f"{target}: {'fetched and checked' if new else 'is there already, and is the right one'}")
     return 0
 
 

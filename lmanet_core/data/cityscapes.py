@@ -61,7 +61,9 @@ class CityscapesSource(ClipSource):
         self.labels = CITYSCAPES
         self._table = _train_ids()
         folder = self.root / "gtFine" / split
-        names = sorted(path.name.removesuffix(_LABELS) for path in folder.glob(f"*/*{_LABELS}"))
+        names = sorted(
+            path.name.removesuffix(_LABELS) for path in folder.glob(f"*/[!.]*{_LABELS}")
+        )  # not what macOS puts beside them
         if not names:
             what = "no label maps" if folder.is_dir() else "no such folder"
             raise InputError(f"Cityscapes split {split} is empty: {what} in {folder} (wanted CITY/*{_LABELS})")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +12,8 @@ import numpy as np
 from lmanet_core import __version__
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.clips import Clip, ClipSource
-from lmanet_core.errors import ConfigError, OutputError, system_says
+from lmanet_core.errors import ConfigError
+from lmanet_core.files import output_errors, replace_file
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.street import DEGRADATIONS, Degradation, Street, StreetConfig
@@ -110,16 +109,13 @@ class StreetSource(ClipSource):
         # The version, for a later one may draw another town.
         folder = self.cache / f"{self.size}-{self.fps:g}fps-{__version__}" / f"{config.seed}-{config.degradation}{config.level}"
         path = folder / f"{number}.npy"
-        try:
-            if path.is_file():
-                return np.asarray(np.load(path, allow_pickle=False), np.uint8)
-            frame = _render(config, number)
+        if path.is_file():
+            return np.asarray(np.load(path, allow_pickle=False), np.uint8)
+        frame = _render(config, number)
+        with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-                np.save(file, frame)
-            os.replace(file.name, path)  # noqa: PTH105 (a name, not a path)
-        except OSError as error:
-            raise OutputError(f"cannot keep rendered frames in {folder}: {system_says(error, folder)}") from error
+        with replace_file(path) as file, file.open("wb") as open_file:
+            np.save(open_file, frame)
         return frame
 
 

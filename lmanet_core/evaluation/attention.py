@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -163,11 +163,9 @@ def mark_position(image: UInt8Array, attention: Attention) -> UInt8Array:
     return np.asarray(marked, np.uint8)
 
 
-def draw_sheet(explanations: Sequence[Explanation]) -> UInt8Array:
-    """All explanations as one picture, one a row."""
-    rows = [
-        np.concatenate([caption(panel, text) for text, panel in explanation.panels.items()], 1) for explanation in explanations
-    ]
+def draw_sheet(rows_of_panels: Sequence[Mapping[str, UInt8Array]]) -> UInt8Array:
+    """Rows of panels, caption → (h, w, 3) RGB, as one picture."""
+    rows = [np.concatenate([caption(panel, text) for text, panel in panels.items()], 1) for panels in rows_of_panels]
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
     return np.asarray(np.concatenate(padded, 0), np.uint8)

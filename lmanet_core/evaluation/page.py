@@ -18,7 +18,7 @@ from markupsafe import Markup
 from lmanet_core.evaluation.plots import Timeline, draw_confusion, draw_timeline
 from lmanet_core.evaluation.report import QUALITY, WAYS, read_frames
 from lmanet_core.evaluation.verdict import Check
-from lmanet_core.media.sinks import output_errors
+from lmanet_core.files import output_errors
 
 _HERE = Path(__file__).parent
 #: Figure → its name, and what it is.

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.files import resize_labels
+from lmanet_core.files import output_errors
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, resize_image
 from lmanet_core.labels import LabelSet
-from lmanet_core.media.sinks import output_errors
-from lmanet_core.media.video_sink import VideoFile
+from lmanet_core.media.video_file import VideoFile
 
 _PANEL_WIDTH = 360
 _PICTURE_WIDTH = 400
@@ -38,7 +38,7 @@ class SideBySideVideo:
     """Camera | memory off | memory on | where they differ; without a memory: camera | labels.
 
     Args:
-        path: the .mp4 file.
+        path: the .webm file.
         labels: palette of the weights.
 
     Attributes:

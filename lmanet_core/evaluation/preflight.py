@@ -21,7 +21,7 @@ from lmanet_core.evaluation.measures import Measures
 from lmanet_core.evaluation.session import CameraInput
 from lmanet_core.evaluation.truth import Truth, open_truth, with_truth
 from lmanet_core.frame import Frame
-from lmanet_core.labels import UNLABELLED
+from lmanet_core.labels import UNLABELLED, list_label_sets
 from lmanet_core.labels.mapping import LabelMapping, list_mappings, load_mapping
 from lmanet_core.stream.segmenter import VideoSegmenter
 
@@ -58,18 +58,20 @@ def check_inputs(
     """
     for camera in cameras:
         if camera.labels is None:
-            camera.open().close()
+            camera.open(segmenter.config.bits).close()
             continue
-        samples = _first_labelled(camera, mapping, tolerance_s, max_frames)
+        samples = _first_labelled(camera, segmenter.config.bits, mapping, tolerance_s, max_frames)
         ids = [ids for _, ids in samples]
         if not _warn_of_unknown(camera, ids, mapping, segmenter):
             _warn_of_disagreement(camera, samples, mapping, segmenter)
 
 
-def _first_labelled(camera: CameraInput, mapping: LabelMapping, tolerance_s: float, max_frames: int | None) -> list[Labelled]:
+def _first_labelled(
+    camera: CameraInput, bits: int, mapping: LabelMapping, tolerance_s: float, max_frames: int | None
+) -> list[Labelled]:
     assert camera.labels is not None
     samples: list[Labelled] = []
-    with _quiet(), camera.open() as source:
+    with _quiet(), camera.open(bits) as source:
         truth = open_truth(camera.labels, camera.recording, tolerance_s, mapping.encoding)
         first_at, frames = 0, 0
         names: list[str] = []
@@ -158,9 +160,9 @@ def _warn_of_disagreement(
 
 
 def _others(mapping: LabelMapping, segmenter: VideoSegmenter) -> list[tuple[str, LabelMapping]]:
-    """Mappings that ship and that these weights could go by."""
+    """Mappings that ship and that these weights could go by, those of label sets before those of other data."""
     found = []
-    for name in list_mappings():
+    for name in sorted(list_mappings(), key=lambda name: name.partition("_")[0] not in list_label_sets()):
         with contextlib.suppress(ConfigError):
             other = load_mapping(name, segmenter.labels)
             if not np.array_equal(other.truth_table, mapping.truth_table) or other.classes != mapping.classes:

@@ -19,12 +19,13 @@ from lmanet_core.evaluation.attention import Explanation
 from lmanet_core.evaluation.flow import PairMatcher, to_grid
 from lmanet_core.evaluation.measures import FrameScores, Measures
 from lmanet_core.evaluation.pictures import Moments, SideBySideVideo, mark, save_panels
+from lmanet_core.files import output_errors
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import Size, resize_image
 from lmanet_core.labels import LabelSet
 from lmanet_core.labels.mapping import LabelMapping
 from lmanet_core.media import ResultBagSink
-from lmanet_core.media.sinks import make_folder, output_errors
+from lmanet_core.media.sinks import make_folder
 from lmanet_core.metrics import Matches
 from lmanet_core.stream.loop import StreamSummary
 
@@ -155,7 +156,7 @@ class Recorder:
             stream.bag.write(frame, main)
         if "video" in self._save:
             if stream.video is None:
-                stream.video = SideBySideVideo(self.out / f"{self._named('side_by_side', camera)}.mp4", self._labels)
+                stream.video = SideBySideVideo(self.out / f"{self._named('side_by_side', camera)}.webm", self._labels)
             stream.video.write(frame, results)
 
     def drop(self, camera: str, frame: Frame) -> None:

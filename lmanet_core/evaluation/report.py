@@ -16,7 +16,7 @@ from lmanet_core.evaluation.flow import MAX_PIXELS
 from lmanet_core.evaluation.measures import MVC_FRAMES
 from lmanet_core.evaluation.session import CameraInput, Session
 from lmanet_core.evaluation.verdict import Check, Threshold, judge
-from lmanet_core.media.sinks import output_errors
+from lmanet_core.files import output_errors
 from lmanet_core.metrics.temporal import FLOW_AGREEMENT_PX, STATIC_GREY_LEVELS
 from lmanet_core.stream.loop import StreamSummary
 from lmanet_core.weights.checkpoint import hash_file

@@ -89,12 +89,17 @@ class EvaluationConfig:
         return [replace(camera, results=each) for camera, each in zip(cameras, self.results, strict=True)]
 
 
-def evaluate(config: EvaluationConfig, on_frame: Callable[[], None] = lambda: None) -> Report:
+def evaluate(
+    config: EvaluationConfig,
+    on_frame: Callable[[], None] = lambda: None,
+    on_open: Callable[[int | None], None] = lambda frames: None,
+) -> Report:
     """Segment the recordings, measure, and write the report.
 
     Args:
         config: see `EvaluationConfig`.
         on_frame: called after each frame of each camera, for progress.
+        on_open: called before a camera's first frame, with how many to expect, where that is known.
 
     Raises:
         LmanetError: input, weights, labels or output are not usable; what was measured by then is in the report's folder.
@@ -120,6 +125,7 @@ def evaluate(config: EvaluationConfig, on_frame: Callable[[], None] = lambda: No
         names, remembers = [camera.name for camera in cameras], segmenter.memory_enabled and not config.stills
         recorder = Recorder(config.out, labels, mapping, names, variants, config.save, remembers)
         session = Session(cameras, make_segmenters, recorder, config.tolerance_s, config.max_frames, on_frame, config.stills)
+        session.bits, session.on_open = segmenter.config.bits, on_open
         figures: dict[str, float | None] = {}
         complete = False
         try:

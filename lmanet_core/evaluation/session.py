@@ -17,6 +17,7 @@ from pathlib import Path
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.evaluation.attention import AttentionWatch
+from lmanet_core.evaluation.label_gate import GateWatch
 from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.truth import open_truth, with_truth
 from lmanet_core.frame import Frame, FrameResult
@@ -46,10 +47,13 @@ class CameraInput:
     fps: float | None = None
     results: str | None = None
 
-    def open(self) -> FrameSource:
-        """Its frames; raises InputError, ConfigError as `open_frames` does."""
-        options = {} if self.fps is None else {"fps": self.fps}
-        return open_frames(self.recording, topic=self.topic, **options)
+    def open(self, bits: int) -> FrameSource:
+        """Its frames; raises InputError, ConfigError as `open_frames` does.
+
+        Args:
+            bits: of images with 16, see `SampleDepth`.
+        """
+        return open_frames(self.recording, topic=self.topic, fps=self.fps, bits=bits)
 
 
 @dataclass
@@ -64,6 +68,8 @@ class Session:
         max_frames: of each camera; None: all.
         on_frame: called after each frame, for progress.
         stills: every image is a stream of its own, so that nothing is remembered or measured from one to the next.
+        bits: of images with 16, see `SampleDepth`.
+        on_open: called with the frames to expect of each camera, for progress.
         skipped: damaged images, by camera that was read.
         labels: labels matched, unmatched and damaged, by camera that has labels and was read.
     """
@@ -75,6 +81,8 @@ class Session:
     max_frames: int | None = None
     on_frame: Callable[[], None] = lambda: None
     stills: bool = False
+    bits: int = 16
+    on_open: Callable[[int | None], None] = lambda frames: None
     skipped: dict[str, int] = field(default_factory=dict)
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -82,7 +90,8 @@ class Session:
     def open(self, camera: CameraInput) -> Iterator[Iterator[tuple[Frame, UInt8Array | None]]]:
         """A camera's frames with their labels; damage and labels are counted when it is left."""
         with ExitStack() as stack:
-            source = stack.enter_context(camera.open())
+            source = stack.enter_context(camera.open(self.bits))
+            self.on_open(source.expected_frames)
             truth = None
             if camera.labels is not None:
                 truth = open_truth(camera.labels, camera.recording, self.tolerance_s, self.recorder.mapping.encoding)
@@ -105,20 +114,21 @@ class Session:
             for camera in self.cameras:
                 pending: Future[None] | None = None
                 segmenters = self.make_segmenters()
-                watch = None if recorder.explanations else watch_attention(segmenters)
+                watches = [] if recorder.explanations else watch_attention(segmenters)
                 with self.open(camera) as pairs:
                     for frame, truth in pairs:
                         if self.stills:
                             for each in segmenters.values():
                                 each.reset()
-                        results = step_watched(segmenters, frame, watch)
+                        results = step_watched(segmenters, frame, *watches)
                         if pending is not None:
                             pending.result()
                         pending = pool.submit(recorder.add, camera.name, frame, truth, results)
                         self.on_frame()
                     if pending is not None:
                         pending.result()
-                recorder.explanations += watch.explanations if watch is not None else []
+                for watch in watches:
+                    recorder.explanations += watch.explanations
 
     def require_labels(self) -> None:
         """Raise InputError where labels were given and not one of them belongs to a frame."""
@@ -168,25 +178,26 @@ def _short(topic: str) -> str:
     return "_".join(kept) or topic.strip("/").replace("/", "_")
 
 
-def watch_attention(segmenters: Mapping[str, VideoSegmenter]) -> AttentionWatch | None:
-    """A watch on the main segmenter's memory; None where it is not read through a window."""
+def watch_attention(segmenters: Mapping[str, VideoSegmenter]) -> list[AttentionWatch]:
+    """A watch on the main segmenter's memory; none where it is not read through a window."""
     main = segmenters.get("on")
     memory = None if main is None else main.runtime.config.memory
-    return None if main is None or memory is None or memory.window is None else AttentionWatch(main)
+    return [] if main is None or memory is None or memory.window is None else [AttentionWatch(main)]
 
 
 def step_watched(
-    segmenters: Mapping[str, VideoSegmenter], frame: Frame, watch: AttentionWatch | None
+    segmenters: Mapping[str, VideoSegmenter], frame: Frame, *watches: AttentionWatch | GateWatch
 ) -> dict[str, FrameResult]:
-    """`step_all`, with the main segmenter's memory watched."""
-    if watch is None or watch.is_done:
-        return step_all(segmenters, frame)
-    watch.before_step(frame)
+    """`step_all`, with the main segmenter's memories watched."""
+    looking = [watch for watch in watches if not watch.is_done]
+    for watch in looking:
+        watch.before_step(frame)
     results = step_all(segmenters, frame)
-    watch.after_step(frame, next(iter(results.values())))
+    for watch in looking:
+        watch.after_step(frame, next(iter(results.values())))
     return results
 
 
 def step_all(segmenters: Mapping[str, VideoSegmenter], frame: Frame) -> dict[str, FrameResult]:
     """The same frame through each."""
-    return {name: each.step(frame.image, frame.stamp_ns, frame.frame_id) for name, each in segmenters.items()}
+    return {name: each.step_frame(frame) for name, each in segmenters.items()}

@@ -22,7 +22,7 @@ from lmanet_core.errors import InputError
 from lmanet_core.frame import Frame
 from lmanet_core.labels.encoding import LabelEncoding
 from lmanet_core.media.bag import DAMAGE, choose_image_topic, deserialize, first_stamps, header_stamp_ns
-from lmanet_core.media.bag_files import BAG_SUFFIXES, BagFiles, is_bag_folder
+from lmanet_core.media.bag_files import BagFiles, is_bag_file, is_bag_folder
 from lmanet_core.media.label_files import LabelFiles
 from lmanet_core.media.label_images import decode_label_ids, label_ids_from_message
 from lmanet_core.media.salvage import RawMessage
@@ -117,7 +117,7 @@ def open_truth(labels: str, recording: Path, tolerance_s: float, encoding: Label
     path = Path(bag) if bag else recording
     if not path.exists():
         raise InputError(f"labels {labels}: there is no {path}; wanted a folder of PNGs, a topic, or BAG:TOPIC")
-    is_bag = is_bag_folder(path) if path.is_dir() else path.suffix in BAG_SUFFIXES
+    is_bag = is_bag_folder(path) if path.is_dir() else is_bag_file(path)
     if not is_bag or not topic.startswith("/"):
         raise InputError(f"labels {labels}: no such folder; a topic of a bag begins with /")
     return StampedTruth(TopicLabels(path, topic, colors), tolerance_s)

@@ -13,13 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lmanet_core.errors import ConfigError
+from lmanet_core.errors import ConfigError, suggest_name
 
 _COMPARISONS = {
     ">=": lambda got, limit: got >= limit,
@@ -84,9 +83,8 @@ def check_names(thresholds: Sequence[Threshold], figures: Sequence[str]) -> None
     """Raise ConfigError where a threshold is on a figure that no report has."""
     for threshold in thresholds:
         if threshold.figure not in figures:
-            near = get_close_matches(threshold.figure.lower(), figures, 1)
-            hint = f"did you mean {near[0]}?" if near else f"figures are {', '.join(figures)}"
-            raise ConfigError(f"threshold on an unknown figure {threshold.figure!r}; {hint}")
+            hint = suggest_name(threshold.figure.lower(), figures, "figures are")
+            raise ConfigError(f"threshold on an unknown figure {threshold.figure!r}{hint}")
 
 
 def judge(thresholds: Sequence[Threshold], figures: Mapping[str, float | None]) -> dict[str, Any]:

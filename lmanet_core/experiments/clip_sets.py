@@ -27,7 +27,7 @@ from lmanet_core.network.backbone import image_batch
 from lmanet_core.network.lmanet import stack_memory
 from lmanet_core.stream.argmax import argmax_labels
 from lmanet_core.stream.motion import follow
-from lmanet_core.stream.segmenter import fit_to_backbone
+from lmanet_core.stream.stream_plan import fit_to_backbone
 from lmanet_core.training.build import make_validation_source
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.runtime import Runtime

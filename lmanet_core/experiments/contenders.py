@@ -38,7 +38,7 @@ class Streamed:
 
     def step(self, frame: Frame) -> FrameResult:
         """See `Contender`."""
-        return self._segmenter.step(frame.image, frame.stamp_ns, frame.frame_id, confidence=False)
+        return self._segmenter.step_frame(frame, confidence=False)
 
 
 class SelfMemory:

@@ -26,11 +26,11 @@ from lmanet_core.evaluation.truth import open_truth, with_truth
 from lmanet_core.experiments.clip_sets import add_noise
 from lmanet_core.experiments.contenders import Averaged, Contender, SelfMemory, Streamed
 from lmanet_core.experiments.paper import ExperimentResult
+from lmanet_core.files import output_errors
 from lmanet_core.frame import Frame
 from lmanet_core.labels import UNLABELLED
 from lmanet_core.labels.mapping import LabelMapping, load_mapping
 from lmanet_core.media import open_frames
-from lmanet_core.media.sinks import output_errors
 from lmanet_core.metrics import FlowMatcher, Matches
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import Runtime, prepare

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from lmanet_core.errors import ConfigError, LmanetError, OutputError, system_says
+from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.evaluation.plots import draw_bars
 from lmanet_core.experiments.sets import evaluate_sets
 from lmanet_core.media.result_folder import ResultFolder
@@ -296,4 +296,4 @@ def write_result(out: Path, name: str, result: ExperimentResult) -> None:
             title = result.title.partition(":")[0]  # what is drawn of it stands at the axis
             (out / f"{name}.svg").write_text(draw_bars(title, result.unit, names, series), encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot write to {out}: {system_says(error, out / 'x')}") from error
+        raise OutputError(f"cannot write to {out}: {error}") from error

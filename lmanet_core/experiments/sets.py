@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from lmanet_core import __version__
 from lmanet_core.data.named_sets import NAMED_SETS
-from lmanet_core.errors import OutputError, system_says
+from lmanet_core.errors import OutputError
 from lmanet_core.experiments.clip_sets import ClipScorer, Condition, make_conditions
 from lmanet_core.geometry import parse_size
 from lmanet_core.training.config import TrainConfig
@@ -104,4 +104,4 @@ def write_scores(out: Path, rows: Sequence[dict[str, Any]], config: TrainConfig)
                 figures = [row[key][place] if place < len(row[key]) else "" for key, place in named.values()]
                 writer.writerow([*(row[key] for key in plain), *figures])
     except OSError as error:
-        raise OutputError(f"cannot write to {out}: {system_says(error, out / 'x')}") from error
+        raise OutputError(f"cannot write to {out}: {error}") from error

@@ -31,8 +31,8 @@ LETTERBOX_GREY = 114
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
-    """`network_edge = scale · camera_edge + offset` along one axis, and the pixels that really carry image."""
+class Axis:
+    """Of a plan: `network_edge = scale · camera_edge + offset` along one axis, and the pixels that really carry image."""
 
     camera_start: int  # pixels of the camera that are used: [start, stop)
     camera_stop: int
@@ -41,10 +41,12 @@ class _Axis:
 
     @property
     def scale(self) -> float:
+        """Network pixels to a camera pixel."""
         return (self.network_stop - self.network_start) / (self.camera_stop - self.camera_start)
 
     @property
     def offset(self) -> float:
+        """Where the camera's first edge would land."""
         return self.network_start - self.scale * self.camera_start
 
 
@@ -75,8 +77,21 @@ class GeometryPlan:
     network_size: Size
     output_size: Size
     output_is_network: bool
-    _rows: _Axis
-    _columns: _Axis
+    _rows: Axis
+    _columns: Axis
+
+    @property
+    def upright(self) -> GeometryPlan:
+        """The plan of the images as the network sees them, where the camera is mounted otherwise (`TurnedPlan`)."""
+        return self
+
+    def turn(self, image: UInt8Array) -> UInt8Array:
+        """Camera image (H, W, 3) → as the `upright` plan takes it."""
+        return image
+
+    def turn_back(self, plane: UInt8Array) -> UInt8Array:
+        """What the `upright` plan gives for the output (H', W', …) → as the camera sees."""
+        return plane
 
     def to_network(self, image: UInt8Array) -> UInt8Array:
         """Camera image (H, W, 3) → network input (h, w, 3), uint8. Bars of a letterbox are grey."""
@@ -198,6 +213,7 @@ def plan_geometry(
     network_size: Size,
     output: str = "input",
     mode: ResizeMode = "stretch",
+    pixel_aspect: float = 1.0,
 ) -> GeometryPlan:
     """Plan how images of `camera_size` reach a network of `network_size` and come back.
 
@@ -207,6 +223,7 @@ def plan_geometry(
         output: "input" (the camera's size), "network" (the network's own grid) or "WxH".
         mode: "stretch" maps the whole image on the whole input; "letterbox" keeps the aspect and adds grey bars; "crop" keeps
             the aspect and cuts what does not fit (255 in the label map there).
+        pixel_aspect: width of the camera's pixels over their height; the network's are square where the aspect is kept.
 
     Raises:
         InputError: an image without pixels or too large to resize.
@@ -217,17 +234,17 @@ def plan_geometry(
     if output not in ("input", "network") and not re.match(r"\s*\d", output):
         raise ConfigError(f"output size must be 'input', 'network' or WIDTHxHEIGHT, got {output!r}")
     output_size = {"input": camera_size, "network": network_size}.get(output) or parse_size(output)
-    rows = _Axis(0, camera_size.height, 0, network_size.height)
-    columns = _Axis(0, camera_size.width, 0, network_size.width)
-    scales = (rows.scale, columns.scale)
+    rows = Axis(0, camera_size.height, 0, network_size.height)
+    columns = Axis(0, camera_size.width, 0, network_size.width)
+    scales = (rows.scale, columns.scale / pixel_aspect)
     if mode == "letterbox":
         scale = min(scales)
         rows = _letterboxed(rows, scale)
-        columns = _letterboxed(columns, scale)
+        columns = _letterboxed(columns, scale * pixel_aspect)
     elif mode == "crop":
         scale = max(scales)
         rows = _cropped(rows, scale)
-        columns = _cropped(columns, scale)
+        columns = _cropped(columns, scale * pixel_aspect)
     elif mode != "stretch":
         raise ConfigError(f"resize mode must be stretch, letterbox or crop, got {mode!r}")
     return GeometryPlan(camera_size, network_size, output_size, output == "network", rows, columns)
@@ -249,7 +266,7 @@ def _resize_nearest(plane: UInt8Array, size: Size) -> UInt8Array:
     return np.asarray(resized, np.uint8)
 
 
-def _taps(axis: _Axis, average: bool) -> Taps:
+def _taps(axis: Axis, average: bool) -> Taps:
     """As `resize_image` weighs: the covered length when averaging, else the two nearest centres, with weights of 11 bits."""
     used, landed = axis.camera_stop - axis.camera_start, axis.network_stop - axis.network_start
     step = used / landed
@@ -265,7 +282,7 @@ def _taps(axis: _Axis, average: bool) -> Taps:
     return Taps(axis.camera_start + np.minimum(position, used - 1), weight.astype(np.float32))
 
 
-def _sources(axis: _Axis, camera: int, network: int, output: int | None, whole: bool) -> IndexArray:
+def _sources(axis: Axis, camera: int, network: int, output: int | None, whole: bool) -> IndexArray:
     """Along one axis of `_map_back`, with positions in place of labels; output None: the network's own grid."""
     seen = np.arange(axis.network_start, axis.network_stop)
     if output is None:
@@ -287,14 +304,14 @@ def _nearest(row: IndexArray, length: int) -> IndexArray:
     return np.asarray(picked[0], np.int64)
 
 
-def _letterboxed(axis: _Axis, scale: float) -> _Axis:
+def _letterboxed(axis: Axis, scale: float) -> Axis:
     room = axis.network_stop
     length = min(room, max(1, round(axis.camera_stop * scale)))
     start = (room - length) // 2
     return replace(axis, network_start=start, network_stop=start + length)
 
 
-def _cropped(axis: _Axis, scale: float) -> _Axis:
+def _cropped(axis: Axis, scale: float) -> Axis:
     available = axis.camera_stop
     length = min(available, max(1, round(axis.network_stop / scale)))
     start = (available - length) // 2

@@ -2,7 +2,7 @@
 
 The same lines stand in `labels.yaml` of a training set, in a mapping of `lmanet evaluate` and in the sets that ship:
 
-    names: [road, person]           # or {0: road, 1: person}, by id; `classes` is the same; cityscapes or camvid11 are known
+    names: [road, person]           # or {0: road, 1: person}, by id; `classes` is the same; or a set that ships
     colors: [[128, 64, 128], …]     # one for each class, in their order, or {road: [128, 64, 128]}; left out: made up
     ids: {7: road, "#dc143c": person}   # value in a label image → class: a number, or a colour of colour-coded images
     ignore: [0, "#000000"]          # values that mean void; 255 does, unless `ids` gives it a class
@@ -19,18 +19,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lmanet_core.arrays import UInt8Array
-from lmanet_core.errors import ConfigError
-from lmanet_core.labels.label_set import CAMVID11, CITYSCAPES, UNLABELLED, LabelSet, distinct_colors
+from lmanet_core.errors import ConfigError, suggest_name
+from lmanet_core.labels.label_set import UNLABELLED, LabelSet, list_label_sets, parse_label_set
 
 KEYS = ("names", "classes", "colors", "groups", "ids", "truth", "ignore", "suffix", "layout")
-_KNOWN_SETS = {"cityscapes": CITYSCAPES, "camvid11": CAMVID11}
 _BLACK = 0
 
 
@@ -79,7 +77,7 @@ def read_encoding(content: Mapping[str, Any]) -> LabelEncoding:
     colors: dict[int, int] = {}
     for value, name in given.items():
         if name not in numbers:
-            raise ConfigError(f"no class {name!r}{_hint(str(name), classes.names)}")
+            raise ConfigError(f"no class {name!r}{suggest_name(str(name), classes.names, 'known:')}")
         color = _read_color(value)
         (ids if color is None else colors)[_id(value) if color is None else color] = numbers[name]
     if not ids:  # colours alone: an id is the number of its class
@@ -123,25 +121,18 @@ def _encode(
 def _read_classes(content: Mapping[str, Any]) -> tuple[LabelSet, Mapping[int, str]]:
     """The classes, and which id is which where nothing else is said."""
     key = "names" if content.get("names") is not None else "classes"
-    wanted, colors, groups = content.get(key), content.get("colors"), content.get("groups") or {}
-    if isinstance(wanted, str) and wanted in _KNOWN_SETS:
-        known = _KNOWN_SETS[wanted]
+    wanted = content.get(key)
+    if isinstance(wanted, str) and wanted in list_label_sets():
+        known = parse_label_set({**content, "names": wanted})
         return known, dict(enumerate(known.names))
     if isinstance(wanted, Mapping) and wanted:  # by id
         by_id = {value: str(wanted[value]) for value in sorted(wanted, key=_id)}
-        wanted = list(dict.fromkeys(by_id.values()))
     elif isinstance(wanted, list) and wanted:
         by_id = {number: str(name) for number, name in enumerate(wanted)}
     else:
-        raise ConfigError(f"{key} must be {', '.join(_KNOWN_SETS)}, a list of names, or {{id: name}}, got {wanted!r:.100}")
-    if colors is None:
-        colors = distinct_colors(len(wanted))
-    elif isinstance(colors, Mapping):
-        missing = [name for name in wanted if name not in colors]
-        if missing:
-            raise ConfigError(f"colors has no line for {', '.join(map(str, missing[:5]))}")
-        colors = [colors[name] for name in wanted]
-    return LabelSet.from_dict({"names": [str(name) for name in wanted], "colors": colors, "groups": groups}), by_id
+        sets = ", ".join(list_label_sets())
+        raise ConfigError(f"{key} must be {sets}, a list of names, or {{id: name}}, got {wanted!r:.100}")
+    return parse_label_set({**content, "names": list(dict.fromkeys(by_id.values()))}), by_id
 
 
 def _id(value: Any) -> int:
@@ -159,8 +150,3 @@ def _read_color(value: Any) -> int | None:
 def _pack(color: tuple[int, int, int]) -> int:
     red, green, blue = color
     return red << 16 | green << 8 | blue
-
-
-def _hint(got: str, known: Any) -> str:
-    near = get_close_matches(got, list(known), 1)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"

@@ -7,18 +7,32 @@ blended or interpolated; `overlay` is for people, everything else is exact.
 from __future__ import annotations
 
 import colorsys
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 from lmanet_core.arrays import UInt8Array
-from lmanet_core.errors import ConfigError
+from lmanet_core.errors import ConfigError, suggest_name
+from lmanet_core.labels.groups import usual_groups
+from lmanet_core.settings import read_options, refuse_unknown
 
 UNLABELLED = 255
+_SETS = Path(__file__).parent / "sets"
+_KEYS = (
+    "names",
+    "colors",
+    "groups",
+    "ids",
+    "ignore",
+    "suffix",
+    "layout",
+)  # of a file; those from `ids` on are about label images
 
 
 @dataclass(frozen=True)
@@ -52,8 +66,7 @@ class LabelSet:
         for group, members in self.groups.items():
             for member in members:
                 if member not in self.names:
-                    near = get_close_matches(member, self.names, 1)
-                    hint = f"; did you mean {near[0]}?" if near else f"; classes are {', '.join(self.names)}"
+                    hint = suggest_name(member, self.names, "classes are")
                     raise ConfigError(f"group {group} names an unknown class {member}{hint}")
         palette = np.zeros((256, 3), np.uint8)
         palette[: len(self.colors)] = self.colors
@@ -137,34 +150,96 @@ def _color(color: Sequence[int]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-DRIVING_GROUPS: Mapping[str, tuple[str, ...]] = {
-    "drivable": ("road",),
-    "person": ("person", "rider"),
-    "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
-}
+_CITYSCAPES_NAMES = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
+    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)  # fmt: skip
+_CAMVID_NAMES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
 
 #: Cityscapes' 19 evaluation classes by trainId, in its published colours.
 CITYSCAPES = LabelSet(
-    names=(
-        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
-        "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
-    ),
+    names=_CITYSCAPES_NAMES,
     colors=(
         (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
         (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
         (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
     ),
-    groups=DRIVING_GROUPS,
+    groups=usual_groups(_CITYSCAPES_NAMES),
 )  # fmt: skip
 
 #: CamVid reduced to 11 classes (SegNet's order), in its published colours.
 CAMVID11 = LabelSet(
-    names=(
-        "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
-    ),
+    names=_CAMVID_NAMES,
     colors=(
         (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
         (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
     ),
-    groups={"drivable": ("road",), "person": ("pedestrian", "bicyclist"), "vehicle": ("car",)},
+    groups=usual_groups(_CAMVID_NAMES),
 )  # fmt: skip
+
+_IN_CODE: Mapping[str, LabelSet] = {"cityscapes": CITYSCAPES, "camvid11": CAMVID11}
+
+
+def list_label_sets() -> tuple[str, ...]:
+    """Names of the sets that ship."""
+    return (*_IN_CODE, *sorted(file.stem for file in _SETS.glob("*.yaml")))
+
+
+def read_label_set(name_or_file: str | os.PathLike[str]) -> LabelSet:
+    """One of `list_label_sets()`, or a YAML file:
+
+        names: [floor, wall, person]   # in the order of the ids; or one of the sets that ship
+        colors: {person: [220, 20, 60]}   # by name, or a list; left out: the set's, or made up
+        groups: {drivable: [floor]}    # left out: see `usual_groups`
+
+    Raises:
+        ConfigError: no such set or file, an unknown key, or what is no label set.
+    """
+    name = os.fspath(name_or_file)
+    if name in list_label_sets():
+        return _shipped(name)
+    file = Path(name).expanduser()
+    if not file.is_file():
+        hint = suggest_name(name, list_label_sets()) or "; no such file"
+        raise ConfigError(f"a label set is {', '.join(list_label_sets())} or a YAML file, got {name!r}{hint}")
+    return _read_file(file)
+
+
+def _read_file(file: Path) -> LabelSet:
+    content = read_options(file)
+    refuse_unknown(file, content, _KEYS)
+    try:
+        return parse_label_set(content)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+@lru_cache
+def _shipped(name: str) -> LabelSet:
+    return _IN_CODE[name] if name in _IN_CODE else _read_file(_SETS / f"{name}.yaml")
+
+
+def parse_label_set(content: Mapping[str, Any]) -> LabelSet:
+    """The set that `names`, `colors` and `groups` of a YAML file tell, see `read_label_set`.
+
+    Raises:
+        ConfigError: what is no label set.
+    """
+    wanted = content.get("names")
+    base = read_label_set(wanted) if isinstance(wanted, str) else None
+    names = base.names if base is not None else wanted
+    if not isinstance(names, list | tuple) or not names:
+        raise ConfigError(f"names must be a list in the order of the ids, or one of {', '.join(list_label_sets())}")
+    names = [str(one) for one in names]
+    colors, groups = content.get("colors"), content.get("groups")
+    if isinstance(colors, Mapping) or colors is None:
+        usual = base.colors if base is not None else distinct_colors(len(names))
+        given = dict(zip(names, usual, strict=True))
+        for class_name, color in (colors or {}).items():
+            if class_name not in given:
+                raise ConfigError(f"colors names an unknown class {class_name!r}; classes are {', '.join(names)}")
+            given[class_name] = color
+        colors = list(given.values())
+    return LabelSet.from_dict({"names": names, "colors": colors, "groups": usual_groups(names) if groups is None else groups})

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy.typing as npt
 import yaml
 
 from lmanet_core.arrays import UInt8Array
-from lmanet_core.errors import ConfigError
+from lmanet_core.errors import ConfigError, suggest_name
 from lmanet_core.labels import UNLABELLED, LabelSet
 from lmanet_core.labels.encoding import KEYS, LabelEncoding, read_encoding
 
@@ -112,7 +111,7 @@ def load_mapping(name_or_file: str, labels: LabelSet) -> LabelMapping:
         raise ConfigError(f"mapping {file}: wanted 'key: value' lines, got {type(data).__name__}")
     for key in data:
         if key not in _KEYS:
-            raise ConfigError(f"mapping {file}: unknown key {key!r}{_hint(str(key), _KEYS)}")
+            raise ConfigError(f"mapping {file}: unknown key {key!r}{suggest_name(str(key), _KEYS, 'known:')}")
     try:
         return _build(data, labels, name_or_file)
     except (ConfigError, TypeError, ValueError, AttributeError) as error:
@@ -126,7 +125,7 @@ def _build(data: Mapping[str, Any], labels: LabelSet, name: str) -> LabelMapping
 
     def number_of(class_name: Any) -> int:
         if class_name not in numbers:
-            raise ConfigError(f"no class {class_name!r}{_hint(str(class_name), classes.names)}")
+            raise ConfigError(f"no class {class_name!r}{suggest_name(str(class_name), classes.names, 'known:')}")
         return numbers[class_name]
 
     targets = data.get("prediction") or {}
@@ -163,8 +162,3 @@ def _table(entries: Mapping[int, int]) -> UInt8Array:
     for index, value in entries.items():
         table[index] = value
     return table
-
-
-def _hint(got: str, known: Any) -> str:
-    near = get_close_matches(got, list(known), 1)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Frames in, results out: video files, image folders, ROS 1 and ROS 2 bags, PNGs; needs no ROS installation."""
+"""Frames in, results out: videos, images, ROS 1 and ROS 2 bags, cameras, streams, PNGs; needs no ROS installation."""
 
 from lmanet_core.media.bag_sink import BAG_TOPICS, DEFAULT_BAG_TOPICS, ResultBagSink
 from lmanet_core.media.output import SINK_KINDS, check_sink_kinds, open_sinks
@@ -7,7 +7,7 @@ from lmanet_core.media.reader import open_frames
 from lmanet_core.media.ros_images import camera_info_from_message, image_from_compressed_message, image_from_message
 from lmanet_core.media.sinks import CompositeSink, LabelPngSink, MaskPngSink, ResultSink
 from lmanet_core.media.source import FrameSource
-from lmanet_core.media.video_sink import VideoSink
+from lmanet_core.media.video_sink import PictureSink, VideoSink
 
 __all__ = [
     "BAG_TOPICS",
@@ -17,6 +17,7 @@ __all__ = [
     "FrameSource",
     "LabelPngSink",
     "MaskPngSink",
+    "PictureSink",
     "ResultBagSink",
     "ResultSink",
     "VideoSink",

@@ -14,16 +14,19 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
 from rosbags.rosbag1 import Reader as Reader1
 from rosbags.rosbag2 import Reader as Reader2
 
 from lmanet_core.errors import InputError
-from lmanet_core.media.salvage import OnDamage, RawMessage, scan_file
+from lmanet_core.media.salvage import PACKED_SUFFIXES, OnDamage, RawMessage, scan_file
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection
 
 BAG_SUFFIXES = (".bag", ".mcap", ".db3", ".active")  # rosbag record writes x.bag.active until it closes the bag
+METADATA = "metadata.yaml"
+_PARTS = tuple(f"{suffix}{packing}" for suffix in (".mcap", ".db3") for packing in ("", *PACKED_SUFFIXES))
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -37,9 +40,14 @@ class BagTopic:
     count: int
 
 
+def is_bag_file(file: Path) -> bool:
+    """Whether a file's name says that it is a bag, also one that is compressed as a whole (x.mcap.zstd)."""
+    return file.suffix in BAG_SUFFIXES or file.name.endswith(_PARTS)
+
+
 def is_bag_folder(folder: Path) -> bool:
     """Whether a folder is a ROS 2 bag, also one whose metadata.yaml is missing because the recorder was killed."""
-    metadata = folder / "metadata.yaml"
+    metadata = folder / METADATA
     return bool(_storage_files(folder)) or (metadata.is_file() and b"rosbag2_bagfile_information" in metadata.read_bytes())
 
 
@@ -63,6 +71,7 @@ class BagFiles:
         self._files = _storage_files(path) if path.is_dir() else [path]
         self._connections: list[Connection] = []
         self._reader: Reader1 | Reader2 | None = None
+        self._holes_ns = _find_missing_parts(path, on_damage) if path.is_dir() else []
         try:
             self._open_reader()
         except Exception as error:  # besides its own errors rosbags lets KeyError, struct.error, OSError and others through
@@ -72,6 +81,19 @@ class BagFiles:
 
     def messages(self, names: Collection[str]) -> Iterator[RawMessage]:
         """Messages of the named topics, in the order of the bag."""
+        damage: list[str] = []
+        known, holes_ns = 0, list(self._holes_ns)
+        for message in self._read(names, damage):
+            after_loss = len(damage) > known
+            while holes_ns and message.receive_ns >= holes_ns[0]:
+                after_loss = bool(holes_ns.pop(0))
+            known = len(damage)
+            yield message._replace(after_loss=True) if after_loss else message
+        for why in damage:
+            self._on_damage(why)
+
+    def _read(self, names: Collection[str], damage: list[str]) -> Iterator[RawMessage]:
+        """Messages through rosbags, and from where it stops in file order; what is wrong with the file goes into `damage`."""
         delivered, reason = 0, ""
         wanted = sum(self.topics[name].count for name in names)
         connections = [connection for connection in self._connections if connection.topic in names]
@@ -86,15 +108,12 @@ class BagFiles:
             if delivered >= wanted:
                 return
             _LOGGER.info("%s: rosbags stops after %d of %d messages %s", self._path, delivered, wanted, reason)
-        damage: list[str] = []
         in_file_order = (message for message in self._scan(damage.append) if message.topic in names)
         for message in islice(in_file_order, delivered, None):
             yield message
             delivered += 1
-        for why in damage:
-            self._on_damage(why)
         if delivered < wanted and not damage:
-            self._on_damage(f"{wanted} messages are announced, {delivered} are there {reason}".rstrip())
+            damage.append(f"{wanted} messages are announced, {delivered} are there {reason}".rstrip())
 
     def close(self) -> None:
         """Close the files."""
@@ -142,6 +161,27 @@ class BagFiles:
 
 
 def _storage_files(folder: Path) -> list[Path]:
-    """Parts of a ROS 2 bag, x_0 before x_10."""
-    files = [file for suffix in ("mcap", "db3") for file in folder.glob(f"*.{suffix}")]
+    """Parts of a ROS 2 bag, x_0 before x_10; not what macOS puts beside them (._x_0)."""
+    files = [file for file in folder.iterdir() if file.name.endswith(_PARTS) and not file.name.startswith(".")]
     return sorted(files, key=lambda file: (len(file.name), file.name))
+
+
+def _find_missing_parts(folder: Path, on_damage: OnDamage) -> list[int]:
+    """Report the files of a split bag that its metadata name and that are not there.
+
+    Returns:
+        When each of them begins, nanoseconds on the recorder's clock, in order; those of which nothing is said left out.
+    """
+    try:
+        content = yaml.safe_load((folder / METADATA).read_text(encoding="utf-8"))
+        about = content["rosbag2_bagfile_information"]
+        names = [str(name) for name in about["relative_file_paths"]]
+        begins = {str(file["path"]): int(file["starting_time"]["nanoseconds_since_epoch"]) for file in about.get("files") or []}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return []  # rosbags says what is wrong with the metadata, or there are none
+    missing = [name for name in names if not (folder / name).exists()]
+    if len(missing) == len(names):
+        return []  # renamed, or no bag of several files: not a part that is missing
+    for name in missing:
+        on_damage(f"{name} is missing, of the {len(names)} files that {METADATA} names")
+    return sorted(begins[name] for name in missing if name in begins)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from difflib import get_close_matches
 from pathlib import Path
 
 from lmanet_core.arrays import UInt8Array
-from lmanet_core.errors import ConfigError
+from lmanet_core.errors import ConfigError, suggest_name
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
@@ -44,8 +43,7 @@ class ResultBagSink(ClosingSink):
     ) -> None:
         for topic in topics:
             if topic not in BAG_TOPICS:
-                near = get_close_matches(topic, BAG_TOPICS, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = suggest_name(topic, BAG_TOPICS)
                 raise ConfigError(f"topics of a result bag are {', '.join(BAG_TOPICS)}, got {topic!r}{hint}")
         self.path = Path(path)
         self._label_set = label_set

@@ -18,9 +18,10 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import OutputError
+from lmanet_core.files import output_errors
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
-from lmanet_core.media.sinks import make_folder, output_errors
+from lmanet_core.media.sinks import make_folder
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from lmanet_core.arrays import UInt8Array
-from lmanet_core.errors import OutputError, system_says
+from lmanet_core.errors import OutputError
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.labels import LabelSet
 
@@ -64,4 +64,4 @@ def write_image(path: Path, image: UInt8Array) -> None:
     try:
         path.write_bytes(cv2.imencode(path.suffix, image[:, :, ::-1])[1].tobytes())
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {system_says(error, path)}") from error
+        raise OutputError(f"cannot write {path}: {error}") from error

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from lmanet_core.errors import ConfigError, OutputError
-from lmanet_core.media.sinks import output_errors
+from lmanet_core.files import output_errors
 
 MANIFEST = ".lmanet.json"
 

@@ -4,11 +4,12 @@ The colour conversions are rosbags-image's. It takes every image for tightly pac
 rows, so everything else is put in that form first:
 
 * padded rows (`step` larger than a row) are packed; rosbags-image ignores `step` and would shear the image;
-* 16-bit samples, of either byte order, are divided by 256; a fixed scale, so that brightness does not flicker;
+* 16-bit samples, of either byte order, are brought to 8 bits on a fixed scale, see `SampleDepth`;
 * nv12 and nv21 get 3/2 · height rows, luma and chroma; rosbags-image reads only `height` rows;
 * 8UC1, 16UC1, 8UC3 and so on have no colour format: one channel is taken as grey, three and four as OpenCV's BGR and BGRA;
 * CompressedImage is decoded by `decode_image`; rosbags-image turns images by their EXIF orientation, away from the camera's
-  calibration, and has an `assert` for damaged ones.
+  calibration, and has an `assert` for damaged ones. What a camera compressed as it came from the sensor, such as "bayer_rggb8;
+  jpeg compressed ", is debayered, and where it says "compressed rgb8" its channels are as they stand.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rosbags.image import ImageError, image_to_cvimage
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
 from lmanet_core.geometry import CameraInfo
-from lmanet_core.media.pixels import decode_image
+from lmanet_core.media.pixels import SIXTEEN_BITS, SampleDepth, decode_pixels, to_rgb
 
 _COMPRESSED_DEPTH = "compressedDepth"
 
@@ -71,15 +72,16 @@ _ENCODINGS: dict[str, _Encoding] = {
 }
 
 
-def image_from_message(message: ImageMessage) -> UInt8Array:
+def image_from_message(message: ImageMessage, depth: SampleDepth = SIXTEEN_BITS) -> UInt8Array:
     """Convert a sensor_msgs/Image.
 
     Args:
         message: any of the encodings rgb8, bgr8, rgba8, bgra8, mono8 and their 16-bit kin, the Bayer patterns in 8 and 16 bit,
             yuv422 (uyvy), yuv422_yuy2 (yuyv), nv12, nv21, and 8UC and 16UC with 1, 3 or 4 channels.
+        depth: of 16 bits.
 
     Returns:
-        (H, W, 3) uint8 RGB in memory of its own; alpha dropped, 16 bit divided by 256.
+        (H, W, 3) uint8 RGB in memory of its own; alpha dropped.
 
     Raises:
         InputError: no pixels, an encoding that is not a colour or grey image, less data than height and step say.
@@ -91,7 +93,7 @@ def image_from_message(message: ImageMessage) -> UInt8Array:
     if known is None:
         raise InputError(f"encoding must be a colour or grey one ({', '.join(_ENCODINGS)}), got {encoding!r}")
     rows = _rows_of_nv(message) if encoding in ("nv12", "nv21") else height
-    packed = _unpack(message, rows, width, known)  # (rows, width · channels) uint8
+    packed = _unpack(message, rows, width, known, depth)  # (rows, width · channels) uint8
     _check_pattern(encoding, rows, width)
     plain = SimpleNamespace(height=rows, width=width, encoding=known.as_8_bit, is_bigendian=0, data=packed)
     if sys.byteorder == "big":
@@ -104,15 +106,40 @@ def image_from_message(message: ImageMessage) -> UInt8Array:
     return cast("UInt8Array", np.array(image, np.uint8, order="C"))  # (H, W, 3)
 
 
-def image_from_compressed_message(message: CompressedImageMessage) -> UInt8Array:
+def image_from_compressed_message(message: CompressedImageMessage, depth: SampleDepth = SIXTEEN_BITS) -> UInt8Array:
     """Convert a sensor_msgs/CompressedImage (JPEG, PNG, WebP, …) to (H, W, 3) uint8 RGB.
+
+    Args:
+        message: its format may say what was compressed, as in "bayer_rggb8; jpeg compressed ".
+        depth: of 16 bits.
 
     Raises:
         InputError: damaged or cut off, or a compressed depth image.
     """
-    if _COMPRESSED_DEPTH in str(message.format):
-        raise InputError(f"a colour or grey image is needed, got depth ({message.format})")
-    return decode_image(np.frombuffer(message.data, np.uint8))
+    name = str(message.format)
+    if _COMPRESSED_DEPTH in name:
+        raise InputError(f"a colour or grey image is needed, got depth ({name})")
+    pixels = decode_pixels(np.frombuffer(message.data, np.uint8))
+    source, _, compressed = name.partition(";")
+    if source.strip().startswith("bayer_") and (pixels.ndim == 2 or pixels.shape[2] == 1):
+        return _debayer(pixels, source.strip(), depth)
+    if "compressed rgb" in compressed and pixels.ndim == 3 and pixels.shape[2] >= 3:
+        pixels = pixels[:, :, 2::-1]  # it was encoded as it stood, so blue was taken for red
+    return to_rgb(pixels, depth)
+
+
+def _debayer(pixels: npt.NDArray[Any], encoding: str, depth: SampleDepth) -> UInt8Array:
+    """RGB of a mosaic (H, W), uint8 or uint16 in the byte order of this machine; encoding such as "bayer_rggb8"."""
+    height, width = pixels.shape[:2]
+    mosaic = SimpleNamespace(
+        height=height,
+        width=width,
+        encoding=f"{encoding.rstrip('0123456789')}{8 * pixels.itemsize}",
+        is_bigendian=int(sys.byteorder == "big"),
+        step=width * pixels.itemsize,
+        data=np.ascontiguousarray(pixels).reshape(-1).view(np.uint8),
+    )
+    return image_from_message(mosaic, depth)
 
 
 def camera_info_from_message(message: Any) -> CameraInfo:  # any of three generated classes: ROS 1, ROS 2, rclpy
@@ -147,7 +174,7 @@ def _rows_of_nv(message: ImageMessage) -> int:
     return rows if np.frombuffer(message.data, np.uint8).size >= step * rows else int(message.height)
 
 
-def _unpack(message: ImageMessage, rows: int, width: int, encoding: _Encoding) -> UInt8Array:
+def _unpack(message: ImageMessage, rows: int, width: int, encoding: _Encoding, depth: SampleDepth) -> UInt8Array:
     row_bytes = width * encoding.channels * encoding.sample_bytes
     step = int(message.step) or row_bytes  # some publishers leave it at 0
     data = np.frombuffer(message.data, np.uint8)
@@ -158,7 +185,7 @@ def _unpack(message: ImageMessage, rows: int, width: int, encoding: _Encoding) -
     packed: UInt8Array = np.ascontiguousarray(data[: step * rows].reshape(rows, step)[:, :row_bytes])
     if encoding.sample_bytes == 2:
         samples: npt.NDArray[np.uint16] = packed.view(">u2" if message.is_bigendian else "<u2")
-        packed = (samples >> 8).astype(np.uint8)
+        packed = depth.to_8_bit(samples)
     return packed
 
 

@@ -10,13 +10,15 @@ Formats: https://mcap.dev/spec, http://wiki.ros.org/Bags/Format/2.0, and rosbag2
 from __future__ import annotations
 
 import bz2
+import shutil
 import sqlite3
 import struct
 import sys
 from binascii import crc32
 from collections.abc import Callable, Iterator
-from io import BytesIO
+from io import BufferedReader, BytesIO, RawIOBase
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO, NamedTuple
 
 import lz4.frame  # type: ignore[import-untyped]
@@ -30,6 +32,7 @@ OnDamage = Callable[[str], None]
 
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 _ROS1_MAGIC = b"#ROSBAG V2.0\n"
+PACKED_SUFFIXES = (".zstd", ".zst")
 _MAX_RECORD = 2**32  # a longer one is a damaged length
 
 
@@ -42,6 +45,7 @@ class RawMessage(NamedTuple):
         receive_ns: when the recorder got it.
         data: serialised.
         serialization: "cdr" (ROS 2), "ros1", or whatever else an MCAP holds.
+        after_loss: messages were recorded between the one before and this, and are lost.
     """
 
     topic: str
@@ -49,6 +53,7 @@ class RawMessage(NamedTuple):
     receive_ns: int
     data: bytes
     serialization: str
+    after_loss: bool = False
 
 
 class _Broken(Exception):
@@ -56,22 +61,61 @@ class _Broken(Exception):
 
 
 def scan_file(path: Path, on_damage: OnDamage) -> Iterator[RawMessage]:
-    """All messages of an .mcap, .db3 or ROS 1 .bag (also .bag.active) file that can be read, in file order."""
-    if path.suffix == ".db3":
-        yield from _scan_sqlite(path, on_damage)
+    """All messages of an .mcap, .db3 or ROS 1 .bag (also .bag.active) file that can be read, in file order.
+
+    The file may be compressed as a whole, as rosbag2 does with `--compression-mode file`: x.mcap.zstd, x.db3.zstd.
+    """
+    is_packed = path.suffix in PACKED_SUFFIXES
+    if (Path(path.stem) if is_packed else path).suffix == ".db3":
+        yield from _scan_packed_sqlite(path, on_damage) if is_packed else _scan_sqlite(path, on_damage)
         return
     try:
-        with path.open("rb") as file:
-            start = file.read(len(_ROS1_MAGIC))
+        with _open_packed(path) if is_packed else path.open("rb") as file:
+            start = file.peek(len(_ROS1_MAGIC))
             if start.startswith(_MCAP_MAGIC):
-                file.seek(len(_MCAP_MAGIC))
+                file.read(len(_MCAP_MAGIC))
                 yield from _McapScan(on_damage).read(file)
-            elif start == _ROS1_MAGIC:
+            elif start.startswith(_ROS1_MAGIC):
+                file.read(len(_ROS1_MAGIC))
                 yield from _Ros1Scan(on_damage).read(file)
             else:
                 on_damage(f"{path.name} does not start like a bag")
     except OSError as error:
         on_damage(f"{path.name} cannot be read: {error.strerror or error}")
+
+
+class _Packed(RawIOBase):
+    """The content of a file that was compressed with zstd; where it cannot be unpacked it ends, as if it were cut off there."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._unpacker = zstd.ZstdDecompressor()
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # any writable buffer
+        while not self._ready and not self._unpacker.eof:
+            packed = self._file.read(1 << 16)
+            try:
+                self._ready = memoryview(self._unpacker.decompress(packed))
+            except zstd.ZstdError:
+                return 0
+            if not packed:
+                return 0
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _open_packed(path: Path) -> BufferedReader:
+    return BufferedReader(_Packed(path), 1 << 20)
 
 
 class _McapScan:
@@ -186,6 +230,19 @@ class _Ros1Scan:
             self._on_damage(f"a chunk cannot be unpacked ({compression}): {error}")
             return
         yield from self._records(BytesIO(data))
+
+
+def _scan_packed_sqlite(path: Path, on_damage: OnDamage) -> Iterator[RawMessage]:
+    """SQLite reads files alone, so it is unpacked into a temporary one, as far as that goes."""
+    with TemporaryDirectory(prefix="lmanet_") as folder:
+        unpacked = Path(folder) / path.stem
+        try:
+            with _open_packed(path) as source, unpacked.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        except OSError as error:
+            on_damage(f"{path.name} cannot be unpacked: {error.strerror or error}")
+            return
+        yield from _scan_sqlite(unpacked, on_damage)
 
 
 def _scan_sqlite(path: Path, on_damage: OnDamage) -> Iterator[RawMessage]:

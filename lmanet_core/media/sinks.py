@@ -7,11 +7,9 @@ and bags are closed by `close`, which `with` calls on any exception. Everything 
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -20,6 +18,7 @@ import cv2
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import OutputError
+from lmanet_core.files import output_errors, replace_file
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.labels import LabelSet
 
@@ -87,7 +86,7 @@ class LabelPngSink(ClosingSink):
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """See `ResultSink`."""
-        _write_png(self.folder / png_name(frame), result.labels)
+        write_png(self.folder / png_name(frame), result.labels)
 
 
 class MaskPngSink(ClosingSink):
@@ -111,7 +110,7 @@ class MaskPngSink(ClosingSink):
     def write(self, frame: Frame, result: FrameResult) -> None:
         """See `ResultSink`."""
         for group, folder in self._folders.items():
-            _write_png(folder / png_name(frame), self._label_set.mask(result.labels, group))
+            write_png(folder / png_name(frame), self._label_set.mask(result.labels, group))
 
 
 class CompositeSink(ClosingSink):
@@ -150,32 +149,10 @@ class CompositeSink(ClosingSink):
             raise first
 
 
-def png_name(frame: Frame) -> str:
-    """What the PNGs of a frame are called."""
-    return f"{_file_stem(frame)}.png"
-
-
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents; raises OutputError."""
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-
-
-@contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of the body into an OutputError that names `path` and says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            why = "no space is left for it; free some or choose another output"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            why = "writing there is not permitted; choose another output or change the permissions"
-        elif error.errno in (errno.EEXIST, errno.ENOTDIR):
-            why = "a folder is needed and there is a file of that name; choose another output"
-        else:
-            why = f"{error.strerror or error}"
-        raise OutputError(f"{path}: cannot be written: {why}") from error
 
 
 def safe_name(name: str) -> str:
@@ -183,20 +160,20 @@ def safe_name(name: str) -> str:
     return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
-def _file_stem(frame: Frame) -> str:
+def png_name(frame: Frame) -> str:
+    """What the PNGs of a frame are called."""
+    return f"{file_stem(frame)}.png"
+
+
+def file_stem(frame: Frame) -> str:
+    """What files made from a frame are called, without a suffix."""
     return frame.name.replace("/", "_") or str(frame.stamp_ns)
 
 
-def _write_png(path: Path, image: UInt8Array) -> None:
-    """Write beside the place and rename: whoever watches the folder never sees half a file."""
+def write_png(path: Path, image: UInt8Array) -> None:
+    """Write (H, W) or BGR (H, W, 3), whole or not at all; raises OutputError."""
     ok, encoded = cv2.imencode(".png", image)
     if not ok:
         raise OutputError(f"{path}: OpenCV cannot encode a PNG of shape {image.shape}")
-    temporary = path.with_name(f".{path.name}.part")
-    with output_errors(path):
-        try:
-            temporary.write_bytes(encoded.tobytes())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with replace_file(path) as file:
+        file.write_bytes(encoded.tobytes())

@@ -5,6 +5,7 @@ Sits between a message and the segmenter, live and in recordings alike. What the
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable
 
@@ -92,3 +93,14 @@ def begins_at_zero(stamps_ns: Iterable[int]) -> bool:
     """
     first, second = (*stamps_ns, 0, 0)[:2]
     return first == 0 and 0 < second <= _SOON_NS
+
+
+def stamp_from_name(stem: str) -> int | None:
+    """The time that a file's name tells, in nanoseconds; None where it tells none.
+
+    Understood are nanoseconds (16 to 19 digits) and seconds with a point or underscore (1700000000.066667).
+    """
+    if re.fullmatch(r"\d{16,19}", stem):
+        return int(stem)
+    match = re.fullmatch(r"(\d{9,10})[._](\d{1,9})", stem)
+    return int(match[1]) * 10**9 + int(match[2].ljust(9, "0")) if match else None

@@ -125,6 +125,8 @@ class ModuleBackbone(Backbone):
             ) from error
 
     def _features(self, image: torch.Tensor, cut: Cut) -> torch.Tensor:
+        if torch.compiler.is_compiling():  # no exception passes through a trace; what nothing uses falls out of it
+            return self._caught(image, cut)
         hook = self.module.get_submodule(cut.layer).register_forward_pre_hook(_stop)
         try:
             self.module(image)
@@ -133,6 +135,17 @@ class ModuleBackbone(Backbone):
         finally:
             hook.remove()
         raise WeightsError(f"{cut.layer} was not reached this time; name another layer as cut")
+
+    def _caught(self, image: torch.Tensor, cut: Cut) -> torch.Tensor:
+        """The features as the module passes them on; the whole of it runs."""
+        caught: list[torch.Tensor] = []
+        layer = self.module.get_submodule(cut.layer)
+        hook = layer.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0].clone()))
+        try:
+            self.module(image)
+        finally:
+            hook.remove()
+        return caught[0]
 
     def decode(self, features: torch.Tensor) -> torch.Tensor:
         """Features (B, C, h, w) → logits (B, classes, H, W); logits stay as they are where there is no cut."""

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-_STRIPE_BYTES = 1 << 20  # of logits that a CPU works on at a time: they stay in its cache
+#: Of float32 logits that a CPU works on at a time: they stay in its cache.
+STRIPE_BYTES = 1 << 20
+
+_FAR = 3e38
 
 
 def argmax_labels(logits: torch.Tensor, confidence: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -34,20 +37,32 @@ def _argmax_in_stripes(logits: torch.Tensor, confidence: bool) -> tuple[torch.Te
     classes, height, width = logits.shape
     labels = torch.empty(height, width, dtype=torch.uint8)
     certain = torch.empty(height, width, dtype=torch.uint8) if confidence else None
-    for rows in stripes(height, classes * width * logits.element_size(), _STRIPE_BYTES):
-        planes = logits[:, rows].clone(memory_format=torch.contiguous_format)
-        best = planes.amax(0)
-        labels[rows] = first_equal(planes, best)
+    ranks = class_ranks(classes, logits.device)
+    for rows in stripes(height, classes * width * 4, STRIPE_BYTES):
+        planes = planes_of(logits[:, rows])
+        labels[rows] = first_best(planes, ranks)
         if certain is not None:
-            certain[rows] = _confidence(planes.sub_(best))
+            certain[rows] = _confidence(planes)
     return labels, certain
 
 
-def first_equal(planes: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
-    """The first of the planes (C, h, w) that equals the best one: (h, w) uint8. Several times faster than `argmax` on a CPU."""
-    classes = planes.shape[0]
-    rank = torch.arange(classes, 0, -1, dtype=torch.uint8, device=planes.device).view(classes, 1, 1)
-    return torch.sub(classes, planes.eq(best).view(torch.uint8).mul_(rank).amax(0).clamp_(min=1))
+def planes_of(logits: torch.Tensor) -> torch.Tensor:
+    """(C, h, w) logits in any layout → a copy, one float32 plane for each class, less the best logit of each pixel."""
+    planes = logits.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    return planes.sub_(planes.amax(0))
+
+
+def class_ranks(classes: int, device: torch.device) -> torch.Tensor:
+    """(C, 1, 1) float32 for `first_best`: C for the first class, 1 for the last."""
+    return torch.arange(classes, 0, -1, dtype=torch.float32, device=device).view(classes, 1, 1)
+
+
+def first_best(planes: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
+    """The first class that is 0 in what `planes_of` gives: (h, w) float32, a whole number.
+
+    Several times faster on a CPU than `argmax` or a comparison: all but the best are moved far down.
+    """
+    return len(ranks) - torch.add(ranks, planes, alpha=_FAR).amax(0).nan_to_num_(1.0)
 
 
 def stripes(height: int, row_bytes: int, stripe_bytes: int) -> Iterator[slice]:

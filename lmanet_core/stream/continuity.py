@@ -68,7 +68,7 @@ class ContinuityMonitor:
        row that is older at all (a clock that stepped back a little, a very short loop).
     6. Late (older by `late_s` at most) or repeated (equal stamp): no discontinuity, but not remembered, and nothing is compared
        with it later. Stamps that drivers leave out or let stand still are made good before, see `StampSource`.
-    7. GAP: newer by more than `gap_s`.
+    7. GAP: newer by more than `gap_s`, or frames in between were recorded and are lost.
     8. SCENE_CUT: the images say so, see `scene_cut`.
 
     After a discontinuity the frame is the one that the next is compared with.
@@ -104,17 +104,20 @@ class ContinuityMonitor:
         """Forget the stream; the next frame is a first frame, which also answers a pending request."""
         self._newest = None
 
-    def check(self, image: UInt8Array, stamp_ns: int, frame_id: str = "") -> Continuity:
+    def check(self, image: UInt8Array, stamp_ns: int, frame_id: str = "", after_loss: bool = False) -> Continuity:
         """Judge one frame. Call once per frame, in the order of arrival.
 
         Args:
             image: (H, W, 3) uint8 RGB, as the camera gave it.
             stamp_ns: capture time, nanoseconds; any integer.
             frame_id: coordinate frame of the camera; may be empty.
+            after_loss: frames before this one are lost.
         """
         requested = self._take_request()
         seen = _Seen(image.shape, stamp_ns, frame_id)
         discontinuity = self._compare(seen, requested)
+        if discontinuity is None and after_loss:
+            discontinuity = Discontinuity.GAP
         if discontinuity is None and self._newest is not None and stamp_ns <= self._newest.stamp_ns:
             return Continuity(None, remember=False)
         if self._cuts is not None:

@@ -24,28 +24,32 @@ Where the picture is lost, c is small, h is 1 and the evidence fades.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import interpolate
 
 from lmanet_core.arrays import Float32Array, UInt8Array
 from lmanet_core.geometry import Size
-from lmanet_core.stream.argmax import first_equal, stripes
+from lmanet_core.stream.argmax import STRIPE_BYTES, class_ranks, first_best, planes_of, stripes
 from lmanet_core.stream.label_evidence import DOWN, HOLDS, LOST, RIGHT, PictureComparison
 
 _MOST_EVIDENCE = 8.0  # N, frames: a belief can always be changed
 _LEAST_CERTAINTY = 0.02
+_LOST = 2.0  # beside the share that holds, to tell where the picture is lost
 _LOST_COUNTS = 0.03  # of a frame, where the picture is lost
 _FADES = 0.8  # evidence kept from frame to frame, where the picture is lost
-_STRIPE_BYTES = 4 << 20  # of logits that a CPU works on at a time
 
-# A scored class is a whole number that compares by probability: 22 bits of it above 8 bits of class. A belief's first word
-# holds 12 bits of probability, the class and 11 bits of evidence; the second one probability and class of the runner-up.
-_SCORE_UNIT = float((1 << 22) - 1)
-_STORED_UNIT = float((1 << 12) - 1)
-_DROPPED_BITS, _CLASS_BITS, _EVIDENCE_BITS = 10, 8, 11
-_EVIDENCE_UNIT = 64.0  # evidence of one frame
-_CLASS = (1 << _CLASS_BITS) - 1
+# A probability and its class are one word: a float32 whose last 8 bits are the class. Such words compare as whole numbers.
+# A belief's first plane holds the likeliest class in that way. Its second plane holds the runner-up: the first 16 bits of its
+# probability (a bfloat16), 8 bits of the evidence's root, and the class.
+_CLASS = 0xFF
+_PROBABILITY = -1 << 8
+_SHORT_PROBABILITY, _HALF_OF_ITS_LAST_BIT = -1 << 16, 1 << 15
+_EVIDENCE_SHIFT = 8
+_ROOT_UNIT = 255.0 / _MOST_EVIDENCE**0.5
+_SEEN_WINS = 1.0 + 2.0**-14  # against words that differ from its own by no more than the bits of the class
+_THREAD_PIXELS = 1 << 15  # that a thread of a CPU works on at a time; PyTorch does not divide less among threads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,19 +129,14 @@ def blend(
         belief = no_belief(Size(height, width), classes, logits.device)
         evidence = logits.new_zeros(3, 1, 1, dtype=torch.float32)
     past = _Past(belief, evidence, strength)
-    for rows in stripes(height, classes * width * 4, _STRIPE_BYTES) if logits.is_cpu else (slice(0, height),):
-        shares = logits[0, :, rows].to(torch.float32, copy=True, memory_format=torch.contiguous_format)  # (C, r, W)
-        highest = shares.amax(0)
-        best = first_equal(shares, highest)
-        total = shares.sub_(highest).exp_().sum(0)
-        sure = torch.nan_to_num_(1.0 / total, 0.0, 0.0, 0.0)  # probability of the likeliest class
-        counts = sure.square().add_(_LEAST_CERTAINTY)
-        first, second, gathered = past.weigh(rows, shares, total, best, sure, counts)
+    for rows in stripes(height, width, _THREAD_PIXELS * torch.get_num_threads()) if logits.is_cpu else (slice(0, height),):
+        words = past.words(rows)
+        kinds = words & _CLASS
+        seen = _look(logits[0, :, rows], kinds)
+        first, after[1, rows] = _weigh(words, kinds, past.holds(rows), seen)
+        after[0, rows] = first
         labels[rows] = first & _CLASS
-        certain[rows] = (first >> _CLASS_BITS) * (255.0 / _SCORE_UNIT) + 0.5
-        words = gathered.clamp_(max=_MOST_EVIDENCE).mul_(_EVIDENCE_UNIT).int()
-        after[0, rows] = words.bitwise_or_(_stored(first) << _EVIDENCE_BITS)
-        after[1, rows] = _stored(second)
+        certain[rows] = first.view(torch.float32).mul(255.0).add_(0.5)
     return labels, certain, after
 
 
@@ -153,74 +152,103 @@ class _Past:
 
     def __init__(self, belief: torch.Tensor, evidence: torch.Tensor, strength: float) -> None:
         _, self._height, self._width = belief.shape
-        self._words = belief.flatten(1)
-        size = (self._height, self._width)
-        moved = interpolate(evidence[None, :HOLDS], size, mode="bilinear", align_corners=False)[0]
-        self._down = moved[DOWN].mul_(self._height).round_().int()  # (H, W), pixels
-        self._right = moved[RIGHT].mul_(self._width).round_().int()
-        self._holds = interpolate(evidence[None, HOLDS : HOLDS + 1], size, mode="nearest")[0, 0]
-        self._strength = strength
+        self._belief = belief.flatten(1)
+        self._lines = evidence.shape[1]
+        shift = torch.stack((evidence[DOWN] * self._height, evidence[RIGHT] * self._width))
+        holds = evidence[HOLDS : HOLDS + 1]
+        holds = torch.where(holds == LOST, _LOST + strength, holds * strength)
+        size = (self._lines, self._width)  # rows follow when they are wanted, which is faster
+        self._shift = interpolate(shift[None], size, mode="bilinear", align_corners=False)[0]
+        self._holds = interpolate(holds[None], size, mode="nearest")[0, 0]
 
-    def weigh(
-        self,
-        rows: slice,
-        shares: torch.Tensor,
-        total: torch.Tensor,
-        best: torch.Tensor,
-        sure: torch.Tensor,
-        counts: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The formulas of this module, for the two classes that were believed and the one that is seen.
+    def holds(self, rows: slice) -> torch.Tensor:
+        """(r, W) float32, the share of the past that holds; `_LOST` more where the picture is lost."""
+        row = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=self._holds.device)
+        return self._holds.index_select(0, row.mul_(self._lines / self._height).long())  # as `interpolate` takes the nearest
 
-        Args:
-            rows: of the image.
-            shares: (C, r, W), of `total` (r, W): the network's probabilities.
-            best: (r, W) uint8, its likeliest class.
-            sure: (r, W), the probability of that.
-            counts: (r, W), what this frame's evidence counts.
-
-        Returns:
-            The two likeliest classes with their scores, and the evidence, (r, W) each.
-        """
-        holds = self._holds[rows]
-        lost = holds == LOST
-        where = self._origins(rows)
-        word, second = (words.index_select(0, where).view_as(best) for words in self._words)
-        evidence = (word & ((1 << _EVIDENCE_BITS) - 1)) * (1.0 / _EVIDENCE_UNIT)
-        evidence *= 1.0 - (1.0 - _FADES) * lost
-        counts = counts * (1.0 - (1.0 - _LOST_COUNTS) * lost)
-        weight = holds.clamp(max=1.0).mul_(self._strength).mul_(evidence).div_(evidence.add_(counts))
-        rest = 1.0 - weight
-        scale, weight = torch.nan_to_num(rest / total, 0.0, 0.0, 0.0), weight.mul_(1.0 / _STORED_UNIT)
-        now = best.int()
-        index = torch.int32 if shares.numel() < 1 << 31 else torch.int64
-        pixel = torch.arange(best.numel(), dtype=index, device=best.device).view_as(best)
-        scored, known = [], torch.zeros_like(lost)
-        for past in (word >> _EVIDENCE_BITS, second):
-            kind = past & _CLASS
-            share = shares.flatten().index_select(0, (kind.to(index) * best.numel() + pixel).flatten()).view_as(total)
-            share = torch.nan_to_num_(share, 0.0, 0.0, 0.0).mul_(scale).add_(weight * (past >> _CLASS_BITS))
-            scored.append(_scored(share, kind))
-            known |= kind == now
-        high, low = torch.maximum(*scored), torch.minimum(*scored)
-        third = _scored((sure * rest).masked_fill_(known, 0.0), now)  # what is seen, if it is neither of them
-        return torch.maximum(high, third), torch.maximum(low, torch.minimum(high, third)), counts / rest
-
-    def _origins(self, rows: slice) -> torch.Tensor:
-        """Where the pixels of some rows were: the nearest pixel's number, flat."""
-        row = torch.arange(rows.start, rows.stop, dtype=torch.int32, device=self._down.device)[:, None]
-        column = torch.arange(self._width, dtype=torch.int32, device=self._down.device)
-        down = (self._down[rows] + row).clamp_(0, self._height - 1)
-        right = (self._right[rows] + column).clamp_(0, self._width - 1)
-        flat: torch.Tensor = down * self._width + right
-        return flat.flatten()
+    def words(self, rows: slice) -> torch.Tensor:
+        """(2, r, W) int32: what was believed where the pixels of some rows were, of the nearest pixel."""
+        row = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=self._shift.device)
+        line = ((row + 0.5) * (self._lines / self._height) - 0.5).clamp_(0.0, self._lines - 1)
+        above, below = line.long(), (line + 1.0).long().clamp_(max=self._lines - 1)
+        share = line.frac_()[:, None]
+        down, right = torch.lerp(self._shift.index_select(1, above), self._shift.index_select(1, below), share)
+        column = torch.arange(self._width, dtype=torch.float32, device=down.device)
+        row = down.add_(row[:, None]).round_().clamp_(0, self._height - 1).int()
+        column = right.add_(column).round_().clamp_(0, self._width - 1).int()
+        where = torch.add(column, row, alpha=self._width).flatten()
+        words = torch.empty(2, *down.shape, dtype=torch.int32, device=down.device)
+        for plane, moved in zip(self._belief, words, strict=True):
+            torch.index_select(plane, 0, where, out=moved.view(-1))
+        return words
 
 
-def _scored(probability: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
-    """Probabilities 0–1 and classes → whole numbers that compare by probability."""
-    return torch.bitwise_or((probability * _SCORE_UNIT).int() << _CLASS_BITS, kind)
+class _Seen(NamedTuple):
+    """What the network says of some pixels.
+
+    Attributes:
+        best: (r, W) int32, the likeliest class.
+        total: (r, W) float32, of which the likeliest class has 1; infinite where the network says nothing.
+        shares: (2, r, W) float32 of the same total, of the two classes that were believed.
+    """
+
+    best: torch.Tensor
+    total: torch.Tensor
+    shares: torch.Tensor
 
 
-def _stored(scored: torch.Tensor) -> torch.Tensor:
-    """Scored classes with as much of the probability as is kept."""
-    return (scored >> (_CLASS_BITS + _DROPPED_BITS) << _CLASS_BITS).bitwise_or_(scored & _CLASS)
+def _look(logits: torch.Tensor, believed: torch.Tensor) -> _Seen:
+    """What logits (C, r, W) say of the likeliest class and of two others, `believed` (2, r, W) int32."""
+    classes, height, width = logits.shape
+    best, total = (torch.empty(height, width, device=logits.device) for _ in range(2))
+    shares = torch.empty(2, height, width, device=logits.device)
+    ranks = class_ranks(classes, logits.device)
+    pixels = torch.arange(height * width, dtype=torch.int32, device=logits.device)
+    if logits.numel() >= 1 << 31:
+        pixels = pixels.long()
+    for rows in stripes(height, classes * width * 4, STRIPE_BYTES) if logits.is_cpu else (slice(0, height),):
+        planes = planes_of(logits[:, rows])
+        best[rows] = first_best(planes, ranks)
+        torch.sum(planes.exp_(), 0, out=total[rows])
+        count = planes[0].numel()
+        for kind, share in zip(believed[:, rows], shares[:, rows], strict=True):
+            where = torch.add(pixels[:count], kind.flatten(), alpha=count)
+            torch.index_select(planes.view(-1), 0, where, out=share.view(-1))
+    return _Seen(best.int(), torch.nan_to_num_(total, torch.inf), torch.nan_to_num_(shares, 0.0))
+
+
+def _weigh(words: torch.Tensor, kinds: torch.Tensor, holds: torch.Tensor, seen: _Seen) -> tuple[torch.Tensor, torch.Tensor]:
+    """The formulas of this module, for the two classes that were believed and the one that is seen.
+
+    Args:
+        words: (2, r, W) int32, as `_Past.words`.
+        kinds: (2, r, W) int32, their classes.
+        holds: (r, W), as `_Past.holds`.
+        seen: what the network says.
+
+    Returns:
+        The two planes of the new belief, (r, W) int32 each.
+    """
+    lost = (holds - 1.0).clamp_(0.0, 1.0)  # 0 or 1
+    evidence = (words[1] >> _EVIDENCE_SHIFT & _CLASS).float().square_()
+    evidence.mul_(torch.add(_ROOT_UNIT**-2, lost, alpha=(_FADES - 1.0) * _ROOT_UNIT**-2))
+    counts = seen.total.reciprocal().square_().add_(_LEAST_CERTAINTY).mul_(torch.add(1.0, lost, alpha=_LOST_COUNTS - 1.0))
+    weight = evidence.div_(evidence + counts).mul_(torch.add(holds, lost, alpha=-_LOST))
+    rest = 1.0 - weight
+    scale = rest / seen.total
+    shares = seen.shares.mul_(scale)
+    shares[0].addcmul_(words[0].view(torch.float32), weight)
+    shares[1].addcmul_((words[1] & _SHORT_PROBABILITY).view(torch.float32), weight)
+    past = _word(shares, kinds)
+    high, low = torch.maximum(*past), torch.minimum(*past)
+    now = _word(scale.mul_(_SEEN_WINS), seen.best)
+    first = torch.maximum(high, now)
+    second = torch.minimum(high, now).masked_fill_((high & _CLASS) == seen.best, 0)  # the two classes of a belief differ
+    second = torch.maximum(second, low).add_(_HALF_OF_ITS_LAST_BIT) & (_SHORT_PROBABILITY | _CLASS)
+    evidence = counts.div_(rest).clamp_(max=_MOST_EVIDENCE).sqrt_().mul_(_ROOT_UNIT).add_(0.5).int()
+    return first, second.bitwise_or_(evidence.bitwise_left_shift_(_EVIDENCE_SHIFT))
+
+
+def _word(probability: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
+    """Probabilities 0–1, which are overwritten, and classes → words."""
+    return probability.view(torch.int32).bitwise_and_(_PROBABILITY).bitwise_or_(kind)

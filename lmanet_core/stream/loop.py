@@ -73,7 +73,7 @@ def segment_stream(
     """
     try:
         for frame in source if frames is None else frames:
-            result = segmenter.step(frame.image, frame.stamp_ns, frame.frame_id)
+            result = segmenter.step_frame(frame)
             sink.write(frame, result)
             summary.add(result, segmenter.memory_enabled)
             summary.skipped = source.skipped

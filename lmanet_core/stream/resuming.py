@@ -27,7 +27,7 @@ def skip_done(frames: Iterable[Frame], is_done: Callable[[Frame], bool], segment
             before.append(frame)
             continue
         for past in before:
-            segmenter.step(past.image, past.stamp_ns, past.frame_id)
+            segmenter.step_frame(past)
         before.clear()
         yield frame
         break

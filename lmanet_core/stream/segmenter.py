@@ -19,11 +19,10 @@ import torch
 from torch import nn
 
 from lmanet_core.errors import ConfigError, DeviceMemoryError
-from lmanet_core.frame import Discontinuity, FrameResult
-from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, feature_grid, fit_network_size, parse_size, plan_geometry
+from lmanet_core.frame import Discontinuity, Frame, FrameResult
+from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, feature_grid, parse_size
 from lmanet_core.labels import LabelSet
-from lmanet_core.media.pixels import to_rgb
-from lmanet_core.network import Backbone
+from lmanet_core.media.pixels import SampleDepth, to_rgb
 from lmanet_core.ops import available_implementations
 from lmanet_core.settings import check_settings, setting
 from lmanet_core.stream.continuity import ContinuityConfig, ContinuityMonitor
@@ -32,7 +31,8 @@ from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
 from lmanet_core.stream.motion import thumbnail
 from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Wanted
-from lmanet_core.weights.adapters import wrap_module
+from lmanet_core.stream.stream_plan import plan_stream, require_allowed
+from lmanet_core.weights.adapters import relabel, wrap_module
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import Runtime, prepare
 
@@ -49,6 +49,11 @@ class SegmenterConfig:
     output_size: str = setting("input", "Size of the label maps: input (the camera's), network, or WxH.")
     resize: ResizeMode = setting("stretch", "How camera and network size meet.", choices=("stretch", "letterbox", "crop"))
     upsample: str = setting("labels", "labels: nearest pixel; logits: finer borders, slower.", choices=("labels", "logits"))
+    rotate: int = setting(
+        0, "The camera is mounted turned: its images are turned clockwise for the network, labels are turned back.",
+        unit="degrees", low=0, high=270,
+    )  # fmt: skip
+    bits: int = setting(16, "Bits that a camera fills of 16-bit images: 10, 12, 14; brightness is constant.", low=8, high=16)
     attention: str = setting("auto", "Implementation of the attention.", choices=("auto", *available_implementations()))
     memory: bool = setting(
         True, "Read and remember past frames; off segments frame by frame.", live=True, name="memory.enabled"
@@ -80,6 +85,8 @@ class SegmenterConfig:
         check_settings(self)
         if self.memory_frames == 0:
             object.__setattr__(self, "memory_frames", None)
+        if self.rotate % 90:
+            raise ConfigError(f"rotate must be 0, 90, 180 or 270 degrees, got {self.rotate}")
         if self.network_size != "auto":
             parse_size(self.network_size)
         if self.output_size not in ("input", "network"):
@@ -113,11 +120,13 @@ class VideoSegmenter:
         self.memory_enabled = self.config.memory and trained is not None
         self._labels = LabelMemory()
         self._label_strength = self.config.label_strength
+        self._depth = SampleDepth(self.config.bits)
         self._plan: GeometryPlan | None = None
+        self._planned_for = (Size(0, 0), 1.0)
         self._on_device = runtime.device.type == "cuda"
         self._runner: HostRunner | DeviceRunner | None = None  # for images of the plan's size
         if self.config.network_size != "auto":
-            _require_allowed(parse_size(self.config.network_size), runtime.network.backbone)
+            require_allowed(parse_size(self.config.network_size), runtime.network.backbone)
 
     @classmethod
     def from_weights(
@@ -125,11 +134,20 @@ class VideoSegmenter:
         path: str | os.PathLike[str],
         config: SegmenterConfig | None = None,
         *,
+        labels: LabelSet | Sequence[str] | os.PathLike[str] | None = None,
         device: str = "auto",
         precision: str = "auto",
     ) -> VideoSegmenter:
-        """Load weights and be ready; see `load_model` and `prepare` for what may be wrong with them."""
-        return cls(prepare(load_model(path), device, precision), config)
+        """Load weights and be ready; see `load_model` and `prepare` for what may be wrong with them.
+
+        Args:
+            path: as `load_model` takes it.
+            config: see `SegmenterConfig`.
+            labels: classes, their names, or what `read_label_set` takes; None: the weights' own.
+            device, precision: as `prepare` takes them.
+        """
+        model = load_model(path)
+        return cls(prepare(model if labels is None else relabel(model, labels), device, precision), config)
 
     @classmethod
     def from_model(
@@ -137,7 +155,7 @@ class VideoSegmenter:
         module: nn.Module,
         config: SegmenterConfig | None = None,
         *,
-        labels: LabelSet | Sequence[str] | None = None,
+        labels: LabelSet | Sequence[str] | os.PathLike[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         cut: str = "auto",
@@ -150,7 +168,7 @@ class VideoSegmenter:
             module: takes normalised images (B, 3, H, W), gives logits; `mean`, `std`, `bgr`, `class_names` and `input_size` are
                 taken from its attributes.
             config: see `SegmenterConfig`.
-            labels: classes, or their names; None: the module's own.
+            labels: classes, their names, or what `read_label_set` takes; None: the module's own.
             mean, std: three numbers each, of RGB in 0–1; None: the module's own.
             cut: layer before which a memory of features would go in; "auto" finds it.
             device, precision: as `prepare` takes them.
@@ -172,6 +190,11 @@ class VideoSegmenter:
     def memory(self) -> StreamMemory | None:
         """What is remembered; None where the weights have no memory, or it is switched off."""
         return self._memory if self._memory_enabled else None
+
+    @property
+    def label_memory(self) -> LabelMemory | None:
+        """What is believed of the labels; None where that is switched off."""
+        return self._labels if self._label_strength else None
 
     @property
     def memory_enabled(self) -> bool:
@@ -221,7 +244,15 @@ class VideoSegmenter:
 
     @torch.inference_mode()
     def step(
-        self, image: npt.NDArray[Any], stamp_ns: int, frame_id: str = "", *, labels: bool = True, confidence: bool = True
+        self,
+        image: npt.NDArray[Any],
+        stamp_ns: int,
+        frame_id: str = "",
+        *,
+        labels: bool = True,
+        confidence: bool = True,
+        after_loss: bool = False,
+        pixel_aspect: float = 1.0,
     ) -> FrameResult:
         """Segment the next frame of the stream.
 
@@ -232,6 +263,7 @@ class VideoSegmenter:
             labels: False where nobody wants them. Both memories are bit for bit the same afterwards; on a CPU without a label
                 memory the frame is only remembered, at a fraction of the cost.
             confidence: False saves a few milliseconds.
+            after_loss, pixel_aspect: see `Frame`.
 
         Returns:
             See `FrameResult`. The arrays are the caller's to keep.
@@ -241,13 +273,14 @@ class VideoSegmenter:
             DeviceMemoryError: too little memory on the device even for this frame by itself; the next one is a first frame.
         """
         clock = Stopwatch(self.runtime.device)
-        rgb = to_rgb(image)
-        plan = self.plan_for(Size(*rgb.shape[:2]))
-        continuity = self.continuity.check(rgb, stamp_ns, frame_id)
+        rgb = to_rgb(image, self._depth)
+        whole = self.plan_for(Size(*rgb.shape[:2]), pixel_aspect)
+        plan, rgb = whole.upright, whole.turn(rgb)
+        continuity = self.continuity.check(rgb, stamp_ns, frame_id, after_loss)
         if continuity.discontinuity is not None:
             self._forget()
         clock.lap("continuity")
-        memory, label_memory = self.memory, self._labels if self._label_strength else None
+        memory, label_memory = self.memory, self.label_memory
         remember = memory is not None and continuity.remember and memory.accepts(stamp_ns)
         held, done = 0 if memory is None else len(memory), None
         if labels or remember or self._on_device or (label_memory is not None and continuity.remember):
@@ -274,15 +307,27 @@ class VideoSegmenter:
             if done.forgot:
                 self.continuity.reset()
         return FrameResult(
-            labels=NO_LABELS if done is None else done.labels,
-            confidence=None if done is None else done.confidence,
+            labels=NO_LABELS if done is None else whole.turn_back(done.labels),
+            confidence=None if done is None or done.confidence is None else whole.turn_back(done.confidence),
             stamp_ns=stamp_ns,
             frame_id=frame_id,
             discontinuity=continuity.discontinuity,
             memory_frames=held if done is None else done.memory_frames,
             remembered=done is not None and done.remembered,
-            geometry=plan,
+            geometry=whole,
             timings_ms=clock.finish(),
+        )
+
+    def step_frame(self, frame: Frame, *, labels: bool = True, confidence: bool = True) -> FrameResult:
+        """Segment the next frame of a source, with all that it says of itself; see `step`."""
+        return self.step(
+            frame.image,
+            frame.stamp_ns,
+            frame.frame_id,
+            labels=labels,
+            confidence=confidence,
+            after_loss=frame.after_loss,
+            pixel_aspect=frame.pixel_aspect,
         )
 
     def _forget(self) -> None:
@@ -295,16 +340,12 @@ class VideoSegmenter:
         """Pixels of the network's input per position of its features."""
         return self.runtime.network.backbone.stride
 
-    def plan_for(self, camera_size: Size) -> GeometryPlan:
-        """How images of this size become the network's input, and its labels the output."""
-        if self._plan is None or self._plan.camera_size != camera_size:
-            backbone, config = self.runtime.network.backbone, self.config
-            if config.network_size == "auto":
-                trained = self.runtime.config.input_size
-                network_size = fit_to_backbone(camera_size, trained.height * trained.width, backbone)
-            else:
-                network_size = parse_size(config.network_size)
-            self._plan = plan_geometry(camera_size, network_size, config.output_size, config.resize)
+    def plan_for(self, camera_size: Size, pixel_aspect: float = 1.0) -> GeometryPlan:
+        """How images of this size, and of pixels this wide, become the network's input, and its labels the output."""
+        key = (camera_size, pixel_aspect)
+        if self._plan is None or self._planned_for != key:
+            backbone, trained = self.runtime.network.backbone, self.runtime.config.input_size
+            self._plan, self._planned_for = plan_stream(self.config, backbone, trained, *key), key
             self._runner = None  # before the next one takes its memory
         return self._plan
 
@@ -318,23 +359,3 @@ class VideoSegmenter:
             else:
                 self._runner = HostRunner(FrameStep(self.runtime, plan, attention, upsample_logits, label_strength=strength))
         return self._runner
-
-
-def fit_to_backbone(camera_size: Size, max_pixels: int, backbone: Backbone) -> Size:
-    """The size of the network's input for a camera, see `fit_network_size`; the only one where the network takes but one."""
-    if backbone.fixed_size is not None:
-        return Size(*backbone.fixed_size)
-    return fit_network_size(camera_size, max_pixels, backbone.size_multiple or backbone.stride, backbone.size_remainder)
-
-
-def _require_allowed(size: Size, backbone: Backbone) -> None:
-    if backbone.fixed_size is not None:
-        if size != backbone.fixed_size:
-            raise ConfigError(f"network_size: this network takes {Size(*backbone.fixed_size)} only, got {size}; leave it out")
-        return
-    multiple, remainder = backbone.size_multiple or backbone.stride, backbone.size_remainder
-    if any(side % multiple != remainder for side in size):
-        raise ConfigError(
-            f"network sides must be {multiple}·n{f' + {remainder}' if remainder else ''}, got {size}; "
-            f"nearest is {fit_to_backbone(size, size.height * size.width, backbone)}"
-        )

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmanet_core.errors import OutputError
+from lmanet_core.files import output_errors
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.media.bag_writer import LATCHED_QOS, BagWriter
-from lmanet_core.media.sinks import output_errors
 from lmanet_core.street.config import StreetConfig
 from lmanet_core.street.generator import Street
 

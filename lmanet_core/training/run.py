@@ -46,7 +46,7 @@ from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.machine import chosen_precision, computes_on_gpu, launched, make_fabric
 from lmanet_core.training.optimizer import make_optimizer, make_plateau, set_learning_rate
 from lmanet_core.training.processes import is_first_process, sum_over_processes, sync_batch_norms
-from lmanet_core.training.run_files import BEST, LAST, Progress, RunFiles, claim_folder, read_saved, replace_file
+from lmanet_core.training.run_files import BEST, LAST, Progress, RunFiles, claim_folder, read_saved, save_state
 
 _LOGGER = logging.getLogger(__name__)
 _COUNTED = 64  # label maps that are looked at before a run
@@ -253,7 +253,7 @@ class _Run:
         path = Path(self.config.out) / (f"bad_batch-{rank}.pt" if rank else "bad_batch.pt")
         kept = {"batch": {name: tensor.cpu() for name, tensor in batch.items()}, **asdict(self.progress)}  # type: ignore[attr-defined]
         try:
-            replace_file(path, lambda file: torch.save(kept, file))
+            save_state(path, kept)
         except OutputError as error:
             raise OutputError(f"{what}, and the batch cannot be saved: {error}") from error
         raise NonFiniteLossError(

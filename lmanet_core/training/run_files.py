@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
-import os
 import pickle
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -21,9 +20,9 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from lmanet_core import __version__
-from lmanet_core.errors import ConfigError, InputError, OutputError, system_says
+from lmanet_core.errors import ConfigError, InputError, OutputError
+from lmanet_core.files import output_errors, replace_file
 from lmanet_core.media.result_folder import ResultFolder
-from lmanet_core.media.sinks import output_errors
 from lmanet_core.network import LMANet
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.processes import is_first_process
@@ -121,7 +120,7 @@ class RunFiles:
         """The resume file, of `state` and what it must go on with, and the weights as they are now."""
         if self._folder is not None:
             known = {"config": self._config.to_dict(), "data": self._data, "progress": asdict(progress)}
-            replace_file(self._out / RESUME, lambda file: torch.save({**known, **state}, file))
+            save_state(self._out / RESUME, {**known, **state})
             self.save_weights(LAST, network, progress)
             self._folder.update()
 
@@ -198,20 +197,13 @@ def read_saved(config: TrainConfig, data: Mapping[str, Any]) -> dict[str, Any] |
     return saved
 
 
-def replace_file(path: Path, write: Callable[[Any], None]) -> None:
-    """Have `write` fill a new file that takes the place of `path` when it is complete; raises OutputError."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        with beside.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error  # PyTorch's writer hides the system's
-        raise OutputError(f"cannot write {path}: {system_says(cause, path)}; the old file is as it was") from error
-    finally:
-        beside.unlink(missing_ok=True)
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write what PyTorch can pickle; the old file stays until the new one is on the disk. Raises OutputError."""
+    with replace_file(path, durable=True) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # PyTorch's writer hides the system's reason
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from error
 
 
 def _rewind_log(path: Path, step: int) -> None:
@@ -220,4 +212,5 @@ def _rewind_log(path: Path, step: int) -> None:
         return
     header, *rows = path.read_bytes().splitlines(keepends=True)
     kept = [row for row in rows if row.endswith(b"\n") and int(row.partition(b",")[0]) <= step]
-    replace_file(path, lambda file: file.write(header + b"".join(kept)))
+    with replace_file(path, durable=True) as file:
+        file.write_bytes(header + b"".join(kept))

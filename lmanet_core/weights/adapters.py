@@ -26,7 +26,7 @@ from torch import nn
 
 from lmanet_core.errors import ConfigError, LmanetError, WeightsError
 from lmanet_core.geometry import Size
-from lmanet_core.labels import CAMVID11, CITYSCAPES, LabelSet, distinct_colors, nameless_labels
+from lmanet_core.labels import LabelSet, distinct_colors, list_label_sets, nameless_labels, read_label_set, usual_groups
 from lmanet_core.network import Backbone, LMANet, ModuleBackbone
 from lmanet_core.network.adapter import Program
 from lmanet_core.weights import hugging_face, python_function
@@ -98,7 +98,7 @@ def wrap_module(
     module: nn.Module,
     *,
     name: str = "the model",
-    labels: LabelSet | Sequence[str] | None = None,
+    labels: LabelSet | Sequence[str] | os.PathLike[str] | None = None,
     cut: str = "auto",
     preprocessing: Preprocessing | None = None,
     mean: Sequence[float] | None = None,
@@ -113,7 +113,7 @@ def wrap_module(
         module: takes normalised images (B, 3, H, W); what it may return, see `ModuleBackbone`. A `Backbone` or an `LMANet`
             is taken as it is.
         name: for errors.
-        labels: classes, or their names; None: the module's `class_names`, or numbers.
+        labels: classes, their names, or what `read_label_set` takes; None: the module's `class_names`, or numbers.
         cut: layer before which a memory of features would go in; "auto" finds it.
         preprocessing, input_size: None: the module's attributes.
         mean, std: of RGB in 0–1, in place of what the module says.
@@ -134,7 +134,11 @@ def wrap_module(
         if not _numbers(given, 2) or min(given) < 1:
             raise ConfigError(f"{name}: input_size must be (height, width), got {given!r}")
         input_size = Size(*map(int, given))
-    labels = getattr(module, "class_names", None) if labels is None else labels
+    classes: Any = labels
+    if isinstance(labels, str | os.PathLike):
+        classes = read_label_set(labels)
+    elif labels is None:
+        classes = getattr(module, "class_names", None)
     source = source or type(module).__name__
     _require_values(module, name)
     module = _settled(module)
@@ -150,13 +154,23 @@ def wrap_module(
         config = ModelConfig(
             architecture=FOREIGN,
             num_classes=outputs,
-            labels=_label_set(labels, outputs),
+            labels=_label_set(classes, outputs),
             memory=None if network.memory is None else network.memory.config,
             provenance=provenance or {},
         )
     except LmanetError as error:
         raise type(error)(f"{name}: {error}") from error
     return Model(network, config if input_size is None else replace(config, input_size=input_size), source)
+
+
+def relabel(model: Model, labels: LabelSet | Sequence[str] | os.PathLike[str]) -> Model:
+    """The same model with other names, colours and groups of its classes, given as to `wrap_module`.
+
+    Raises:
+        ConfigError: a label set that cannot be read, or is for another number of classes.
+    """
+    given = read_label_set(labels) if isinstance(labels, str | os.PathLike) else labels
+    return replace(model, config=replace(model.config, labels=_label_set(given, model.config.num_classes)))
 
 
 def recut(model: Model, cut: str) -> Model:
@@ -289,11 +303,17 @@ def _label_set(labels: LabelSet | Iterable[str] | None, outputs: int) -> LabelSe
         if isinstance(labels, str) or not isinstance(labels, Iterable):
             raise ConfigError(f"class names must be a list of texts, got {labels!r}")
         names = tuple(str(name) for name in labels)
-        known = next((one for one in (CITYSCAPES, CAMVID11) if one.names == names), None)
-        labels = known or LabelSet(names, distinct_colors(len(names)))
+        labels = _known_set(names) or LabelSet(names, distinct_colors(len(names)), usual_groups(names))
     if len(labels.names) not in (outputs, outputs - 1):
         raise ConfigError(
             f"wanted a name for each of the model's {outputs} outputs, or one less where the last is void; "
             f"got {len(labels.names)}: {', '.join(labels.names[:4])}, …"
         )
     return labels
+
+
+def _known_set(names: tuple[str, ...]) -> LabelSet | None:
+    """The label set that ships and has these names, however they are written."""
+    plain = [name.strip().lower() for name in names]
+    known = map(read_label_set, list_label_sets())
+    return next((one for one in known if [name.lower() for name in one.names] == plain), None)

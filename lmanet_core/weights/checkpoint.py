@@ -13,7 +13,6 @@ import json
 import os
 import pickle
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 
-from lmanet_core.errors import ConfigError, OutputError, WeightsError, system_says
+from lmanet_core.errors import ConfigError, OutputError, WeightsError
+from lmanet_core.files import replace_file
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES, LabelSet, nameless_labels
 from lmanet_core.network import Backbone, ERFNet, LMANet, MemoryConfig, PSPNet101
@@ -146,7 +146,7 @@ def build_network(config: ModelConfig) -> LMANet:
 
 
 def save_model(path: str | os.PathLike[str], network: LMANet, config: ModelConfig, half: bool = False) -> None:
-    """Write our format; an existing file survives whatever goes wrong (written beside it, then renamed).
+    """Write our format; an existing file survives whatever goes wrong.
 
     Args:
         path: of the file.
@@ -164,19 +164,8 @@ def save_model(path: str | os.PathLike[str], network: LMANet, config: ModelConfi
     copies = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
     if half:
         copies |= {key: tensor.half() for key, tensor in copies.items() if tensor.dim() == 4}
-    temporary: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
-            temporary = Path(handle.name)
-        save_file(copies, temporary, metadata={_METADATA_KEY: config.to_json()})
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        needed = sum(tensor.numel() * tensor.element_size() for tensor in copies.values())
-        raise OutputError(f"cannot write weights to {path}: {system_says(error, path, needed)}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)  # after a success it is not there any more
+    with replace_file(path) as file:
+        file.write_bytes(serialize(copies, {_METADATA_KEY: config.to_json()}))
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:

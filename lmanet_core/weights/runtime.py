@@ -22,7 +22,7 @@ from lmanet_core.network.adapter import ModuleBackbone
 from lmanet_core.network.folding import fold_batch_norm
 from lmanet_core.ops import auto_implementation
 from lmanet_core.settings import check_settings, setting
-from lmanet_core.weights.adapters import recut
+from lmanet_core.weights.adapters import recut, relabel
 from lmanet_core.weights.checkpoint import Model, ModelConfig
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,6 +42,10 @@ class RuntimeConfig:
     precision: str = setting("auto", "Precision of the network.", choices=("auto", *PRECISIONS))
     cut: str = setting(
         "auto", "Layer of a model of your own before which a memory of features goes in; auto: its last classifier."
+    )
+    label_set: str = setting(
+        "",
+        "Names, colours, groups of the classes: cityscapes, camvid11, ade20k, mapillary or a YAML file; empty: as trained.",
     )
     threads: int = setting(0, "CPU threads of the network; 0 lets PyTorch choose.", low=0, high=256)
     window: int | Literal["global"] | None = setting(
@@ -119,10 +123,13 @@ def prepare_runtime(model: Model, config: RuntimeConfig) -> Runtime:
     """`prepare` by settings.
 
     Raises:
-        ConfigError: as `prepare`; a window for weights that have no memory; a cut for weights that have a place for it.
+        ConfigError: as `prepare`; a window for weights that have no memory; a cut for weights that have a place for it; a label
+            set that is none, or for another number of classes.
     """
     if config.cut != "auto":
         model = recut(model, config.cut)
+    if config.label_set:
+        model = relabel(model, config.label_set)
     if config.threads:
         torch.set_num_threads(config.threads)
     memory = model.config.memory

@@ -9,6 +9,13 @@ from lmanet_core.errors import WeightsError
 _WEIGHTS = Path(__file__).parents[1] / "assets" / "erfnet_street.safetensors"
 
 
+#: Said once to whoever segments with them.
+STREET_ONLY = (
+    "these weights know a generated street and nothing else; for real images see `lmanet weights list`, such as "
+    "`lmanet weights fetch erfnet_cityscapes`"
+)
+
+
 def default_weights() -> Path:
     """The file; `lmanet weights info` says how it was trained.
 

@@ -20,7 +20,7 @@ def test_labels_are_the_argmax_and_confidence_its_softmax(shape, dtype, monkeypa
     logits = random_logits(shape, dtype)
     exact = logits.double().softmax(1).max(1)
     for stripe_bytes in (1, 1 << 20):
-        monkeypatch.setattr(argmax, "_STRIPE_BYTES", stripe_bytes)
+        monkeypatch.setattr(argmax, "STRIPE_BYTES", stripe_bytes)
         for given in (logits, logits.to(memory_format=torch.channels_last)):
             labels, confidence = argmax_labels(given, True)
             assert labels.dtype == confidence.dtype == torch.uint8

@@ -19,7 +19,6 @@ from lmanet_core.errors import ConfigError, OutputError, WeightsError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CAMVID11, CITYSCAPES, LabelSet, distinct_colors
 from lmanet_core.network import MemoryConfig
-from lmanet_core.weights import checkpoint
 from lmanet_core.weights.checkpoint import ModelConfig, build_network, load_model, save_model
 
 CONFIG = ModelConfig(
@@ -136,30 +135,27 @@ def test_saving_does_not_change_the_network(network, tmp_path):
 # ---- failing to write
 
 
-def full_disk(_, path, **__):
-    path.write_bytes(b"half of it")
+def full_disk(path, _):
+    path.touch()
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_full_disk_leaves_the_old_file_and_no_other(network, saved, monkeypatch):
     before = saved.read_bytes()
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(
-        OutputError,
-        match=r"cannot write .*model\.safetensors: No space left on device; [\d.]+ MB are needed, [\d.]+ MB are",
-    ):
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OutputError, match=r"model\.safetensors: cannot be written: no space is left for it"):
         save_model(saved, network, CONFIG)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 
 
 def test_interruption_leaves_the_old_file_and_no_other(network, saved, monkeypatch):
-    def interrupted(_, path, **__):
-        path.write_bytes(b"half of it")
+    def interrupted(path, _):
+        path.touch()
         raise KeyboardInterrupt
 
     before = saved.read_bytes()
-    monkeypatch.setattr(checkpoint, "save_file", interrupted)
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_model(saved, network, CONFIG)
     assert saved.read_bytes() == before
@@ -170,7 +166,7 @@ def test_interruption_leaves_the_old_file_and_no_other(network, saved, monkeypat
 def test_place_that_cannot_be_written_is_an_output_error(place, network, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match=f"cannot write weights to .*{place}"):
+    with pytest.raises(OutputError, match=f"{place}: cannot be written"):
         save_model(tmp_path / place, network, CONFIG)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert list((tmp_path / "folder").iterdir()) == []

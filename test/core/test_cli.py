@@ -129,7 +129,7 @@ def test_folder_gives_labels_masks_overlay_and_summary(segment, folder, tmp_path
     ran = segment(folder)
     out = tmp_path / "out"
     assert ran.code == 0 and ran.out == ""
-    assert sorted(path.name for path in out.iterdir()) == [MANIFEST, "labels", "masks", "overlay.mp4", "summary.json"]
+    assert sorted(path.name for path in out.iterdir()) == [MANIFEST, "labels", "masks", "overlay.webm", "summary.json"]
     labels = read_labels(out / "labels")
     assert list(labels) == [f"{index:03d}.png" for index in range(6)]
     segmenter = VideoSegmenter.from_weights(video_weights, device="cpu", precision="fp32")
@@ -139,7 +139,7 @@ def test_folder_gives_labels_masks_overlay_and_summary(segment, folder, tmp_path
         for group in ("drivable", "person", "vehicle"):
             mask = cv2.imread(str(out / "masks" / group / f"{index:03d}.png"), cv2.IMREAD_UNCHANGED)
             assert np.array_equal(mask, CITYSCAPES.mask(label_map, group))
-    assert count_video_frames(out / "overlay.mp4") == 6
+    assert count_video_frames(out / "overlay.webm") == 6
 
 
 def test_summary_tells_what_was_done_with_what(segment, folder, tmp_path, video_weights):
@@ -172,7 +172,7 @@ def test_video_gives_its_frames_and_keeps_its_rate(segment, write_video, tmp_pat
     assert segment(write_video(tmp_path / "drive.avi", count=5, fps=20.0)).code == 0
     labels = read_labels(tmp_path / "out" / "labels")
     assert [label_map.shape for label_map in labels.values()] == [(48, 64)] * 5
-    capture = cv2.VideoCapture(str(tmp_path / "out" / "overlay.mp4"))
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "overlay.webm"))
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(20.0)
     capture.release()
 
@@ -203,7 +203,7 @@ def test_two_runs_write_the_same_bytes(segment, folder, tmp_path):
 
 def test_save_chooses_what_is_written(segment, folder, tmp_path):
     assert segment(folder, "--save", "[color,bag]").code == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "color.mp4", "result", "summary.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "color.webm", "result", "summary.json"]
 
 
 def test_picture_is_two_images_wide(segment, folder, tmp_path, images):
@@ -270,7 +270,7 @@ def test_folder_of_mixed_sizes_is_segmented_with_resets(segment, tmp_path, make_
     assert segment(mixed).code == 0
     assert [label_map.shape for label_map in read_labels(tmp_path / "out" / "labels").values()] == sizes
     assert read_summary(tmp_path / "out")["resets"] == {"first_frame": 1, "size_change": 2}
-    assert count_video_frames(tmp_path / "out" / "overlay.mp4") == 4
+    assert count_video_frames(tmp_path / "out" / "overlay.webm") == 4
 
 
 def test_damaged_image_is_counted_and_said(segment, folder, tmp_path):
@@ -288,6 +288,92 @@ def test_path_with_brackets_is_only_a_path(segment, images, tmp_path):
     ran = segment(folder, "--save", "[labels]", out=tmp_path / "[bold]" / "[" / "b]")
     assert ran.code == 0
     assert ran.err[-1].endswith(f"in {tmp_path}/[bold]/[/b]")
+
+
+# ---- inputs ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_cameras(tmp_path, images, ros2):
+    messages = []
+    for index, image in enumerate(images):
+        time_ns = SECOND + index * SECOND // 10
+        messages += [("/front/image_raw", time_ns, ros2.image(image, time_ns))]
+        messages += [("/rear/image_raw", time_ns, ros2.image(image[:, ::-1], time_ns))]
+    return ros2.write(tmp_path / "cameras", messages)
+
+
+def test_several_cameras_of_a_bag_have_a_folder_and_a_memory_each(segment, two_cameras, tmp_path):
+    assert segment(two_cameras, "--topic", "/front/image_raw,/rear/image_raw", "--save", "labels").code == 0
+    assert segment(two_cameras, "--topic", "/rear/image_raw", "--save", "labels", out=tmp_path / "alone").code == 0
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == [MANIFEST, "front", "rear"]
+    assert read_summary(out / "rear")["topic"] == "/rear/image_raw"
+    assert read_summary(out / "rear")["resets"] == {"first_frame": 1}
+    for name, label_map in read_labels(tmp_path / "alone" / "labels").items():
+        assert np.array_equal(label_map, read_labels(out / "rear" / "labels")[name])
+
+
+def test_several_inputs_and_folders_of_folders_have_a_folder_each(lmanet, images, write_video, video_weights, tmp_path):
+    (tmp_path / "set").mkdir()
+    for city in ("berlin", "aachen"):
+        write_folder(tmp_path / "set" / city, images[:2])
+    video = write_video(tmp_path / "drive.avi", count=2)
+    ran = lmanet("segment", tmp_path / "set", video, "--weights", video_weights, "--save", "labels", "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MANIFEST, "aachen", "berlin", "drive"]
+
+
+def test_input_that_is_missing_is_said_before_the_first_is_segmented(lmanet, folder, video_weights, tmp_path):
+    ran = lmanet("segment", folder, tmp_path / "none.mp4", "--weights", video_weights, "--out", tmp_path / "out")
+    assert_one_error(ran, 3, "none.mp4: wanted a video, image, bag or folder, there is no such file")
+    assert not (tmp_path / "out").exists()
+
+
+def test_single_image_gives_a_picture_and_no_video(segment, folder, tmp_path):
+    assert segment(folder / "004.png").code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        MANIFEST,
+        "labels",
+        "masks",
+        "overlay",
+        "summary.json",
+    ]
+    assert cv2.imread(str(tmp_path / "out" / "overlay" / "004.png")).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_part_of_a_recording_keeps_its_names(segment, folder, tmp_path):
+    assert segment(folder, "--start", 0.1, "--end", 0.5, "--stride", 2, "--save", "labels").code == 0
+    assert list(read_labels(tmp_path / "out" / "labels")) == ["001.png", "003.png"]
+
+
+def test_part_that_cannot_be_leaves_nothing(segment, folder, tmp_path):
+    assert_one_error(segment(folder, "--start", 2, "--end", 1), 2, "start must be 0 s or more and before the end, got 2 to 1 s")
+    assert_one_error(segment(folder, "--opacity", 2), 2, "opacity must be 0 to 1, got 2")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damage_is_no_complete_result(segment, folder, tmp_path):
+    assert segment(folder, "--save", "labels").code == 0
+    assert read_summary(tmp_path / "out")["complete"] is True
+    (folder / "003.png").write_bytes((folder / "003.png").read_bytes()[:100])
+    assert segment(folder, "--save", "labels", "--overwrite").code == 0
+    assert read_summary(tmp_path / "out")["complete"] is False
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_camera_that_is_mounted_turned_gets_its_own_labels(segment, tmp_path, images, degrees):
+    upright = write_folder(tmp_path / "upright", images[:3])
+    mounted = write_folder(tmp_path / "mounted", [np.rot90(image, degrees // 90) for image in images[:3]])
+    assert segment(upright, "--save", "labels", out=tmp_path / "a").code == 0
+    assert segment(mounted, "--save", "labels", "--rotate", degrees, out=tmp_path / "b").code == 0
+    pairs = zip(*(read_labels(tmp_path / name / "labels").values() for name in "ab"), strict=True)
+    assert all(np.array_equal(np.rot90(one, degrees // 90), other) for one, other in pairs)
+
+
+def test_evaluate_wants_recordings(lmanet, tmp_path):
+    ran = lmanet("evaluate", "rtsp://me:secret@host/live", "--out", tmp_path / "out")
+    assert_one_error(ran, 2, "lmanet evaluate wants recordings .* got rtsp://…@host/live")
 
 
 # ---- results that are already there ----------------------------------------------------------------------------------------
@@ -335,7 +421,7 @@ def test_a_failed_start_is_not_in_the_way_of_the_next(segment, folder, tmp_path)
 def test_overwrite_never_deletes_the_input(segment, folder, tmp_path):
     segment(folder, "--save", "labels,overlay")
     made = tmp_path / "out" / "labels"
-    for source in (made, made / "000.png", tmp_path / "out" / "overlay.mp4"):
+    for source in (made, made / "000.png", tmp_path / "out" / "overlay.webm"):
         assert_one_error(segment(source, "--overwrite"), 5, "--overwrite would delete the input .*; choose another --out")
     assert len(read_labels(made)) == 6
 
@@ -453,7 +539,7 @@ def test_full_disk_keeps_what_was_written(segment, folder, tmp_path, monkeypatch
     really_write = Path.write_bytes
 
     def write_bytes(self, data):
-        if self.name == ".003.png.part":
+        if self.name.startswith(".003.png."):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return really_write(self, data)
 
@@ -465,7 +551,7 @@ def test_full_disk_keeps_what_was_written(segment, folder, tmp_path, monkeypatch
         f"error: {out}/labels/003.png: cannot be written: no space is left for it; free some or choose another output"
     ]
     assert list(read_labels(out / "labels")) == ["000.png", "001.png", "002.png"]
-    assert count_video_frames(out / "overlay.mp4") == 3
+    assert count_video_frames(out / "overlay.webm") == 3
     assert (read_summary(out)["complete"], read_summary(out)["frames"]) == (False, 3)
 
 
@@ -476,7 +562,7 @@ def test_summary_that_cannot_be_written_is_an_error(segment, folder, monkeypatch
     monkeypatch.setattr(Path, "write_text", write_text)
     ran = segment(folder, "--save", "[labels]")
     assert ran.code == 5
-    assert re.search(r"summary\.json: No space left on device; [\d.]+ MB are free", ran.err[-1])
+    assert "summary.json: [Errno 28] No space left on device" in ran.err[-1]
 
 
 def test_window_of_weights_without_memory(segment, folder, single_frame_weights):
@@ -521,7 +607,7 @@ def test_wrong_option(segment, folder, tmp_path, arguments, message):
     [
         (("segment",), "required: .*input"),
         (("segment", "x.mp4"), "required: .*out"),
-        (("weights",), "one of {info,convert}"),
+        (("weights",), "one of {info,convert,list,fetch}"),
         (("weights", "info"), "required: .*file"),
     ],
 )
@@ -632,7 +718,7 @@ def test_converted_weights_give_the_same_labels(lmanet, segment, folder, video_w
 def test_weights_that_cannot_be_read_or_written(lmanet, video_weights, tmp_path):
     assert_one_error(lmanet("weights", "info", tmp_path), 4, "a folder")
     ran = lmanet("weights", "convert", video_weights, "--out", tmp_path / "none" / "x.safetensors")
-    assert_one_error(ran, 5, "cannot write weights to .*none/x.safetensors")
+    assert_one_error(ran, 5, "none/x.safetensors: cannot be written: there is no such folder")
 
 
 def test_converting_replaces_nothing_but_files_in_our_format(lmanet, tmp_path, video_weights):
@@ -763,8 +849,8 @@ def test_signal_leaves_whole_files(tmp_path, video_weights, images, ros2, number
     assert len(labels) in whole
     assert all(label_map is not None and label_map.shape == (HEIGHT, WIDTH) for label_map in labels.values())
     assert [path for path in out.rglob(".*") if path.is_file()] == [out / MANIFEST]
-    assert count_video_frames(out / "overlay.mp4") in whole
-    assert count_video_frames(out / "color.mp4") in whole
+    assert count_video_frames(out / "overlay.webm") in whole
+    assert count_video_frames(out / "color.webm") in whole
     written = read_bag(out / "result", ros2.store)
     assert len(written) in whole
     for (_, message), label_map in zip(written, labels.values(), strict=False):
@@ -784,7 +870,7 @@ def test_signal_during_the_imports_ends_without_a_traceback(command, number, cod
 
 def test_without_weights_it_is_said_what_those_that_ship_know(lmanet, folder, tmp_path):
     ran = lmanet("segment", folder, "--out", tmp_path / "out", "--save", "labels", "--max-frames", "1")
-    assert ran.code == 0 and "know the generated street alone" in " ".join(ran.err)
+    assert ran.code == 0 and "know a generated street and nothing else" in " ".join(ran.err)
 
 
 def test_a_killed_run_leaves_whole_pngs_and_goes_on(tmp_path, lmanet, video_weights, images):
@@ -817,7 +903,7 @@ def test_a_killed_run_leaves_whole_pngs_and_goes_on(tmp_path, lmanet, video_weig
 
 
 def test_only_pngs_can_be_gone_on_with(segment, folder):
-    assert_one_error(segment(folder, "--resume"), 2, "--resume goes on with PNGs: --save labels or labels,masks")
+    assert_one_error(segment(folder, "--resume"), 2, "--resume goes on with PNGs of one camera: --save labels or labels,masks")
 
 
 def test_a_run_that_was_done_has_nothing_to_resume(segment, folder, tmp_path):

@@ -29,7 +29,7 @@ def test_a_demo_writes_drive_report_video_and_picture(demo):
     with open_frames(demo / "drive.mcap") as frames:
         assert len(list(frames)) == 8
     names = {path.name for path in (demo / "report").iterdir()}
-    assert {"report.html", "summary.json", "side_by_side.mp4", "result"} <= names
+    assert {"report.html", "summary.json", "side_by_side.webm", "result"} <= names
     picture = cv2.imread(str(demo / "picture.png"))
     assert picture.shape[1] == 2 * 64 and picture.shape[0] > 2 * 32
 

@@ -105,7 +105,7 @@ def test_report_is_complete_and_accuracy_is_that_of_the_labels(evaluate, bag, tm
     ran = evaluate(bag(), *LABELS)
     report = tmp_path / "report"
     assert ran.code == 0, ran.err
-    assert {"summary.json", "frames.jsonl", "report.html", "result", "side_by_side.mp4"} <= {p.name for p in report.iterdir()}
+    assert {"summary.json", "frames.jsonl", "report.html", "result", "side_by_side.webm"} <= {p.name for p in report.iterdir()}
     summary = summary_of(report)
     assert summary["figures"]["accuracy"] == pytest.approx(31 / 32)  # one row of 32 is wrong
     assert summary["figures"]["frames"] == summary["figures"]["labelled_frames"] == FRAMES
@@ -120,7 +120,7 @@ def test_report_is_complete_and_accuracy_is_that_of_the_labels(evaluate, bag, tm
         found = [c for c in reader.connections if c.topic == "/segmentation/labels"]
         maps = [ros2.store.deserialize_cdr(data, c.msgtype).data.reshape(32, 64) for c, _, data in reader.messages(found)]
     assert all(np.array_equal(seen[1:], labels[1:]) for seen, labels in zip(maps, truth, strict=True))
-    capture = cv2.VideoCapture(str(report / "side_by_side.mp4"))
+    capture = cv2.VideoCapture(str(report / "side_by_side.webm"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == FRAMES
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10.0)
 
@@ -173,7 +173,7 @@ def test_page_needs_nothing_but_itself(evaluate, bag, tmp_path):
     evaluate(bag(), *LABELS)
     page = (tmp_path / "report" / "report.html").read_text()
     assert "<script" not in page
-    assert not re.findall(r'(?:src|href)="(?!#|data:|side_by_side\.mp4#t=)[^"]*"', page)
+    assert not re.findall(r'(?:src|href)="(?!#|data:|side_by_side\.webm#t=)[^"]*"', page)
     assert "@media print" in page and "prefers-color-scheme: dark" in page
     assert page.count('class="moment-card"') == 2  # the worst and the most flickering of nine frames
     assert 'href="#worst-0"' in page and 'id="worst-0"' in page
@@ -279,7 +279,7 @@ def test_several_cameras_are_evaluated_each_with_its_own_memory(evaluate, bag, t
     )  # fmt: skip
     report = tmp_path / "report"
     assert ran.code == 0, ran.err
-    assert {"result_front", "result_rear", "side_by_side_front.mp4"} <= {path.name for path in report.iterdir()}
+    assert {"result_front", "result_rear", "side_by_side_front.webm"} <= {path.name for path in report.iterdir()}
     summary = summary_of(report)
     assert [summary["cameras"][name]["accuracy"] for name in ("front", "rear")] == pytest.approx([31 / 32] * 2)
     assert summary["resets"] == {"first_frame": 2}
@@ -596,22 +596,33 @@ def explain(lmanet, video_weights, tmp_path):
 def test_explain_draws_the_frame_and_each_memory_frame(explain, bag, tmp_path):
     ran = explain(bag(), "--at", "30,10", "60,30", "--frame", "5")
     assert ran.code == 0, ran.err
-    assert cv2.imread(str(tmp_path / "seen.png")).shape == (2 * (32 + 22), 4 * 64, 3)
-    lines = ran.out.splitlines()
+    assert cv2.imread(str(tmp_path / "seen.png")).shape == (3 * (32 + 22), 5 * 64, 3)  # the label memory first
+    lines = ran.out.splitlines()[1:]
     assert len(lines) == 2 and lines[0].startswith("Frame 000005, feature position 3,1: ")
     shares = [float(text) for text in re.findall(r"([\d.]+) %", lines[0])]
     assert shares[0] == pytest.approx(sum(shares[1:]), abs=0.2)
     assert 70 < shares[0] < 90  # one of the window's five rows lies above the picture
 
 
+def test_explain_shows_which_past_labels_hold_with_any_weights(explain, bag, single_frame_weights, tmp_path):
+    ran = explain(bag(), "--frame", "5", weights=single_frame_weights)
+    assert ran.code == 0, ran.err
+    assert cv2.imread(str(tmp_path / "seen.png")).shape == (32 + 22, 5 * 64, 3)
+    shares = [float(text) for text in re.findall(r"([\d.]+) %", ran.out)]
+    assert ran.out.startswith("Frame 000005: ") and len(shares) == 3
+    assert 0 < shares[0] <= 100 and shares[1] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (("--frame", "0"), 3, "frame 0 did not use past labels: they were cleared (first_frame)"),
+        (("--frame", "5", "--label-memory", "off"), 2, "nothing to explain: the label memory is switched off"),
         (("--at", "30;10", "--frame", "5"), 2, "--at wants X,Y in pixels, such as 320,180, got '30;10'"),
         (("--at", "64,10", "--frame", "5"), 2, "a position must lie in the image of 64x32, got 64,10"),
         (("--at", "30,10", "--frame", "0"), 3, r"frame 0 did not read the memory: it was cleared (first_frame)"),
         (("--at", "30,10", "--frame", "99"), 3, "there is no frame 99"),
-        (("--at", "30,10", "--frame", "5", "--memory", "false"), 2, "nothing to explain"),
+        (("--at", "30,10", "--frame", "5", "--memory", "false"), 2, "--at shows the memory of features"),
         (("--at", "30,10", "--frame", "5", "--window", "global"), 2, "only attention within a window can be shown"),
     ],
 )

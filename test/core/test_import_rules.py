@@ -20,6 +20,7 @@ MAY_RESIZE = {
     "network/pspnet.py": "features and logits inside the network",
     "stream/label_evidence.py": "flow, where the picture is lost",
     "stream/label_memory.py": "what a thumbnail says, at the logits' size",
+    "stream/planes.py": "what a thumbnail says, at the logits' size",
     "stream/motion.py": "flow and its trust, between pixels, blocks and features",
     "stream/scene_cut.py": "a thumbnail that is compared and thrown away",
     "street/": "textures, fog and samples, while a generated image is made",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lmanet_core.errors import ConfigError
-from lmanet_core.labels import CAMVID11, CITYSCAPES, UNLABELLED, LabelSet
+from lmanet_core.labels import CAMVID11, CITYSCAPES, UNLABELLED, LabelSet, list_label_sets, read_label_set
+from lmanet_core.labels.groups import USUAL_GROUPS
 
 RED, BLUE = (200, 0, 0), (0, 0, 100)
 TWO = LabelSet(("road", "car"), (RED, BLUE), {"drivable": ("road",), "all": ("road", "car")})
@@ -120,7 +121,7 @@ def test_255_classes_fit():
 def test_built_in_sets_have_their_classes_in_colours_of_their_own(label_set, count):
     assert len(label_set.names) == len(set(label_set.colors)) == count
     assert (0, 0, 0) not in label_set.colors
-    assert set(label_set.groups) == {"drivable", "person", "vehicle"}
+    assert set(label_set.groups) == set(USUAL_GROUPS)
 
 
 def test_ids_of_built_in_sets_are_the_published_ones():
@@ -128,3 +129,73 @@ def test_ids_of_built_in_sets_are_the_published_ones():
     assert CITYSCAPES.colors[0] == (128, 64, 128) and CITYSCAPES.colors[13] == (0, 0, 142)
     assert [CAMVID11.names.index(name) for name in ("sky", "road", "car")] == [0, 3, 8]
     assert CAMVID11.colors[3] == (128, 64, 128) and CAMVID11.colors[10] == (0, 128, 192)
+
+
+# ---- label sets by name and as files
+
+
+@pytest.mark.parametrize(("name", "count"), [("cityscapes", 19), ("camvid11", 11), ("ade20k", 150), ("mapillary", 65)])
+def test_every_set_that_ships_has_all_the_usual_groups(name, count):
+    label_set = read_label_set(name)
+    assert name in list_label_sets() and len(label_set.names) == count
+    assert set(label_set.groups) == set(USUAL_GROUPS) == {"drivable", "walkable", "person", "vehicle", "vegetation", "sky"}
+
+
+def test_every_class_of_a_usual_group_is_one_of_a_set_that_ships():
+    known = {name.lower() for one in list_label_sets() for name in read_label_set(one).names}
+    assert {member for members in USUAL_GROUPS.values() for member in members} <= known
+
+
+def test_ids_of_the_sets_in_files_are_the_published_ones():
+    ade, mapillary = read_label_set("ade20k"), read_label_set("mapillary")
+    assert [ade.names.index(name) for name in ("wall", "floor", "person", "traffic light", "flag")] == [0, 3, 12, 136, 149]
+    assert ade.colors[0] == (120, 120, 120) and ade.colors[149] == (92, 0, 255)
+    assert [mapillary.names.index(name) for name in ("Bird", "Road", "Sky", "Ego Vehicle")] == [0, 13, 27, 64]
+    assert ade.groups["drivable"] == ("floor", "road", "rug", "path", "runway", "dirt track")
+    assert mapillary.groups["person"] == ("Person", "Bicyclist", "Motorcyclist", "Other Rider")
+
+
+@pytest.fixture
+def label_file(tmp_path):
+    def write(text):
+        (tmp_path / "own.yaml").write_text(text)
+        return tmp_path / "own.yaml"
+
+    return write
+
+
+def test_file_of_names_alone_gets_colours_and_the_groups_of_known_names(label_file):
+    label_set = read_label_set(label_file("names: [floor, shelf, Person]"))
+    assert label_set.names == ("floor", "shelf", "Person") and len(set(label_set.colors)) == 3
+    assert label_set.groups == {"drivable": ("floor",), "walkable": ("floor",), "person": ("Person",)}
+
+
+def test_file_may_give_some_colours_by_name_and_groups_of_its_own(label_file):
+    label_set = read_label_set(label_file("names: camvid11\ncolors: {sky: [1, 2, 3]}\ngroups: {up: [sky]}\nids: {21: sky}"))
+    assert label_set == LabelSet(CAMVID11.names, ((1, 2, 3), *CAMVID11.colors[1:]), {"up": ("sky",)})
+    assert read_label_set(label_file("names: [a, b]\ncolors: [[1, 2, 3], [4, 5, 6]]\ngroups: {}")) == LabelSet(
+        ("a", "b"), ((1, 2, 3), (4, 5, 6))
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [road]", r"own\.yaml: unknown option 'name'; did you mean names\?"),
+        ("colors: []", r"own\.yaml: names must be a list in the order of the ids, or one of cityscapes, camvid11, "),
+        ("names: [a, a]", r"own\.yaml: class names must differ"),
+        ("names: [a]\ncolors: {b: [1, 2, 3]}", r"own\.yaml: colors names an unknown class 'b'; classes are a"),
+        ("names: [a]\ncolors: [[1, 2]]", r"own\.yaml: a label set has"),
+        ("names: [road]\ngroups: {x: [rood]}", r"own\.yaml: group x names an unknown class rood; did you mean road"),
+        ("names: citiscapes", r"own\.yaml: a label set is cityscapes, .*, got 'citiscapes'; did you mean cityscapes\?"),
+        ("[a, b]", r"own\.yaml: wanted 'option: value' lines"),
+    ],
+)
+def test_file_that_is_no_label_set_says_what_is_wrong(text, message, label_file):
+    with pytest.raises(ConfigError, match=message):
+        read_label_set(label_file(text))
+
+
+def test_name_that_is_neither_a_set_nor_a_file_names_the_sets():
+    with pytest.raises(ConfigError, match=r"a label set is cityscapes, camvid11, ade20k, mapillary or a YAML file, .* no such"):
+        read_label_set("none/such.yaml")

@@ -22,7 +22,7 @@ LABELS = np.array([[ROAD, CAR, 255], [0, ROAD, CAR]], np.uint8)
 INFO = CameraInfo(
     width=6, height=4, distortion_model="plumb_bob", d=(0.1, 0.2), k=(500.0, 0.0, 2.5, 0.0, 400.0, 1.5, 0.0, 0.0, 1.0)
 )
-STREAM = {"labels", "color", "overlay", "confidence", "mask/drivable", "mask/person", "mask/vehicle", "camera_info"}
+STREAM = {"labels", "color", "overlay", "confidence", "camera_info", *(f"mask/{group}" for group in CAMVID11.groups)}
 
 
 def read(path):

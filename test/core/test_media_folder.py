@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -102,3 +104,50 @@ def test_rate_that_is_not_positive_is_refused(tmp_path, fps):
     save(tmp_path / "a.png")
     with pytest.raises(ConfigError, match="fps must be a positive number"):
         open_frames(tmp_path, fps=fps)
+
+
+def test_names_that_are_times_give_stamps_and_order(tmp_path, random_image):
+    for name in ("1700000005_5", "1700000000_25", "1700000000_066667"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), random_image())
+    with open_frames(tmp_path) as source:
+        assert [frame.stamp_ns - 1_700_000_000 * 10**9 for frame in source] == [66_667_000, 250_000_000, 5_500_000_000]
+    assert source.fps is None
+    assert [frame.stamp_ns for frame in open_frames(tmp_path, fps=2.0)] == [0, 500_000_000, 1_000_000_000]
+
+
+def test_one_name_that_is_no_time_makes_all_of_them_names(tmp_path, random_image):
+    for name in ("1700000005_5", "last"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), random_image())
+    assert [frame.stamp_ns for frame in open_frames(tmp_path)] == [0, 100_000_000]
+
+
+def test_avif_is_an_image(tmp_path):
+    image = np.full((16, 16, 3), (200, 30, 60), np.uint8)
+    if not cv2.imwrite(str(tmp_path / "a.avif"), image[:, :, ::-1]):
+        pytest.skip("this OpenCV writes no AVIF")
+    (frame,) = open_frames(tmp_path)
+    assert np.abs(frame.image.astype(int) - image).max() < 12
+
+
+def test_heic_without_its_decoder_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    for name in "ab":
+        (tmp_path / f"{name}.heic").write_bytes(b"no matter what")
+    with pytest.raises(InputError, match=r"HEIC images need pi-heif.* pip install pi-heif, the extra heic"):
+        open_frames(tmp_path)
+
+
+def test_heic_is_decoded_by_pi_heif_and_damage_is_counted(tmp_path, monkeypatch, random_image):
+    def open_heif(file, convert_hdr_to_8bit):
+        assert convert_hdr_to_8bit
+        if file.name == "b.heic":
+            raise ValueError("not a HEIF file")
+        return random_image()
+
+    monkeypatch.setitem(sys.modules, "pi_heif", SimpleNamespace(open_heif=open_heif))
+    for name in "ab":
+        (tmp_path / f"{name}.heic").write_bytes(b"")
+    with open_frames(tmp_path) as source:
+        (frame,) = source
+    assert frame.image.tolist() == random_image().tolist()
+    assert source.skipped == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,7 +53,7 @@ def test_mask_pngs_hold_0_and_255_by_group(tmp_path, make_result):
     made = make_result(LABELS)
     with MaskPngSink(tmp_path, CAMVID11) as sink:
         sink.write(made.frame, made.result)
-    assert files_below(tmp_path) == ["drivable/000000.png", "person/000000.png", "vehicle/000000.png"]
+    assert files_below(tmp_path) == sorted(f"{group}/000000.png" for group in CAMVID11.groups)
     read = cv2.imread(str(tmp_path / "drivable/000000.png"), cv2.IMREAD_UNCHANGED)
     assert read.tolist() == [[255, 0, 0], [0, 255, 0]]
 
@@ -95,7 +96,7 @@ def test_interrupted_png_leaves_nothing_behind(tmp_path, make_result, monkeypatc
 @pytest.mark.parametrize("make", [
     lambda path: LabelPngSink(path),
     lambda path: MaskPngSink(path, CAMVID11),
-    lambda path: VideoSink(path / "v.mp4", CAMVID11),
+    lambda path: VideoSink(path / "v.webm", CAMVID11),
     lambda path: open_sinks(path, CAMVID11),
 ], ids=["labels", "masks", "video", "all"])  # fmt: skip
 @pytest.mark.parametrize("below", ["file", "file/deeper"])
@@ -122,10 +123,10 @@ def test_color_video_shows_the_palette(tmp_path, make_result):
     labels = np.full((32, 48), ROAD, np.uint8)
     labels[:, 24:] = CAR
     made = make_result(labels)
-    with VideoSink(tmp_path / "v.mp4", CAMVID11, "color", fps=5.0) as sink:
+    with VideoSink(tmp_path / "v.webm", CAMVID11, "color", fps=5.0) as sink:
         for _ in range(3):
             sink.write(made.frame, made.result)
-    source = open_frames(tmp_path / "v.mp4")
+    source = open_frames(tmp_path / "v.webm")
     images = [frame.image for frame in source]
     assert (len(images), images[0].shape, source.fps) == (3, (32, 48, 3), 5.0)
     assert np.abs(images[0][16, 8].astype(int) - CAMVID11.colors[ROAD]).max() < 12  # the codec's loss
@@ -134,9 +135,9 @@ def test_color_video_shows_the_palette(tmp_path, make_result):
 
 def test_overlay_video_shows_the_image_at_output_size(tmp_path, make_result):
     made = make_result(np.full((32, 48), 255, np.uint8), image=np.full((64, 96, 3), 200, np.uint8), output="48x32")
-    with VideoSink(tmp_path / "v.mp4", CAMVID11, "overlay") as sink:
+    with VideoSink(tmp_path / "v.webm", CAMVID11, "overlay") as sink:
         sink.write(made.frame, made.result)
-    (image,) = read_video(tmp_path / "v.mp4")
+    (image,) = read_video(tmp_path / "v.webm")
     assert image.shape == (32, 48, 3)
     assert abs(image.mean() - 200) < 4  # nothing labelled: the image itself
 
@@ -144,18 +145,18 @@ def test_overlay_video_shows_the_image_at_output_size(tmp_path, make_result):
 @pytest.mark.parametrize("size, canvas", [((1, 1), (16, 16)), ((31, 47), (32, 48)), ((32, 48), (32, 48))])
 def test_odd_and_tiny_sizes_are_padded_to_what_the_codec_takes(tmp_path, make_result, size, canvas):
     made = make_result(np.full(size, ROAD, np.uint8))
-    with VideoSink(tmp_path / "v.mp4", CAMVID11, "color") as sink:
+    with VideoSink(tmp_path / "v.webm", CAMVID11, "color") as sink:
         sink.write(made.frame, made.result)
-    (image,) = read_video(tmp_path / "v.mp4")
+    (image,) = read_video(tmp_path / "v.webm")
     assert image.shape[:2] == canvas
 
 
 def test_frames_of_another_size_are_letterboxed_into_the_first(tmp_path, make_result):
     first, wide = make_result(np.full((64, 64), ROAD, np.uint8)), make_result(np.full((64, 128), ROAD, np.uint8))
-    with VideoSink(tmp_path / "v.mp4", CAMVID11, "color") as sink:
+    with VideoSink(tmp_path / "v.webm", CAMVID11, "color") as sink:
         sink.write(first.frame, first.result)
         sink.write(wide.frame, wide.result)
-    image = read_video(tmp_path / "v.mp4")[1].astype(int)
+    image = read_video(tmp_path / "v.webm")[1].astype(int)
     assert image.shape == (64, 64, 3)
     assert image[:12].max() < 20 and image[-12:].max() < 20  # black bars of 16 rows
     assert np.abs(image[20:44] - CAMVID11.colors[ROAD]).mean() < 8
@@ -164,35 +165,29 @@ def test_frames_of_another_size_are_letterboxed_into_the_first(tmp_path, make_re
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_video_can_be_played_after_an_exception(tmp_path, make_result, error):
     made = make_result(np.zeros((32, 32)))
-    with pytest.raises(error), VideoSink(tmp_path / "v.mp4", CAMVID11) as sink:
+    with pytest.raises(error), VideoSink(tmp_path / "v.webm", CAMVID11) as sink:
         for _ in range(4):
             sink.write(made.frame, made.result)
         raise error
-    assert len(read_video(tmp_path / "v.mp4")) == 4
+    assert len(read_video(tmp_path / "v.webm")) == 4
 
 
 def test_video_on_a_full_disk_is_an_output_error_and_can_be_played(tmp_path, make_result, monkeypatch):
     made = make_result(np.zeros((32, 32)))
-    with pytest.raises(OutputError, match="only 1000 bytes of space are left"), VideoSink(tmp_path / "v.mp4", CAMVID11) as sink:
+    with (
+        pytest.raises(OutputError, match="only 1000 bytes of space are left"),
+        VideoSink(tmp_path / "v.webm", CAMVID11) as sink,
+    ):
         sink.write(made.frame, made.result)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
         sink.write(made.frame, made.result)
-    assert len(read_video(tmp_path / "v.mp4")) == 1
-
-
-def test_video_that_cannot_be_read_back_is_an_output_error(tmp_path, make_result):
-    made = make_result(np.zeros((32, 32)))
-    sink = VideoSink(tmp_path / "v.mp4", CAMVID11)
-    sink.write(made.frame, made.result)
-    sink._video._frames += 1  # what OpenCV lost without a word
-    with pytest.raises(OutputError, match="2 frames were written, 1 can be read back"):
-        sink.close()
+    assert len(read_video(tmp_path / "v.webm")) == 1
 
 
 def test_video_in_place_of_a_folder_is_an_output_error(tmp_path):
-    (tmp_path / "v.mp4").mkdir()
+    (tmp_path / "v.webm").mkdir()
     with pytest.raises(OutputError, match="there is a folder of that name"):
-        VideoSink(tmp_path / "v.mp4", CAMVID11)
+        VideoSink(tmp_path / "v.webm", CAMVID11)
 
 
 @pytest.mark.parametrize("kind, fps, message", [
@@ -200,7 +195,32 @@ def test_video_in_place_of_a_folder_is_an_output_error(tmp_path):
 ])  # fmt: skip
 def test_wrong_video_settings_are_refused(tmp_path, kind, fps, message):
     with pytest.raises(ConfigError, match=message):
-        VideoSink(tmp_path / "v.mp4", CAMVID11, kind, fps)
+        VideoSink(tmp_path / "v.webm", CAMVID11, kind, fps)
+
+
+# Pictures
+
+
+def test_pictures_of_colours_and_of_colours_over_the_image(tmp_path, make_result):
+    made = make_result(np.full((4, 6), ROAD, np.uint8), image=np.full((4, 6, 3), 200, np.uint8), name="left/7")
+    with open_sinks(tmp_path, CAMVID11, kinds=("overlay_images", "color_images"), opacity=0.25) as sink:
+        sink.write(made.frame, made.result)
+    color, overlay = (cv2.imread(str(tmp_path / kind / "left_7.png"))[:, :, ::-1] for kind in ("color", "overlay"))
+    assert (color == CAMVID11.colors[ROAD]).all()
+    assert np.abs(overlay - (0.75 * 200 + 0.25 * np.array(CAMVID11.colors[ROAD]))).max() <= 1
+
+
+def test_pictures_of_squeezed_pixels_are_shown_square(tmp_path, make_result):
+    made = make_result(np.full((4, 6), ROAD, np.uint8))
+    with open_sinks(tmp_path, CAMVID11, kinds=("color_images", "labels")) as sink:
+        sink.write(replace(made.frame, pixel_aspect=2.0), made.result)
+    assert cv2.imread(str(tmp_path / "color/000000.png")).shape == (4, 12, 3)
+    assert cv2.imread(str(tmp_path / "labels/000000.png"), cv2.IMREAD_UNCHANGED).shape == (4, 6)
+
+
+def test_opacity_outside_its_range_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"opacity must be 0 to 1, got 1\.5"):
+        open_sinks(tmp_path, CAMVID11, kinds=("overlay_images",), opacity=1.5)
 
 
 # Several
@@ -211,8 +231,8 @@ def test_open_sinks_lays_out_the_result_folder(tmp_path, make_result):
     with open_sinks(tmp_path / "out", CAMVID11, kinds=("labels", "masks", "overlay", "color", "bag")) as sink:
         sink.write(made.frame, made.result)
     assert files_below(tmp_path / "out") == [
-        "color.mp4", "labels/000000.png", "masks/drivable/000000.png", "masks/person/000000.png", "masks/vehicle/000000.png",
-        "overlay.mp4", "result/metadata.yaml", "result/result.mcap",
+        "color.webm", "labels/000000.png", *sorted(f"masks/{group}/000000.png" for group in CAMVID11.groups),
+        "overlay.webm", "result/metadata.yaml", "result/result.mcap",
     ]  # fmt: skip
 
 
@@ -243,7 +263,7 @@ def test_failing_sink_raises_after_the_others_were_closed(tmp_path, make_result,
     fill_the_disk(monkeypatch)
     with pytest.raises(OutputError, match="no space is left"):
         sink.write(made.frame, made.result)
-    assert len(read_video(tmp_path / "color.mp4")) == 1
+    assert len(read_video(tmp_path / "color.webm")) == 1
     assert len(list(open_frames(tmp_path / "result", topic="/segmentation/labels"))) == 1
 
 

@@ -102,8 +102,8 @@ def test_links_are_not_followed_and_a_link_is_somebodys(tmp_path):
 
 def test_the_input_is_never_removed(tmp_path):
     out = tmp_path / "out"
-    run(out, "result/bag.mcap", "overlay.mp4")
-    for source in (out / "overlay.mp4", out / "result", out):
+    run(out, "result/bag.mcap", "overlay.webm")
+    for source in (out / "overlay.webm", out / "result", out):
         refused(out, "--overwrite would delete the input", overwrite=True, inputs=[source])
 
 

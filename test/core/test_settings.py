@@ -23,10 +23,10 @@ NODE = Path(__file__).resolve().parents[2] / "config/segment.yaml"
 ALL = [*settings_of(RuntimeConfig), *settings_of(SegmenterConfig)]
 #: One other value for each setting, as the node's parameter file has it.
 OTHER = {
-    "device": "cpu", "precision": "bf16", "cut": "auto", "threads": 1, "memory.window": -1,
+    "device": "cpu", "precision": "bf16", "cut": "auto", "label_set": "cityscapes", "threads": 1, "memory.window": -1,
     "memory.enabled": False, "memory.frames": 2,
     "memory.interval_s": 0.25, "label_memory.enabled": False, "label_memory.strength": 0.5,
-    "network_size": "64x32", "output_size": "network", "resize": "crop", "upsample": "labels",
+    "network_size": "64x32", "output_size": "network", "resize": "crop", "upsample": "labels", "rotate": 90, "bits": 12,
     "attention": "reference", "continuity.gap_s": 3.5, "continuity.late_s": 0.02, "continuity.scene_cut": False,
     "continuity.scene_cut_similarity": 0.5, "continuity.scene_cut_margin": 0.25,
 }  # fmt: skip
@@ -60,7 +60,7 @@ def test_a_nodes_parameter_file_means_the_same_on_the_command_line(video_weights
     assert segmenter.config == SegmenterConfig(
         memory=False, memory_frames=2, memory_interval_s=0.25, label_memory=False,
         label_memory_strength=0.5, network_size="64x32", output_size="network", resize="crop",
-        attention="reference",
+        rotate=90, bits=12, attention="reference",
         continuity=ContinuityConfig(
             gap_s=3.5, late_s=0.02, scene_cut=False, scene_cut_similarity=0.5, scene_cut_margin=0.25
         ),

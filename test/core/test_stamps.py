@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmanet_core.media.stamps import StampSource, begins_at_zero
+from lmanet_core.media.stamps import StampSource, begins_at_zero, stamp_from_name
 
 TENTH = 10**8
 SECOND = 10**9
@@ -93,3 +93,18 @@ def test_simulation_that_begins_at_zero_keeps_its_first_stamp():
 )
 def test_first_stamps_tell_a_simulation_that_begins_at_zero(stamps, begins):
     assert begins_at_zero(stamps) is begins
+
+
+@pytest.mark.parametrize(
+    ("stem", "stamp"),
+    [
+        ("1700000000066666667", 1700000000066666667),
+        ("1700000000.066667", 1700000000066667000),
+        ("1700000000_5", 1700000000500000000),
+        ("000012", None),
+        ("frame_1700000000066666667", None),
+        ("20240131", None),
+    ],
+)
+def test_time_in_a_file_name(stem, stamp):
+    assert stamp_from_name(stem) == stamp

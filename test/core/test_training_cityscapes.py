@@ -61,6 +61,13 @@ def test_a_clip_is_the_frames_before_the_labelled_one_with_the_wanted_stride(cit
     assert (clip.labels[:-1] == 255).all() and (clip.labels[-1] != 255).any()
 
 
+def test_what_macos_puts_beside_the_files_is_no_label(cityscapes):
+    beside = label_path(cityscapes)
+    beside.with_name(f"._{beside.name}").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X        ")
+    source = CityscapesSource(cityscapes, "train", SIZE)
+    assert [source.name(index) for index in range(len(source))] == ["aachen_000000_000019", "zurich_000007_000019"]
+
+
 def test_label_ids_become_train_ids(cityscapes):
     # name → labelId of cityscapesScripts, written from its documentation and not from our table
     ids = {"road": 7, "sidewalk": 8, "building": 11, "pole": 17, "traffic sign": 20, "sky": 23}

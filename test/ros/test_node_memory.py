@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -101,6 +103,45 @@ def test_clock_that_jumps_back_clears_the_memory(robot, drive):
     tell(50.0)
     node.step(images[3], 100 * SECOND + 3 * TENTH)  # even though its stamps go on
     assert node.resets() == {"first_frame": 1, "clock_jump": 1}
+
+
+def test_an_image_that_waits_when_the_clock_jumps_back_is_never_segmented(robot, drive, monkeypatch):
+    from rosgraph_msgs.msg import Clock
+
+    node = robot({"use_sim_time": True})
+    clock = node.other.create_publisher(Clock, "/clock", 10)
+    node.wait(clock.get_subscription_count, "the node listens to /clock")
+
+    def tell(seconds):
+        clock.publish(Clock(clock=node.header(round(seconds * SECOND)).stamp))
+        node.wait(lambda: node.node.get_clock().now().nanoseconds == round(seconds * SECOND), "the clock")
+
+    tell(100.0)
+    segmenter = node.node._cameras[""].segmenter
+    step, entered, go_on = segmenter.step, threading.Event(), threading.Event()
+
+    def wait_and_step(*arguments, **options):
+        entered.set()
+        assert go_on.wait(60)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(segmenter, "step", wait_and_step)
+    images = drive(3)
+    camera = node.cameras[""]
+    camera.publish(node.image(images[0], 100 * SECOND))
+    assert entered.wait(60)
+    camera.publish(node.image(images[1], 100 * SECOND + TENTH))
+    node.wait(lambda: node.statistics().received == 2, "the image waits")
+    tell(50.0)
+    go_on.set()
+    node.step(images[2], 50 * SECOND)
+    stamps = [message.header.stamp.sec for message in node.received["segmentation/labels"]]
+    assert stamps == [100, 50]
+
+
+def test_queues_of_a_camera_hold_the_newest_message_only(robot):
+    node = robot()
+    assert [one.qos_profile.depth for one in node.node._subscriptions_of_cameras] == [1, 1]
 
 
 def test_repeated_and_late_images_are_segmented_but_never_remembered(robot, drive):
