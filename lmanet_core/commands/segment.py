@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -20,10 +22,14 @@ from lmanet_core.media.inputs import expand_inputs
 from lmanet_core.media.live import hide_password
 from lmanet_core.media.picture import draw_picture, write_image
 from lmanet_core.media.result_folder import ResultFolder
+from lmanet_core.media.sinks import png_name
 from lmanet_core.media.video_sink import OPACITY
 from lmanet_core.stream.loop import StreamSummary, segment_stream
+from lmanet_core.stream.resuming import skip_done
 from lmanet_core.stream.segmenter import VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, hash_file, load_model
+
+_RESUMABLE = {"labels", "masks"}  # written whole, frame by frame
 
 
 def make_parser() -> ArgumentParser:
@@ -55,6 +61,9 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--picture", type=int | None, default=None, help="also write picture.png of the frame with this number")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run that was stopped or killed; of --save labels,masks"
+    )
     parser.add_argument("--opacity", type=float, default=OPACITY, help="of the colours in overlay and overlay_images, 0 to 1")
     parser.add_argument("--topic", type=str | None, default=None, help="image topic of bags; several cameras with commas")
     parser.add_argument(
@@ -84,7 +93,10 @@ def run(options: Namespace) -> int:
     cameras = _list_cameras(options)
     with ExitStack() as stack:
         source = stack.enter_context(_open(cameras[0], options))  # before the weights: what is wrong with it is said first
-        check_sink_kinds(_choose_kinds(source, options))
+        kinds = _choose_kinds(source, options)
+        check_sink_kinds(kinds)
+        if options.resume and not ({"labels"} <= set(kinds) <= _RESUMABLE and len(cameras) == 1):
+            raise ConfigError(f"--resume goes on with PNGs of one camera: --save labels or labels,masks, got {','.join(kinds)}")
         if options.stills:
             options.memory = options.label_memory = False
         options.weights = choose_weights(options.weights)
@@ -92,7 +104,16 @@ def run(options: Namespace) -> int:
         segmenter = make_segmenter(model, options)
         console.print(describe_segmenter(segmenter, model), highlight=False)
         read = [camera.input for camera in cameras if Path(camera.input).exists()]
-        folder = stack.enter_context(ResultFolder(out, overwrite=options.overwrite, inputs=read))
+        folder = stack.enter_context(
+            ResultFolder(
+                out,
+                overwrite=options.overwrite,
+                inputs=read,
+                resume=options.resume,
+                writes=[*kinds, "summary.json", "picture.png"] if len(cameras) == 1 else [],
+                run=_describe_run(options),
+            )
+        )
         folder.keep = False
         for number, camera in enumerate(cameras):
             if number:
@@ -173,13 +194,31 @@ def _segment(
                     write_image(camera.out / "picture.png", draw_picture(frame, result, segmenter.labels))
                 advance()
 
-            segment_stream(source, segmenter, sink, summary, on_frame, options.max_frames)
+            limit, frames = options.max_frames, None
+            if options.resume:
+                left = None if limit is None else max(0, limit - len(list((camera.out / "labels").glob("*.png"))))
+                limit, frames = None, islice(skip_done(source, partial(_is_done, camera.out), segmenter), left)
+            segment_stream(source, segmenter, sink, summary, on_frame, limit, frames)
         stopped = False
         if options.picture is not None and summary.frames <= options.picture:
             console.print(f"no picture.png: frame {options.picture} was wanted, the last one is {summary.frames - 1}")
     finally:
         _write_summary(camera, source, summary, segmenter, model, options, stopped)
         _print_summary(camera.out, source, summary)
+
+
+def _describe_run(options: Namespace) -> dict[str, Any]:
+    """What decides the labels: a run that goes on must have the same."""
+    left_out = ("config", "out", "overwrite", "resume", "save", "picture", "max_frames", "weights", "opacity")
+    given = {name: value for name, value in vars(options).items() if name not in left_out}
+    return {**given, "input": [hide_password(text) for text in options.input], "weights": hash_file(Path(options.weights))}
+
+
+def _is_done(out: Path, frame: Frame) -> bool:
+    """Whether all PNGs of a frame are there; the masks are written after the labels."""
+    name = png_name(frame)
+    masks = out / "masks"
+    return (out / "labels" / name).is_file() and all((group / name).is_file() for group in masks.glob("*/"))
 
 
 def _write_summary(
@@ -197,6 +236,7 @@ def _write_summary(
         "input": hide_password(camera.input),
         **({"topic": source.topic} if source.topic is not None else {}),
         "complete": not stopped and not summary.skipped,
+        **({"resumed": True} if options.resume else {}),
         "frames": summary.frames,
         "skipped": summary.skipped,
         **({"dropped": source.dropped} if source.kind == "live" else {}),

@@ -56,7 +56,9 @@ def run(options: Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise
-        raise ConfigError(f"training needs Lightning ({error.name} is missing): pip install 'lmanet_ros[train]'") from error
+        raise ConfigError(
+            f"training needs Lightning ({error.name} is missing): in the checkout, pip install '.[train]'"
+        ) from error
     result = train(config)
     if not is_first_process():
         return 0

@@ -49,9 +49,13 @@ def load_report(path: Path) -> dict[str, Any]:
     file = path / "summary.json" if path.is_dir() else path
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(summary["figures"], dict) or not isinstance(summary["speed"], dict):
-            raise TypeError("figures must be an object")
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        for part in ("figures", "speed"):
+            for name, value in summary[part].items():
+                if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+                    raise TypeError(f"{part}: {name} must be a number, got {value!r:.40}")
+        if not isinstance(summary["run"], dict) or not isinstance(summary["hash"], str):
+            raise TypeError("run must be an object, and hash a text")
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: wanted a report of lmanet evaluate (a folder with summary.json): {error}") from error
     return dict(summary)
 

@@ -255,6 +255,10 @@ class FileTruth(Truth):
         """Names of the first labels."""
         return tuple(file.name for file in self._files.files[:2])
 
+    def has(self, frame: Frame) -> bool:
+        """Whether a label has the name of this frame."""
+        return self._files.of(frame.name) is not None
+
     def find(self, frame: Frame, following: Frame | None) -> UInt8Array | None:
         """Labels (H, W) of a frame, None where it has none."""
         file = self._files.of(frame.name)
@@ -265,12 +269,46 @@ class FileTruth(Truth):
         self.unmatched = max(0, self._files.count - self.matched - self._unreadable)
 
 
+class _NameOrStampTruth(Truth):
+    """Labels that are named by their times: from the first image on that has the very name of a label, names alone decide."""
+
+    def __init__(self, by_name: FileTruth, by_stamp: StampedTruth) -> None:
+        super().__init__()
+        self._by_name, self._by_stamp = by_name, by_stamp
+        self._chosen: Truth = by_stamp
+
+    @property
+    def damaged(self) -> int:
+        """Labels that could not be read."""
+        return self._chosen.damaged
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """Names of the first labels, where names decide."""
+        return self._chosen.examples
+
+    def find(self, frame: Frame, following: Frame | None) -> UInt8Array | None:
+        """Labels (H, W) of a frame, None where it has none."""
+        if self._by_name.has(frame):
+            self._chosen = self._by_name
+        labels = self._chosen.find(frame, following)
+        self.matched, self.first_damage = self._chosen.matched, self._chosen.first_damage
+        return labels
+
+    def finish(self) -> None:
+        """What is left is unmatched."""
+        self._chosen.finish()
+        self.unmatched = self._chosen.unmatched
+
+
 def _open_folder(folder: Path, tolerance_s: float, suffix: str, colors: Mapping[int, int] | None) -> Truth:
     files = LabelFiles(folder, suffix)
     stamped = sorted((stamp, file) for file in files.files if (stamp := stamp_from_name(file.stem)) is not None)
+    by_name = FileTruth(files, colors)
     if len(stamped) < len(files.files):
-        return FileTruth(files, colors)
-    return StampedTruth([StampedLabels(stamp, _file_reader(file, colors)) for stamp, file in stamped], tolerance_s)
+        return by_name
+    by_stamp = StampedTruth([StampedLabels(stamp, _file_reader(file, colors)) for stamp, file in stamped], tolerance_s)
+    return _NameOrStampTruth(by_name, by_stamp)
 
 
 def _file_reader(file: Path, colors: Mapping[int, int] | None) -> Callable[[], UInt8Array]:

@@ -138,7 +138,7 @@ def measure_gain(config: GainConfig, say: Callable[[str], None] = print) -> Expe
     control = None if config.control is None else prepare(load_model(config.control), config.device, config.precision)
     labels = runtime.config.labels
     mapping = LabelMapping.identity(labels) if config.mapping is None else load_mapping(config.mapping, labels)
-    pairs = list(_read(config))
+    pairs = list(_read(config, mapping))
     record: dict[str, Any] = {}
     rows: list[tuple[Any, ...]] = []
     for condition in config.conditions:
@@ -158,10 +158,10 @@ def measure_gain(config: GainConfig, say: Callable[[str], None] = print) -> Expe
     return ExperimentResult(title, columns, tuple(rows), plotted=(2, 3), unit="%")
 
 
-def _read(config: GainConfig) -> Iterator[tuple[Frame, UInt8Array | None]]:
+def _read(config: GainConfig, mapping: LabelMapping) -> Iterator[tuple[Frame, UInt8Array | None]]:
     options: dict[str, Any] = {} if config.fps is None else {"fps": config.fps}
     with open_frames(Path(config.recording), **options) as source:
-        truth = open_truth(config.labels, Path(config.recording), 0.02)
+        truth = open_truth(config.labels, Path(config.recording), 0.02, mapping.encoding)
         yield from itertools.islice(with_truth(source, truth), config.max_frames)
 
 

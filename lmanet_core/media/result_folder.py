@@ -12,12 +12,12 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from lmanet_core.errors import OutputError
+from lmanet_core.errors import ConfigError, OutputError
 from lmanet_core.files import output_errors
 
 MANIFEST = ".lmanet.json"
@@ -39,14 +39,27 @@ class ResultFolder:
         overwrite: remove what an earlier run of ours left there.
         inputs: files and folders that the run reads; none of them may be among what is removed.
         resume: go on with what an earlier run of ours left, if there is any: nothing is removed then.
+        writes: files and folders in it that the run writes; what is there of them after a kill is ours when a run goes on.
+        run: what the result depends on, plain values; a run that goes on must have the same.
 
     Raises:
+        ConfigError: `resume`, and the earlier run had other settings.
         OutputError: the folder holds results and `overwrite` is not given, or it holds anything that no run of ours wrote, or
             another run is writing there, or the disk says no. Nothing was removed then.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool = False, inputs: Iterable[str | Path] = (), resume: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        overwrite: bool = False,
+        inputs: Iterable[str | Path] = (),
+        resume: bool = False,
+        writes: Iterable[str] = (),
+        run: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = path
+        self._about = {"writes": sorted(writes), "run": dict(run or {})}
         #: Set to False by a run that has no result yet: an exception then leaves the folder as it was before the claim.
         self.keep = True
         self._made: list[Path] = []  # folders made for this claim
@@ -55,7 +68,11 @@ class ResultFolder:
             manifest = _read_manifest(path)
             found = sorted(_files(path))
             self._goes_on = resume and bool(manifest)
-            self._foreign = frozenset(found) - frozenset(_ours(path)) if self._goes_on else frozenset()
+            self._foreign: frozenset[Path] = frozenset()
+            if self._goes_on:
+                self._compare(manifest)
+                claimed = {one for one in found if one.relative_to(path).parts[0] in manifest.get("writes", ())}
+                self._foreign = frozenset(found) - frozenset(_ours(path)) - claimed
             if found and not self._goes_on:
                 self._check(found, manifest, overwrite, [Path(one) for one in inputs])
             for folder in reversed([path, *path.parents]):
@@ -67,6 +84,13 @@ class ResultFolder:
                 _remove(path, found)
                 self._write({"complete": False, "files": {}})
 
+    def _compare(self, manifest: dict[str, Any]) -> None:
+        """Whether a run of these settings may go on with one of those; raises ConfigError."""
+        before, now = manifest.get("run") or {}, json.loads(json.dumps(self._about["run"]))
+        differing = [f"{name}: was {before.get(name)!r}, now {now[name]!r}" for name in now if before.get(name) != now[name]]
+        if before and differing:
+            raise ConfigError(f"the run in {self.path} cannot go on with other settings: {'; '.join(differing)}")
+
     def _check(self, found: list[Path], manifest: dict[str, Any], overwrite: bool, inputs: list[Path]) -> None:
         """Whether everything there is may be removed; raises OutputError."""
         path, ours = self.path, _ours(self.path)
@@ -74,7 +98,7 @@ class ResultFolder:
         if foreign:
             name = foreign[0].relative_to(path).as_posix()
             if manifest and not manifest.get("complete"):
-                why = "which may be of a run that was killed: remove it yourself, or"
+                why = "which may be of a run that was killed: --resume goes on where there is one, or remove it yourself, or"
             else:
                 why = "which lmanet did not write:"
             raise OutputError(f"{path} holds {name}, {why} {self._elsewhere()}")
@@ -127,7 +151,7 @@ class ResultFolder:
         assert self._lock is not None
         self._lock.seek(0)
         self._lock.truncate()
-        self._lock.write(json.dumps({"by": "lmanet", "pid": os.getpid(), **content}, indent=1) + "\n")
+        self._lock.write(json.dumps({"by": "lmanet", "pid": os.getpid(), **self._about, **content}, indent=1) + "\n")
         self._lock.flush()
 
     def _take_lock(self) -> None:

@@ -86,7 +86,7 @@ class LabelPngSink(ClosingSink):
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """See `ResultSink`."""
-        write_png(self.folder / f"{file_stem(frame)}.png", result.labels)
+        write_png(self.folder / png_name(frame), result.labels)
 
 
 class MaskPngSink(ClosingSink):
@@ -110,7 +110,7 @@ class MaskPngSink(ClosingSink):
     def write(self, frame: Frame, result: FrameResult) -> None:
         """See `ResultSink`."""
         for group, folder in self._folders.items():
-            write_png(folder / f"{file_stem(frame)}.png", self._label_set.mask(result.labels, group))
+            write_png(folder / png_name(frame), self._label_set.mask(result.labels, group))
 
 
 class CompositeSink(ClosingSink):
@@ -158,6 +158,11 @@ def make_folder(folder: Path) -> None:
 def safe_name(name: str) -> str:
     """A class group as a file or topic name: letters, digits and underscores."""
     return re.sub(r"\W", "_", name, flags=re.ASCII)
+
+
+def png_name(frame: Frame) -> str:
+    """What the PNGs of a frame are called."""
+    return f"{file_stem(frame)}.png"
 
 
 def file_stem(frame: Frame) -> str:

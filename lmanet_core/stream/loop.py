@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,6 +59,7 @@ def segment_stream(
     summary: StreamSummary,
     on_frame: FrameCallback | None = None,
     max_frames: int | None = None,
+    frames: Iterable[Frame] | None = None,
 ) -> None:
     """Run a source through a segmenter into a sink.
 
@@ -69,12 +70,13 @@ def segment_stream(
         summary: kept up to date after each frame, so that it is right when an exception ends the loop.
         on_frame: called after each frame, for progress.
         max_frames: stop after so many.
+        frames: what is to be segmented of the source; None: all of it.
 
     Raises:
         InputError, OutputError: from source and sink; results so far are in the sink.
     """
     try:
-        for frame in source:
+        for frame in source if frames is None else frames:
             result = segmenter.step_frame(frame)
             sink.write(frame, result)
             summary.add(result, segmenter.memory_enabled)

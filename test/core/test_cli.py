@@ -872,3 +872,42 @@ def test_signal_during_the_imports_ends_without_a_traceback(command, number, cod
 def test_without_weights_it_is_said_what_those_that_ship_know(lmanet, folder, tmp_path):
     ran = lmanet("segment", folder, "--out", tmp_path / "out", "--save", "labels", "--max-frames", "1")
     assert ran.code == 0 and "know a generated street and nothing else" in " ".join(ran.err)
+
+
+def test_a_killed_run_leaves_whole_pngs_and_goes_on(tmp_path, lmanet, video_weights, images):
+    folder, out = tmp_path / "long", tmp_path / "out"
+    write_folder(folder, images)
+    for index in range(6, 60):
+        shutil.copy(folder / f"{index % 6:03d}.png", folder / f"{index:03d}.png")
+    given = ("segment", folder, "--weights", video_weights, "--save", "labels,masks", "--device", "cpu", "--precision", "fp32")
+    process = start(*given, "--out", out)
+    deadline = time.monotonic() + 60
+    while not (out / "labels" / "009.png").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=60)
+    left = {path: path.stat().st_mtime_ns for path in (out / "labels").glob("*.png")}
+    assert 10 <= len(left) < 60 and all(label_map is not None for label_map in read_labels(out / "labels").values())
+    assert lmanet(*given, "--out", out).code == 5  # not without being asked
+    assert lmanet(*given, "--out", out, "--resume", "--network-size", "32x32").code == 2
+    assert lmanet(*given, "--out", out, "--resume").code == 0
+    assert lmanet(*given, "--out", tmp_path / "whole").code == 0
+    for kind in ("labels", "masks/person"):
+        resumed, whole = read_labels(out / kind), read_labels(tmp_path / "whole" / kind)
+        assert len(whole) == 60 and resumed.keys() == whole.keys()
+        assert all((resumed[name] == whole[name]).all() for name in whole)
+    assert len([path for path, time_ns in left.items() if path.stat().st_mtime_ns == time_ns]) >= len(left) - 1
+    summary = read_summary(out)
+    assert summary["complete"] and summary["resumed"] and summary["frames"] <= 60 - len(left) + 1
+    assert lmanet(*given, "--out", out, "--overwrite").code == 0  # all of it is known to be ours
+
+
+def test_only_pngs_can_be_gone_on_with(segment, folder):
+    assert_one_error(segment(folder, "--resume"), 2, "--resume goes on with PNGs of one camera: --save labels or labels,masks")
+
+
+def test_a_run_that_was_done_has_nothing_to_resume(segment, folder, tmp_path):
+    for again in ((), ("--resume",), ("--resume", "--max-frames", "3")):
+        assert segment(folder, "--save", "labels", *again).code == 0
+    assert len(read_labels(tmp_path / "out" / "labels")) == 6 and read_summary(tmp_path / "out")["frames"] == 0

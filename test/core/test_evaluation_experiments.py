@@ -18,7 +18,7 @@ from lmanet_core.experiments.paper import EXPERIMENTS, ExperimentConfig, Experim
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.checkpoint import load_model, save_model
 
-pytest.importorskip("lightning", reason="training needs lightning: pip install 'lmanet_ros[train]'")
+pytest.importorskip("lightning", reason="training needs lightning: pip install '.[train]'")
 
 SETTINGS = {
     "data": "street",

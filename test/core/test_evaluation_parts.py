@@ -6,6 +6,7 @@ import json
 import re
 import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from lmanet_core.evaluation.plots import Timeline, draw_timeline
 from lmanet_core.evaluation.recorder import Recorder
 from lmanet_core.evaluation.report import build_summary, write_summary
 from lmanet_core.evaluation.session import CameraInput, Session, name_cameras
-from lmanet_core.evaluation.truth import StampedLabels, StampedTruth, with_truth
+from lmanet_core.evaluation.truth import StampedLabels, StampedTruth, open_truth, with_truth
 from lmanet_core.frame import Discontinuity, Frame, FrameResult
 from lmanet_core.geometry import Size, plan_geometry
 from lmanet_core.labels import CAMVID11
@@ -143,6 +144,29 @@ def test_labels_far_ahead_are_not_read_before_their_time():
     for number in range(90):
         assert truth.find(Frame(np.zeros((1, 1, 3), np.uint8), number * SECOND), None) is None
     assert len(read) <= 16
+
+
+def label_folder(folder, stems):
+    folder.mkdir()
+    for value, stem in enumerate(stems):
+        assert cv2.imwrite(str(folder / f"{stem}.png"), np.full((1, 1), value, np.uint8))
+    return str(folder)
+
+
+def test_labels_named_as_the_images_are_theirs_whatever_the_stamps(tmp_path):
+    names = [f"17000000000{n}0000000" for n in (10, 11, 12)]
+    truth = open_truth(label_folder(tmp_path / "labels", names[1:]), tmp_path, 0.02)
+    frames = [Frame(np.zeros((1, 1, 3), np.uint8), index * SECOND, name=name) for index, name in enumerate(names)]
+    assert [None if ids is None else ids.item() for _, ids in with_truth(frames, truth)] == [None, 0, 1]
+    assert (truth.matched, truth.unmatched) == (2, 0)
+
+
+def test_labels_named_by_time_belong_to_the_nearest_stamp_where_no_image_has_their_name(tmp_path):
+    truth = open_truth(label_folder(tmp_path / "labels", ["1700000000.100000", "1700000000.300000"]), tmp_path, 0.02)
+    stamps = [1_700_000_000 * SECOND + tenth * SECOND // 10 for tenth in range(4)]
+    frames = [Frame(np.zeros((1, 1, 3), np.uint8), stamp, name=f"{index:06d}") for index, stamp in enumerate(stamps)]
+    assert [None if ids is None else ids.item() for _, ids in with_truth(frames, truth)] == [None, 0, None, 1]
+    assert (truth.matched, truth.unmatched) == (2, 0)
 
 
 def test_labels_that_begin_long_before_the_frames_are_skipped():

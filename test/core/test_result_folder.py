@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lmanet_core.errors import OutputError
+from lmanet_core.errors import ConfigError, OutputError
 from lmanet_core.media.result_folder import MANIFEST, ResultFolder, free_name
 
 
@@ -197,13 +197,34 @@ def test_what_a_killed_run_left_is_the_users_to_remove(tmp_path):
     refused(tmp_path / "out", rf"another lmanet \(process {process.pid}\) is writing|holds half", overwrite=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    refused(tmp_path / "out", "holds half, which may be of a run that was killed: remove it yourself, or", overwrite=True)
+    refused(
+        tmp_path / "out",
+        "holds half, which may be of a run that was killed: --resume goes on where there is one, or remove it yourself, or",
+        overwrite=True,
+    )
     (tmp_path / "out" / "half").unlink()
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         run(tmp_path / "out", "x")
         break
     assert content(tmp_path / "out") == {"x"}
+
+
+def test_what_a_killed_run_said_it_would_write_is_of_the_run_that_goes_on(tmp_path):
+    (tmp_path / MANIFEST).write_text(
+        json.dumps({"by": "lmanet", "writes": ["labels"], "run": {"a": 1}, "complete": False, "files": {}})
+    )
+    write(tmp_path, "labels/0.png", "mine.txt")
+    with ResultFolder(tmp_path, resume=True, writes=["labels"], run={"a": 1}):
+        write(tmp_path, "labels/1.png")
+    assert set(json.loads((tmp_path / MANIFEST).read_text())["files"]) == {"labels/0.png", "labels/1.png"}
+
+
+def test_a_run_of_other_settings_does_not_go_on(tmp_path):
+    with ResultFolder(tmp_path / "out", run={"size": "auto", "seed": 1}):
+        write(tmp_path, "out/labels")
+    with pytest.raises(ConfigError, match="cannot go on with other settings: size: was 'auto', now '8x8'"):
+        ResultFolder(tmp_path / "out", resume=True, run={"size": "8x8", "seed": 1})
 
 
 def test_a_free_name_is_free(tmp_path):

@@ -34,7 +34,7 @@ from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.checkpoint import ModelConfig, build_network, load_model, save_model
 from lmanet_core.weights.runtime import prepare
 
-pytest.importorskip("lightning", reason="training needs lightning: pip install 'lmanet_ros[train]'")
+pytest.importorskip("lightning", reason="training needs lightning: pip install '.[train]'")
 
 from lmanet_core.training import machine, run_files
 from lmanet_core.training.build import class_weights, frozen_modules, make_network, make_sources
@@ -789,7 +789,7 @@ def test_without_lightning_the_command_says_what_to_install(settings, stills, mo
     monkeypatch.delitem(sys.modules, "lmanet_core.training.machine", raising=False)
     arguments = ["train", "--root", str(stills), "--weights", settings.weights, "--out", settings.out]
     assert main(arguments) == 2
-    assert "pip install 'lmanet_ros[train]'" in " ".join(capsys.readouterr().err.split())
+    assert "pip install '.[train]'" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config/train").glob("*.yaml")), ids=lambda path: path.stem)
