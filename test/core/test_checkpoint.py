@@ -122,7 +122,7 @@ def test_the_shipped_weights_know_the_interval_they_were_trained_with():
     [({"data": "street"}, 0.1), ({"data": "street", "stride": 2, "max_stride": 3}, 0.3), ({"data": "stills"}, None)],
 )
 def test_a_training_run_tells_the_most_time_between_its_frames(settings, interval_s):
-    memory = TrainConfig(root="somewhere", **settings).memory(None, "erfnet")
+    memory = TrainConfig(root="somewhere", weights="some.safetensors", **settings).memory(None, "erfnet")
     assert memory.frame_interval_s == (None if interval_s is None else pytest.approx(interval_s))
 
 
