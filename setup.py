@@ -60,6 +60,7 @@ setup(
             "train = lmanet_core.commands.train:main",
             "segment_node = lmanet_ros.segment_node:main",
             "replay = lmanet_ros.replay:main",
+            "semantic_points = lmanet_ros.semantic_points:main",
             "street_camera = lmanet_ros.street_camera:main",
         ]
     },

@@ -54,7 +54,7 @@ def measure_time(rounds: int) -> tuple[dict[str, list[float]], dict[str, list[fl
     network = build_network(CONFIG).eval()
     runtime = prepare(Model(network, CONFIG))
     frames = np.random.default_rng(0).integers(0, 256, (8, HEIGHT, WIDTH, 3), np.uint8)
-    one_scene = ContinuityConfig(gap_s=1e6, scene_cut_similarity=0.0)  # compared as ever, but noise is not a cut
+    one_scene = ContinuityConfig(gap_s=1e6, scene_cut_similarity=0.0, blind=False)  # noise is neither a cut nor blindness
     on = VideoSegmenter(runtime, SegmenterConfig(label_memory=False, continuity=one_scene))
     off = VideoSegmenter(runtime, SegmenterConfig(memory=False, label_memory=False, continuity=one_scene))
     labels = VideoSegmenter(runtime, SegmenterConfig(memory=False, continuity=one_scene))

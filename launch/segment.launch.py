@@ -1,29 +1,54 @@
 """Start the segmentation node, with arguments for what people change most: `ros2 launch lmanet_ros segment.launch.py -s`."""
 
+import os
+import re
 from pathlib import Path
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from lmanet_ros import launching, names
 
 HERE = Path(__file__).resolve().parent.parent  # share/lmanet_ros, or a checkout
 
 ARGUMENTS = {
-    "image": ("", "image topic; of several cameras with {camera} in it. Empty: /camera/image_raw, or /{camera}/image_raw"),
-    "cameras": ("", "names of several cameras, comma-separated; empty: one camera"),
+    "image": ("", "image topic, relative to the namespace or absolute; of several cameras with {camera} in it. Ending in "
+                  "/compressed: compressed images. Empty: camera/image_raw, or {camera}/image_raw"),
+    "camera_info": ("", "calibration topic, with {camera} where there are several; empty: camera_info beside the image"),
+    "depth": ("", "depth image registered to the camera's, with {camera} where there are several; given: semantic_points runs"),
+    "cameras": ("", "names of cameras, comma-separated; empty: one camera without a name"),
     "weights": ("", "weights file or model; empty: as in params_file, else the shipped ones"),
     "params_file": (str(HERE / "config" / "segment.yaml"), "parameters as YAML"),
     "namespace": ("", "of the node and its topics"),
+    "name": ("segment_node", "of the node"),
     "device": ("", "auto, cpu, cuda, cuda:N; empty: as in params_file"),
-    "use_sim_time": ("false", "take the time from /clock"),
-    "compressed": ("", "true: subscribe to <image>/compressed; empty: as in params_file"),
+    "precision": ("", "auto, fp32, bf16, fp16; empty: as in params_file"),
+    "threads": ("", "threads of PyTorch; empty: as in params_file"),
+    "network_size": ("", "WxH that the network sees; empty: as in params_file"),
+    "output_prefix": ("", "results are below this name; empty: as in params_file, segmentation"),
+    "image_reliability": ("", "reliable or best_effort; empty: as in params_file, best effort"),
+    "use_sim_time": ("", "take the time from /clock; empty: as in params_file"),
+    "compressed": ("", "true: subscribe to <image>/compressed; empty: as the image's name or params_file says"),
     "rviz": ("false", "open RViz with camera, colours, overlay and mask"),
     "autostart": ("", "false: wait for lifecycle transitions; empty: as in params_file"),
-    "log_level": ("info", "debug, info, warn, error"),
-    "python": ("", "interpreter that has torch, such as a virtual environment's bin/python; empty: the installed script's own"),
+    "respawn": ("false", "start the node again when it has ended"),
+    "log_level": ("info", "debug, info, warn, error, fatal"),
+    "python": (launching.default_python(), "interpreter that has torch, such as a virtual environment's bin/python; default: "
+                                           "that of $VIRTUAL_ENV; empty: the installed script's own"),
     "demo": ("false", "true: a generated street as the camera"),
-}
+}  # fmt: skip
 
 
 def generate_launch_description():
@@ -34,55 +59,116 @@ def generate_launch_description():
 
 
 def make_nodes(context):
+    """Everything is checked before anything is started."""
     chosen = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    namespace = chosen["namespace"]
-    use_sim_time = is_true("use_sim_time", chosen["use_sim_time"])
-    cameras = [name.strip() for name in chosen["cameras"].split(",") if name.strip()]
-    several = len(cameras) > 1
-    image = chosen["image"] or ("/{camera}/image_raw" if several else "/camera/image_raw")
-    if several and "{camera}" not in image:
-        raise RuntimeError(f"image:={image} must hold {{camera}} where there are several cameras")
-    topics = {f"{name}/": image.format(camera=name) for name in cameras} if several else {"": image}
+    namespace, name, python = chosen["namespace"], chosen["name"], chosen["python"]
+    launching.require_python(python)
+    launching.require_names(namespace, name)
+    launching.choice("log_level", chosen["log_level"], ("debug", "info", "warn", "error", "fatal"))
+    from_file = launching.read_parameters(chosen["params_file"], namespace, name)
+    cameras = [camera.strip() for camera in chosen["cameras"].split(",") if camera.strip()]
+    cameras = cameras or [camera for camera in from_file.get("cameras") or [] if camera.strip()]
+    told = launching.is_true("compressed", chosen["compressed"]) if chosen["compressed"] else None
+    in_file = from_file.get("transport") == "compressed" or None
+    try:
+        topics = names.of_launch(chosen["image"], cameras, in_file if told is None else told)
+    except ValueError as error:
+        raise launching.LaunchError(str(error)) from error
 
-    parameters = {"use_sim_time": use_sim_time}
-    for name in ("weights", "device"):
-        if chosen[name]:
-            parameters[name] = chosen[name]
-    if several:
-        parameters["cameras"] = cameras
-    if chosen["compressed"]:
-        parameters["transport"] = "compressed" if is_true("compressed", chosen["compressed"]) else "raw"
-    if chosen["autostart"]:
-        parameters["autostart"] = is_true("autostart", chosen["autostart"])
-
+    parameters = make_parameters(chosen, cameras, topics)
     remappings = []
     for prefix, topic in topics.items():
-        remappings += [
-            (f"{prefix}image", topic),
-            (f"{prefix}image/compressed", f"{topic}/compressed"),
-            (f"{prefix}camera_info", f"{topic.rpartition('/')[0]}/camera_info"),
-        ]
+        camera_info = chosen["camera_info"].replace("{camera}", prefix.rstrip("/")) or topic.camera_info
+        remappings += [(f"{prefix}image", topic.image), (f"{prefix}camera_info", camera_info)]
+    respawn = launching.is_true("respawn", chosen["respawn"])
     common = {"namespace": namespace, "output": "screen", "emulate_tty": True}
     arguments = ["--ros-args", "--log-level", chosen["log_level"]]
-    nodes = [
-        make_node(chosen["python"], "segment_node", arguments, common,
-                  name="segment_node", parameters=[chosen["params_file"], parameters], remappings=remappings),
+    segment_node = make_node(
+        python, "segment_node", arguments, common, name=name, parameters=[chosen["params_file"], parameters],
+        remappings=remappings, respawn=respawn, respawn_delay=2.0,
+    )  # fmt: skip
+    nodes = [segment_node]
+    output = parameters.get("output_prefix", from_file.get("output_prefix", names.OUTPUT))
+    if chosen["depth"]:
+        nodes += make_points(chosen, topics, common, output)
+    if launching.is_true("demo", chosen["demo"]):
+        nodes += [
+            make_node(python, "street_camera", arguments, common, name=f"street_camera_{number}", parameters=[{"seed": number}],
+                      remappings=demo_remappings(topic))
+            for number, topic in enumerate(topics.values())
+        ]  # fmt: skip
+    if launching.is_true("rviz", chosen["rviz"]):
+        use_sim_time = bool(parameters.get("use_sim_time", from_file.get("use_sim_time", False)))
+        nodes.append(make_rviz(namespace, use_sim_time, topics, output))
+    others = [] if respawn else [RegisterEventHandler(OnProcessExit(target_action=segment_node, on_exit=end_with_the_node))]
+    typos = [LogInfo(msg=typo) for typo in launching.likely_typos(context.launch_configurations, ARGUMENTS)]
+    return [*typos, *middleware(), *others, *nodes]
+
+
+def make_parameters(chosen, cameras, topics):
+    """Parameters of the node that arguments say; what they leave open is as in params_file."""
+    parameters = {
+        key: chosen[key] for key in ("weights", "device", "precision", "network_size", "output_prefix") if chosen[key]
+    }
+    for key in ("use_sim_time", "autostart"):
+        if chosen[key]:
+            parameters[key] = launching.is_true(key, chosen[key])
+    if chosen["threads"]:
+        parameters["threads"] = launching.whole_number("threads", chosen["threads"])
+    if cameras:
+        parameters["cameras"] = cameras
+    parameters["transport"] = "compressed" if next(iter(topics.values())).compressed else "raw"
+    if chosen["image_reliability"]:
+        reliability = launching.choice("image_reliability", chosen["image_reliability"], ("reliable", "best_effort"))
+        for topic in topics.values():
+            full = names.resolve(topic.image, chosen["namespace"])
+            parameters[f"qos_overrides.{full}.subscription.reliability"] = reliability
+    return parameters
+
+
+def end_with_the_node(event, context):
+    """Nothing goes on without the node. Where it failed, an error ends the launch, which then has exit code 1."""
+    if event.returncode and not context.is_shutdown:
+        raise launching.LaunchError(f"the node ended with exit code {event.returncode}, see above")
+    return [EmitEvent(event=Shutdown(reason="the node has ended"))]
+
+
+def middleware():
+    """What images of 1280x720 need of CycloneDDS, unless the user has configured it."""
+    uses_it = os.environ.get("RMW_IMPLEMENTATION") == "rmw_cyclonedds_cpp"
+    if not uses_it or os.environ.get("CYCLONEDDS_URI"):
+        return []
+    return [SetEnvironmentVariable("CYCLONEDDS_URI", (HERE / "config" / "cyclonedds.xml").as_uri())]
+
+
+def make_points(chosen, topics, common, output):
+    """One `semantic_points` for each camera."""
+    arguments = ["--ros-args", "--log-level", chosen["log_level"]]
+    return [
+        make_node(chosen["python"], "semantic_points", arguments, common, name=f"semantic_points_{number}",
+                  parameters=[{"output_prefix": f"{prefix}{output}"}],
+                  remappings=[("depth", chosen["depth"].replace("{camera}", prefix.rstrip("/")))])
+        for number, prefix in enumerate(topics)
     ]  # fmt: skip
-    if is_true("demo", chosen["demo"]):
-        for number, topic in enumerate(topics.values()):
-            nodes.append(
-                make_node(chosen["python"], "street_camera", arguments, common, name=f"street_camera_{number}",
-                          parameters=[{"seed": number}],
-                          remappings=[("image", topic), ("camera_info", f"{topic.rpartition('/')[0]}/camera_info"),
-                                      ("image/compressed", f"{topic}/compressed")]),
-            )  # fmt: skip
-    if is_true("rviz", chosen["rviz"]):
-        nodes.append(
-            Node(package="rviz2", executable="rviz2", arguments=["-d", str(HERE / "config" / "segment.rviz")],
-                 namespace=namespace, parameters=[{"use_sim_time": use_sim_time}],
-                 remappings=[("/camera/image_raw", next(iter(topics.values())))]),
-        )  # fmt: skip
-    return nodes
+
+
+def demo_remappings(topic):
+    base = topic.image.removesuffix(names.COMPRESSED)
+    return [("image", base), ("image/compressed", f"{base}/compressed"), ("camera_info", topic.camera_info)]
+
+
+def make_rviz(namespace, use_sim_time, topics, output):
+    config = HERE / "config" / "segment.rviz"
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError as error:
+        raise launching.LaunchError("rviz:=true, but rviz2 is not installed: sudo apt install ros-$ROS_DISTRO-rviz2") from error
+    prefix, topic = next(iter(topics.items()))
+    shown = set(re.findall(r"Value: /segmentation/(\S+)", config.read_text(encoding="utf-8")))
+    remappings = [("/camera/image_raw", topic.image)]
+    remappings += [(f"/segmentation/{one}", f"{prefix}{output}/{one}") for one in sorted(shown)]
+    return Node(package="rviz2", executable="rviz2", arguments=["-d", str(config)], namespace=namespace,
+                parameters=[{"use_sim_time": use_sim_time}], remappings=remappings)  # fmt: skip
 
 
 def make_node(python, executable, arguments, common, **options):
@@ -90,11 +176,3 @@ def make_node(python, executable, arguments, common, **options):
     if python:
         return Node(**{**common, **options}, executable=python, arguments=["-m", f"lmanet_ros.{executable}", *arguments])
     return Node(**{**common, **options}, package="lmanet_ros", executable=executable, arguments=arguments)
-
-
-def is_true(name, text):
-    if text.lower() in ("true", "1", "yes", "on"):
-        return True
-    if text.lower() in ("false", "0", "no", "off"):
-        return False
-    raise RuntimeError(f"{name}:={text} must be true or false")

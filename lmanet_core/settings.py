@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -53,7 +53,7 @@ class Setting:
     live: bool = False
     name: str = ""
     option: str = ""
-    unset: int | None = None
+    unset: int | float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def check_settings(config: Any) -> None:
     Raises:
         ConfigError: a value of another type, out of range, or none of the choices.
     """
+    hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         if _KEY not in field.metadata:
             continue
@@ -119,10 +120,16 @@ def check_settings(config: Any) -> None:
             raise ConfigError(f"{field.name} must be {' or '.join(about.choices)}, got {value!r}")
         if isinstance(default, bool) or not (math.isfinite(about.low) or math.isfinite(about.high)):
             continue
-        if isinstance(value, str) and default is None:  # a word beside the numbers, such as "global"
+        if isinstance(value, str) and value in _words(hints[field.name]):  # beside the numbers, such as "global"
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not about.low <= value <= about.high:
             raise ConfigError(f"{field.name} must be {describe_range(about.low, about.high, about.unit)}, got {value!r}")
+
+
+def _words(kind: Any) -> set[str]:
+    """The strings that a type such as `int | Literal["global"] | None` takes."""
+    parts = [part for one in get_args(kind) for part in (one, *get_args(one))]
+    return {part for part in parts if isinstance(part, str)}
 
 
 def describe_range(low: float, high: float, unit: str) -> str:

@@ -16,7 +16,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import InputError
-from lmanet_core.frame import FrameResult
+from lmanet_core.frame import Blindness, FrameResult
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.media.pixels import SampleDepth
 from lmanet_core.media.stamps import StampSource
@@ -25,6 +25,7 @@ from lmanet_core.weights.runtime import Runtime
 from lmanet_ros.conversions import rgb_from_image, stamp_ns
 from lmanet_ros.parameters import Settings
 from lmanet_ros.publishers import CameraPublishers
+from lmanet_ros.reset_log import ResetLog
 from lmanet_ros.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -64,13 +65,15 @@ class Camera:
         has_memory = runtime.config.memory is not None
         config = replace(settings.segmenter, memory=settings.segmenter.memory and has_memory)
         self.segmenter = VideoSegmenter(runtime, config)
-        self.publishers = CameraPublishers(node, self.prefix, runtime.config.labels)
+        self.publishers = CameraPublishers(node, self.prefix, runtime.config.labels, settings.output_prefix)
         self._node = node
         self._log = node.get_logger()
         self._has_memory = has_memory
         self._last_warned_s = -_WARN_EVERY_S
         self._stamps = StampSource()
         self._depth = SampleDepth(config.bits, lambda sentence: self._log.warning(f"{self._named()}{sentence}"))
+        self._resets = ResetLog(lambda text: self._log.info(f"{self._named()}{text}"))
+        self._blind: Blindness | None = None  # of the last frame
         self._said: set[str] = set()  # what is said once
 
     def restart(self) -> None:
@@ -78,6 +81,7 @@ class Camera:
         self.segmenter.reset()
         self.statistics.restart()
         self._stamps = StampSource()
+        self._blind = None
         self.calibration = None
 
     def process(self, arrival: Arrival, settings: Settings) -> None:
@@ -135,8 +139,19 @@ class Camera:
         takes_labels = any(topic != "camera_info" for topic in due)
         result = segmenter.step(image, stamp, frame_id, labels=takes_labels, confidence="confidence" in due)
         if result.discontinuity is not None and (wanted or strength):
-            self._log.info(f"{self._named()}memory cleared: {result.discontinuity.value} at stamp {stamp / 1e9:.3f}")
+            self._resets.add(result.discontinuity.value, stamp)
+        if result.blind is not self._blind:
+            self._say_blind(result.blind, stamp)
         return result
+
+    def _say_blind(self, blind: Blindness | None, stamp: int) -> None:
+        """A line at each end."""
+        self._blind = blind
+        if blind is None:
+            self._log.info(f"{self._named()}the camera sees again at stamp {stamp / 1e9:.3f}")
+        else:
+            since = f"from stamp {stamp / 1e9:.3f} on"
+            self._log.warning(f"{self._named()}the camera sees nothing {since}: the picture is {blind.value}")
 
     def _count(self, result: FrameResult, laps_ms: dict[str, float], receive_s: float, stamp: int | None) -> None:
         """A frame is done.
@@ -163,6 +178,7 @@ class Camera:
             reset=result.discontinuity.value if result.discontinuity else None,
             remembered=result.remembered or not self.segmenter.memory_enabled,
             fed=fed,
+            blind=result.blind.value if result.blind else None,
         )
 
     def _make_good(self, given: int, arrival: Arrival, image: UInt8Array) -> int:

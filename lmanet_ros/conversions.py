@@ -119,6 +119,18 @@ def labels_to_png_message(labels: UInt8Array, header: Header, level: int) -> Com
     return fill(CompressedImage(header=header, format="mono8; png compressed "), png)
 
 
+def color_to_png_message(pixels: UInt8Array, header: Header, level: int) -> CompressedImage:
+    """(H, W, 3) uint8 RGB → PNG, exact; `level` as of `labels_to_png_message`."""
+    _, png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, level])
+    return fill(CompressedImage(header=header, format="rgb8; png compressed bgr8"), png)
+
+
+def color_to_jpeg_message(pixels: UInt8Array, header: Header, quality: int) -> CompressedImage:
+    """(H, W, 3) uint8 RGB → JPEG of a quality of 1–100: for people, not for reading classes."""
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return fill(CompressedImage(header=header, format="rgb8; jpeg compressed bgr8"), jpeg)
+
+
 def label_info_to_message(labels: LabelSet, stamp: Time) -> LabelInfo:
     """Ids and names of the classes; 255 is unlabelled and not listed."""
     classes = [VisionClass(class_id=index, class_name=name) for index, name in enumerate(labels.names)]

@@ -13,6 +13,15 @@ from lmanet_ros.statistics import Snapshot
 
 _OTHER_CLOCK_S = 3600.0  # so old is no image; its stamp belongs to another clock
 
+_OFTEN = 0.5  # share of frames at which the memory is cleared, and may as well be switched off
+_EXPLAINED = {
+    "gap": "mostly for gaps: frames are further apart than the memory was trained with, see continuity.gap_intervals",
+    "scene_cut": "mostly for scene cuts: do two cameras publish on one topic?",
+    "frame_id_change": "mostly as the frame_id changes: two cameras publish on one topic",
+    "size_change": "mostly as the image size changes: two cameras publish on one topic",
+    "backward_stamp": "mostly as stamps go back: two cameras or clocks on one topic?",
+}
+
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
@@ -49,6 +58,8 @@ def camera_status(
         "not remembered": now.not_remembered,
         "resets": sum(now.resets.values()),
         **{f"resets: {cause}": count for cause, count in sorted(now.resets.items())},
+        "frames that showed nothing": sum(now.blind_frames.values()),
+        **{f"frames that showed nothing: {why}": count for why, count in sorted(now.blind_frames.items())},
         **{
             f"{stage} p50/p95/p99 (ms)": " / ".join(f"{value:.1f}" for value in percentiles)
             for stage, percentiles in now.latency_ms.items()
@@ -72,6 +83,11 @@ def _complaints(topic: str, now: Snapshot, before: Snapshot | None, settings: Se
         elif now.age_s > settings.age_warn_s:
             level = ERROR if now.age_s > settings.age_error_s else WARN
             found.append((level, f"results are {now.age_s:.2f} s old when published"))
+    if now.blind is not None and not silent:
+        found.append((WARN, f"the camera sees nothing: the picture is {now.blind}"))
+    if now.reset_share >= _OFTEN and not silent:
+        often = max(now.resets, key=lambda cause: now.resets[cause])
+        found.append((WARN, f"the memory is cleared at {now.reset_share:.0%} of the frames, {_EXPLAINED.get(often, often)}"))
     if settings.rate_warn_hz and not silent and now.age_s is not None and now.output_hz < settings.rate_warn_hz:
         found.append((WARN, f"{now.output_hz:.1f} Hz, wanted {settings.rate_warn_hz:g} Hz"))
     return found

@@ -14,8 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,24 +23,23 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo as CameraInfoMessage
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
-from lmanet_core.errors import ConfigError, LmanetError, WeightsError
+from lmanet_core.errors import ConfigError, LmanetError
 from lmanet_core.frame import Discontinuity
 from lmanet_core.media.mailbox import Mailbox
 from lmanet_core.weights.checkpoint import Model, load_model
 from lmanet_core.weights.runtime import Runtime, prepare_runtime
-from lmanet_core.weights.shipped import STREET_ONLY, default_weights
+from lmanet_core.weights.shipped import STREET_ONLY
 from lmanet_ros.camera import Arrival, Camera
-from lmanet_ros.compatibility import SubscriptionEventCallbacks
 from lmanet_ros.conversions import camera_info_from_ros, uses_cv_bridge
 from lmanet_ros.diagnostics import ERROR, OK, WARN, camera_status, make_status, used_memory
-from lmanet_ros.offers import explain_silence, name_policy
+from lmanet_ros.listening import Listening
+from lmanet_ros.model import describe_memory, find_weights
+from lmanet_ros.offers import explain_silence
 from lmanet_ros.parameters import (
     Settings,
     apply_to_labels,
@@ -54,6 +51,8 @@ from lmanet_ros.parameters import (
 )
 from lmanet_ros.statistics import Snapshot
 from lmanet_ros.worker import Worker
+
+_LOOK_EVERY_S = 0.2  # whether somebody listens
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -76,8 +75,8 @@ class SegmentNode(LifecycleNode):
         self._cameras: dict[str, Camera] = {}
         self._mailbox: Mailbox[Arrival] | None = None
         self._worker: Worker | None = None
-        self._subscriptions_of_cameras: list[Any] = []
-        self._topics: dict[str, str] = {}  # camera → resolved image topic
+        self._listening = Listening(self, self._on_image, self._on_camera_info)
+        self._heard_s = 0.0  # when somebody listened to us last, on the steady clock
         self._silent: dict[str, int] = {}  # cameras whose silence was said → images received by then
         self._previous: dict[str, Snapshot] = {}
         self._drops_before: dict[str, int] = {}  # of mailboxes that are gone
@@ -85,9 +84,11 @@ class SegmentNode(LifecycleNode):
         if hasattr(self, "add_post_set_parameters_callback"):
             self.add_post_set_parameters_callback(self._after_set_parameters)
         self.create_service(Trigger, "~/reset_memory", self._on_reset_memory)
+        self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self.create_timer(1.0, self._on_second, clock=steady)
+        self.create_timer(_LOOK_EVERY_S, self._listen_as_wanted, clock=steady)
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         self._jump_handle = self.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
 
@@ -128,15 +129,18 @@ class SegmentNode(LifecycleNode):
         self._mailbox = Mailbox(list(self._cameras))
         self._worker = Worker(self._mailbox, self._cameras, lambda: self._settings)
         self._worker.start()
+        self._heard_s = time.monotonic()
+        self._listening.find({name: camera.prefix for name, camera in self._cameras.items()}, self._settings.transport)
         try:
-            for name, camera in self._cameras.items():
-                self._subscribe(name, camera)
+            self._listening.start()
         except Exception as error:  # QoS overrides that do not exist
-            self.get_logger().error(f"cannot activate: {type(error).__name__}: {error}")
+            reason = str(error) if isinstance(error, LmanetError) else f"{type(error).__name__}: {error}"
+            self.get_logger().error(f"cannot activate: {reason}")
             self._stop()
             return FAILURE
         self._state = "active"
-        self.get_logger().info(f"active, images from {', '.join(self._topics.values())}")
+        self.get_logger().info(f"active, images from {', '.join(self._listening.topics)}")
+        self._listen_as_wanted()
         return SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -167,7 +171,7 @@ class SegmentNode(LifecycleNode):
 
     def _configure(self) -> None:
         settings = self._settings
-        path = _find_weights(settings.weights)
+        path = find_weights(settings.weights)
         if not settings.weights:
             self.get_logger().info(STREET_ONLY)
         model = load_model(path)
@@ -178,8 +182,9 @@ class SegmentNode(LifecycleNode):
         for name in settings.cameras:
             self._cameras[name] = Camera(self, name, runtime, settings)
         self._drops_before = dict.fromkeys(settings.cameras, 0)
+        memory = describe_memory(runtime, settings.segmenter)
         self.get_logger().info(
-            f"{path}: {model.source} on {runtime.device} in {runtime.precision}, {self._describe_memory()}, "
+            f"{path}: {model.source} on {runtime.device} in {runtime.precision}, {memory}, "
             f"attention {runtime.attention(settings.segmenter.attention)}, "
             f"images by {'cv_bridge' if uses_cv_bridge() else 'rosbags-image'}"
         )
@@ -193,9 +198,7 @@ class SegmentNode(LifecycleNode):
             torch.cuda.empty_cache()
 
     def _stop(self) -> None:
-        for subscription in self._subscriptions_of_cameras:
-            self.destroy_subscription(subscription)
-        self._subscriptions_of_cameras = []
+        self._listening.stop()
         mailbox, worker = self._mailbox, self._worker
         self._mailbox = self._worker = None
         if mailbox is not None and worker is not None:
@@ -206,36 +209,36 @@ class SegmentNode(LifecycleNode):
 
     # Images
 
-    def _subscribe(self, name: str, camera: Camera) -> None:
-        kind, topic = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}[self._settings.transport]
-        topic = camera.prefix + topic
-        self._topics[name] = self.resolve_topic_name(topic)
-        overriding = QoSOverridingOptions.with_default_policies()
-        events = SubscriptionEventCallbacks(incompatible_qos=partial(self._on_incompatible_qos, name))
-        for message, where, callback, extra in (
-            (kind, topic, partial(self._on_image, name), {"event_callbacks": events}),
-            (CameraInfoMessage, f"{camera.prefix}camera_info", partial(self._on_camera_info, name), {}),
-        ):
-            # Depth 1: what waits in a queue is old already.
-            qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-            subscription = self.create_subscription(message, where, callback, qos, qos_overriding_options=overriding, **extra)
-            self._subscriptions_of_cameras.append(subscription)
-
     def _on_image(self, name: str, message: Image | CompressedImage) -> None:
         if self._mailbox is not None:
             self._cameras[name].statistics.count_received()
             self._mailbox.put(name, Arrival(message, time.monotonic()))
 
+    def _listen_as_wanted(self) -> None:
+        """Subscribe or unsubscribe, as `enabled` and, in lazy mode, the listeners have it."""
+        if self._state != "active":
+            return
+        settings, now_s = self._settings, time.monotonic()
+        if settings.decode_when_unheard or any(camera.publishers.are_heard() for camera in self._cameras.values()):
+            self._heard_s = now_s
+        idle = not settings.enabled or now_s - self._heard_s > settings.unheard_after_s
+        if idle and self._listening.is_on:
+            self._listening.stop()
+            self.get_logger().info("nobody listens: no images are taken" if settings.enabled else "switched off")
+        elif not idle and not self._listening.is_on:
+            for camera in self._cameras.values():
+                camera.statistics.restart()
+            self._listening.start()
+            self.get_logger().info(f"images from {', '.join(self._listening.topics)} again")
+
+    def _on_set_enabled(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        result = self.set_parameters([Parameter("enabled", value=bool(request.data))])[0]
+        response.success, response.message = result.successful, result.reason or ("on" if request.data else "off")
+        return response
+
     def _on_camera_info(self, name: str, message: CameraInfoMessage) -> None:
         if name in self._cameras:
             self._cameras[name].calibration = camera_info_from_ros(message)
-
-    def _on_incompatible_qos(self, name: str, event: Any) -> None:
-        topic = self._topics[name]
-        self.get_logger().warning(
-            f"{topic}: a publisher offers another {name_policy(event.last_policy_kind)} than this node asks for, "
-            f"so its images do not arrive: {explain_silence(self, topic, self._settings.transport)}"
-        )
 
     # Memory
 
@@ -253,8 +256,9 @@ class SegmentNode(LifecycleNode):
         if self._mailbox is None:
             return
         self._mailbox.clear()  # of the time before
+        now_ns = self.get_clock().now().nanoseconds
         for camera in self._cameras.values():
-            camera.segmenter.request_reset(Discontinuity.CLOCK_JUMP)
+            camera.segmenter.request_reset(Discontinuity.CLOCK_JUMP, now_ns)
 
     # Parameters
 
@@ -272,6 +276,7 @@ class SegmentNode(LifecycleNode):
 
     def _after_set_parameters(self, parameters: Sequence[Parameter]) -> None:
         self._settings = read_settings(current_values(self))
+        self._listen_as_wanted()
 
     def _require_memory(self) -> None:
         if self._runtime is not None and self._runtime.config.memory is None:
@@ -299,7 +304,7 @@ class SegmentNode(LifecycleNode):
             "weights": self._model.source if self._model else "",
             "device": self._runtime.device,
             "precision": self._runtime.precision,
-            "memory": self._describe_memory(),
+            "memory": describe_memory(self._runtime, self._settings.segmenter),
             "implementation": self._runtime.attention(self._settings.segmenter.attention),
             **used_memory(self._runtime.device),
         }
@@ -307,46 +312,25 @@ class SegmentNode(LifecycleNode):
 
     def _camera_status(self, name: str, camera: Camera) -> DiagnosticStatus:
         assert self._mailbox is not None and self._runtime is not None
-        topic, settings = self._topics[name], self._settings
+        topic, settings = self._listening.topic(name), self._settings
+        label = f"{self.get_fully_qualified_name().lstrip('/')}: {name or 'camera'}"
+        if not self._listening.is_on:
+            return make_status(label, OK, "idle: nobody listens" if settings.enabled else "switched off", {"topic": topic})
         now = camera.statistics.snapshot()
         hint = ""
         if now.received > self._silent.get(name, now.received):
             del self._silent[name]
             self.get_logger().info(f"images on {topic} again")
         if now.since_image_s > settings.no_image_warn_s:
-            hint = explain_silence(self, topic, settings.transport)
+            hint = explain_silence(self, topic, self._listening.transport(name))
             if name not in self._silent:
                 self._silent[name] = now.received
                 self.get_logger().warning(f"no image on {topic} for {now.since_image_s:.1f} s: {hint}")
         memory = self._runtime.config.memory
         capacity = 0 if memory is None else settings.segmenter.memory_frames or memory.memory_frames
         dropped = self._drops_before[name] + self._mailbox.dropped[name]
-        label = f"{self.get_fully_qualified_name().lstrip('/')}: {name or 'camera'}"
         previous, self._previous[name] = self._previous.get(name), now
         return camera_status(label, topic, now, previous, dropped, capacity, settings, hint)
 
     def _header(self) -> Header:
         return Header(stamp=self.get_clock().now().to_msg())
-
-    def _describe_memory(self) -> str:
-        assert self._runtime is not None
-        memory = self._runtime.config.memory
-        if memory is None:
-            return "no memory in these weights"
-        frames = self._settings.segmenter.memory_frames or memory.memory_frames
-        state = "" if self._settings.segmenter.memory else " (switched off)"
-        return f"memory {frames} frames, window {memory.window or 'global'}{state}"
-
-
-def _find_weights(given: str) -> Path:
-    """The weights to load; raises WeightsError where none are given and none are shipped."""
-    if given:
-        return Path(given).expanduser()
-    try:
-        return default_weights()
-    except WeightsError as error:
-        raise WeightsError(
-            f"no weights given, and {error}: set the parameter weights to a file "
-            "(launch: weights:=/path/to/lmanet_erf_best.pth; running: ros2 param set /segment_node weights /path, "
-            "then ros2 lifecycle set /segment_node configure)"
-        ) from error

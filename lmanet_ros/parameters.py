@@ -83,8 +83,12 @@ _WINDOW = 1 + next(row for row, one in enumerate(_SEGMENTER) if one.name == "mem
 TABLE: tuple[Parameter, ...] = (
     Parameter("weights", "", "Weights: a file, hf:FOLDER, hf:owner/name or python:FILE.py:function; empty: those shipped."),
     *_RUNTIME[:-1],
-    Parameter("cameras", [""], "Names of several cameras, each a prefix of its topics; empty for one camera without prefix."),
+    Parameter("cameras", [""], "Names of cameras, each a prefix of its topics; empty for one camera without prefix."),
     Parameter("transport", "raw", "Subscribe to image (raw) or image/compressed.", choices=("raw", "compressed")),
+    Parameter("output_prefix", "segmentation", "Results are below this name."),
+    Parameter("enabled", True, "Take images; false: let go of the camera.", when="live"),
+    Parameter("decode_when_unheard", True, "Feed the memory while nobody listens; false: let go of the camera.", when="live"),
+    Parameter("unheard_after_s", 5.0, "So long without a listener means that nobody listens.", "s", 0.0, 3600.0, when="live"),
     *_SEGMENTER[: _WINDOW],
     _RUNTIME[-1],
     *_SEGMENTER[_WINDOW :],
@@ -92,6 +96,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("palette", [""], "Other colours, as 'class=R,G,B'; classes not named keep those of the weights."),
     Parameter("overlay_opacity", 0.5, "Share of the colour in the overlay.", "", 0.0, 1.0, when="live"),
     Parameter("png_level", 1, "Effort of the PNG-compressed label maps: 0 fast, 9 small.", "", 0, 9, when="live"),
+    Parameter("jpeg_quality", 90, "Of the compressed overlay: 1 small, 100 fine.", "", 1, 100, when="live"),
     Parameter("max_input_age_s", 0.0, "Images older than this are dropped unseen; 0: none.", "s", 0.0, 3600.0, when="live"),
     *(
         Parameter(f"max_rate_hz.{name}", 0.0, f"Cap for segmentation/{topic}; 0: every frame.", "Hz", 0.0, 1000.0, when="live")
@@ -126,11 +131,16 @@ class Settings:
     runtime: RuntimeConfig
     cameras: tuple[str, ...]
     transport: str
+    output_prefix: str
+    enabled: bool
+    decode_when_unheard: bool
+    unheard_after_s: float
     segmenter: SegmenterConfig
     groups: Mapping[str, tuple[str, ...]]
     palette: Mapping[str, tuple[int, int, int]]
     overlay_opacity: float
     png_level: int
+    jpeg_quality: int
     max_input_age_s: float
     max_rate_hz: Mapping[str, float]
     no_image_warn_s: float
@@ -165,11 +175,16 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
         runtime=from_values(RuntimeConfig, {one.path: v[one.name] for one in settings_of(RuntimeConfig)}),
         cameras=_read_cameras(v["cameras"]),
         transport=v["transport"],
+        output_prefix=_read_output_prefix(v["output_prefix"]),
+        enabled=v["enabled"],
+        decode_when_unheard=v["decode_when_unheard"],
+        unheard_after_s=v["unheard_after_s"],
         segmenter=from_values(SegmenterConfig, {one.path: v[one.name] for one in settings_of(SegmenterConfig)}),
         groups={name: tuple(re.split(r"\s*,\s*", members)) for name, members in _pairs("groups", v["groups"])},
         palette={name: _read_color(name, color) for name, color in _pairs("palette", v["palette"])},
         overlay_opacity=v["overlay_opacity"],
         png_level=v["png_level"],
+        jpeg_quality=v["jpeg_quality"],
         max_input_age_s=v["max_input_age_s"],
         max_rate_hz={topic: v[f"max_rate_hz.{topic}"] for topic in RATED_TOPICS},
         no_image_warn_s=v["no_image_warn_s"],
@@ -201,8 +216,12 @@ def change_settings(values: Mapping[str, Any], changes: Mapping[str, Any], confi
 
 def unknown_names(names: Iterable[str]) -> dict[str, str]:
     """Names that are no parameter of this node → what may have been meant (or empty). ROS's own names are left out."""
-    known = ("use_sim_time", "start_type_description_service", "qos_overrides.")
-    return {name: nearest_name(name, BY_NAME) for name in names if name not in BY_NAME and not name.startswith(known)}
+    of_ros = ("use_sim_time", "start_type_description_service")
+    return {
+        name: nearest_name(name, [*BY_NAME, *of_ros, "qos_overrides."])
+        for name in names
+        if name not in BY_NAME and name not in of_ros and not name.startswith("qos_overrides.")
+    }
 
 
 def apply_to_labels(labels: LabelSet, settings: Settings) -> LabelSet:
@@ -277,7 +296,13 @@ def _read_cameras(names: list[str]) -> tuple[str, ...]:
             raise ConfigError(f"cameras must be names for topics (letters, digits, _), got {name!r}")
     if len(set(names)) != len(names):
         raise ConfigError(f"cameras must differ, got {', '.join(names)}")
-    return tuple(names) if len(names) > 1 else ("",)
+    return tuple(names) or ("",)
+
+
+def _read_output_prefix(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", name, re.ASCII):
+        raise ConfigError(f"output_prefix must be a name for topics without a slash before it, got {name!r}")
+    return name
 
 
 def _pairs(parameter: str, items: list[str]) -> list[tuple[str, str]]:

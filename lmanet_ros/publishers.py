@@ -23,7 +23,15 @@ from lmanet_core.frame import FrameResult
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.sinks import safe_name
-from lmanet_ros.conversions import camera_info_to_message, image_to_message, label_info_to_message, labels_to_png_message
+from lmanet_ros.conversions import (
+    camera_info_to_message,
+    color_to_jpeg_message,
+    color_to_png_message,
+    image_to_message,
+    label_info_to_message,
+    labels_to_png_message,
+)
+from lmanet_ros.names import OUTPUT
 from lmanet_ros.parameters import Settings
 
 if TYPE_CHECKING:
@@ -69,16 +77,18 @@ class CameraPublishers:
         node: that owns them.
         prefix: of the topics: "" or "<camera>/".
         labels: classes with colours and groups.
+        output: below which the topics are.
     """
 
-    def __init__(self, node: Node, prefix: str, labels: LabelSet) -> None:
+    def __init__(self, node: Node, prefix: str, labels: LabelSet, output: str = OUTPUT) -> None:
         self._node = node
         self._labels = labels
-        self._base = f"{prefix}segmentation/"
+        self._base = f"{prefix}{output}/"
         self._masks = {f"mask/{safe_name(group)}": group for group in labels.groups}
         images = ("labels", "color", "overlay", "confidence", *self._masks)
         self._publishers: dict[str, Any] = {name: self._create(Image, name) for name in images}
-        self._publishers["labels/compressed"] = self._create(CompressedImage, "labels/compressed")
+        for name in ("labels/compressed", "color/compressed", "overlay/compressed"):
+            self._publishers[name] = self._create(CompressedImage, name)
         self._publishers["camera_info"] = self._create(CameraInfoMessage, "camera_info")
         self._label_info = node.create_publisher(LabelInfo, f"{self._base}label_info", _latched_qos())
         self._caps = {name: RateCap() for name in self._publishers}
@@ -86,6 +96,10 @@ class CameraPublishers:
     def publish_label_info(self) -> None:
         """Latch the classes; subscribers get them whenever they come."""
         self._label_info.publish(label_info_to_message(self._labels, self._node.get_clock().now().to_msg()))
+
+    def are_heard(self) -> bool:
+        """Whether somebody listens to any of them, the latched classes left out."""
+        return any(publisher.get_subscription_count() for publisher in self._publishers.values())
 
     def due(self, max_rate_hz: Mapping[str, float]) -> frozenset[str]:
         """Topics below segmentation/ that somebody listens to and whose rate cap lets the next frame through.
@@ -135,8 +149,10 @@ class CameraPublishers:
             "labels": lambda: image_to_message(labels, header),
             "labels/compressed": lambda: labels_to_png_message(labels, header, settings.png_level),
             "color": lambda: image_to_message(set_.colorize(labels), header),
-            "overlay": lambda: image_to_message(
-                set_.overlay(result.geometry.image_to_output(image), labels, settings.overlay_opacity), header
+            "color/compressed": lambda: color_to_png_message(set_.colorize(labels), header, settings.png_level),
+            "overlay": lambda: image_to_message(self._overlay(image, result, settings), header),
+            "overlay/compressed": lambda: color_to_jpeg_message(
+                self._overlay(image, result, settings), header, settings.jpeg_quality
             ),
         }
         for name, group in self._masks.items():
@@ -145,6 +161,9 @@ class CameraPublishers:
         if confidence is not None:
             makers["confidence"] = lambda: image_to_message(confidence, header)
         return makers
+
+    def _overlay(self, image: UInt8Array, result: FrameResult, settings: Settings) -> UInt8Array:
+        return self._labels.overlay(result.geometry.image_to_output(image), result.labels, settings.overlay_opacity)
 
     def _make_mask(self, labels: UInt8Array, group: str, header: Header) -> Image:
         return image_to_message(self._labels.mask(labels, group), header)

@@ -10,10 +10,9 @@ import signal
 import sys
 import threading
 import traceback
-from importlib.util import find_spec
 from types import FrameType
 
-_NEEDED = ("rclpy", "numpy", "cv2", "torch", "safetensors", "rosbags.image")
+from lmanet_ros.requirements import complaint_of_missing, complaint_of_versions
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,14 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
-    missing = [name for name in _NEEDED if not _is_importable(name)]
+    missing = complaint_of_missing()
     if missing:
-        print(
-            f"segment_node: {sys.executable} cannot import {', '.join(missing)}. Run it with an interpreter that can: "
-            "ros2 launch lmanet_ros segment.launch.py python:=/path/to/venv/bin/python, or activate that environment "
-            "(docs/ros.md, 'Install')",
-            file=sys.stderr,
-        )
+        print(f"segment_node: {missing}", file=sys.stderr)
         return 1
     return _run(arguments, stop)
 
@@ -41,6 +35,10 @@ def _run(arguments: list[str] | None, stop: threading.Event) -> int:
     from lmanet_core.process import prepare_process
 
     prepare_process()  # before PyTorch is imported
+    wrong = complaint_of_versions()
+    if wrong:
+        print(f"segment_node: {wrong}", file=sys.stderr)
+        return 1
     import rclpy
     from rclpy.exceptions import ParameterException
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -77,13 +75,6 @@ def _run(arguments: list[str] | None, stop: threading.Event) -> int:
         rclpy.try_shutdown()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # the interpreter's own farewell is not to be disturbed either
-
-
-def _is_importable(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ImportError:  # the parent is missing
-        return False
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 
 _RATE_WINDOW_S = 5.0
 _LATENCIES = 300  # frames that percentiles are taken over
+_RECENT = 30  # frames that the share of resets is taken over
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Snapshot:
         received, published, fed, bad, failed, too_old: images so far: come in; segmented and published; remembered only, as
             nobody wanted labels; not convertible; lost to an exception; older than `max_input_age_s`.
         resets: times the memory was cleared, by cause.
+        reset_share: of the last frames that the memory was cleared before, 0–1; 0 until there are some.
+        blind: why the last frame showed nothing; None where it showed something.
+        blind_frames: frames that showed nothing so far, by why.
         not_remembered: images that did not enter the memory: repeated, late, not due yet.
         input_hz, output_hz: images come in, frames done, over the last seconds.
         latency_ms: stage → (p50, p95, p99) over the last frames.
@@ -41,6 +45,9 @@ class Snapshot:
     failed: int
     too_old: int
     resets: Mapping[str, int]
+    reset_share: float
+    blind: str | None
+    blind_frames: Mapping[str, int]
     not_remembered: int
     input_hz: float
     output_hz: float
@@ -62,6 +69,9 @@ class Statistics:
         self._lock = threading.Lock()  # everything below
         self._counts: Counter[str] = Counter()
         self._resets: Counter[str] = Counter()
+        self._recent_resets: deque[bool] = deque(maxlen=_RECENT)
+        self._blind: str | None = None
+        self._blind_frames: Counter[str] = Counter()
         self._inputs: deque[float] = deque()
         self._outputs: deque[float] = deque()
         self._latencies: dict[str, deque[float]] = {}
@@ -75,7 +85,8 @@ class Statistics:
             self._inputs.clear()
             self._outputs.clear()
             self._latencies.clear()
-            self._age_s = None
+            self._recent_resets.clear()
+            self._age_s = self._blind = None
             self._last_image = self._clock()
 
     def count_received(self) -> None:
@@ -93,7 +104,14 @@ class Statistics:
             return self._counts[why]
 
     def count_done(
-        self, stages_ms: Mapping[str, float], age_s: float, memory_frames: int, reset: str | None, remembered: bool, fed: bool
+        self,
+        stages_ms: Mapping[str, float],
+        age_s: float,
+        memory_frames: int,
+        reset: str | None,
+        remembered: bool,
+        fed: bool,
+        blind: str | None = None,
     ) -> None:
         """A frame was segmented and published, or remembered only.
 
@@ -104,12 +122,17 @@ class Statistics:
             reset: cause, where the memory was cleared before it.
             remembered: false where it should have entered the memory and did not.
             fed: remembered only.
+            blind: why the image showed nothing.
         """
         with self._lock:
             self._counts["fed" if fed else "published"] += 1
             self._counts["not_remembered"] += not remembered
+            self._recent_resets.append(reset is not None)
             if reset is not None:
                 self._resets[reset] += 1
+            self._blind = blind
+            if blind is not None:
+                self._blind_frames[blind] += 1
             for stage, milliseconds in stages_ms.items():
                 self._latencies.setdefault(stage, deque(maxlen=_LATENCIES)).append(milliseconds)
             self._age_s = age_s
@@ -132,6 +155,9 @@ class Statistics:
                 failed=counts["failed"],
                 too_old=counts["too_old"],
                 resets=dict(self._resets),
+                reset_share=sum(self._recent_resets) / _RECENT if len(self._recent_resets) == _RECENT else 0.0,
+                blind=self._blind,
+                blind_frames=dict(self._blind_frames),
                 not_remembered=counts["not_remembered"],
                 input_hz=_rate(self._inputs),
                 output_hz=_rate(self._outputs),

@@ -12,6 +12,7 @@ import threading
 
 import cv2
 import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
@@ -19,9 +20,11 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from lmanet_core.errors import LmanetError
+from lmanet_core.errors import LmanetError, suggest_name
 from lmanet_core.street import Street, StreetConfig
 from lmanet_ros.conversions import camera_info_to_message, fill, image_to_message
+
+_SETTINGS = ("width", "height", "fps", "seed", "degradation", "level")
 
 
 class StreetCamera(Node):
@@ -35,15 +38,15 @@ class StreetCamera(Node):
 
     def __init__(self) -> None:
         super().__init__("street_camera")
-        config = StreetConfig(
-            width=self.declare_parameter("width", 512).value,
-            height=self.declare_parameter("height", 256).value,
-            fps=self.declare_parameter("fps", 10.0).value,
-            seed=self.declare_parameter("seed", 0).value,
-            degradation=self.declare_parameter("degradation", "none").value,
-            level=self.declare_parameter("level", 2).value,
-        )
-        self._frame_id = str(self.declare_parameter("frame_id", "street_camera").value)
+        defaults = {name: getattr(StreetConfig(), name) for name in _SETTINGS} | {"frame_id": "street_camera"}
+        dynamic = ParameterDescriptor(dynamic_typing=True)  # 10 is taken for 10.0; StreetConfig checks
+        given = {name: self.declare_parameter(name, default, dynamic).value for name, default in defaults.items()}
+        for name in self._parameter_overrides:
+            if name not in given and name != "use_sim_time" and not name.startswith("qos_overrides."):
+                hint = suggest_name(name, given)
+                self.get_logger().warning(f"parameter {name} is not one of this node's and changes nothing{hint}")
+        self._frame_id = str(given.pop("frame_id"))
+        config = StreetConfig(**given)
         self._street = Street(config)
         self._index = 0
         self._image = self.create_publisher(Image, "image", qos_profile_sensor_data)

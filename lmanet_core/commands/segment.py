@@ -241,6 +241,7 @@ def _write_summary(
         "skipped": summary.skipped,
         **({"dropped": source.dropped} if source.kind == "live" else {}),
         "resets": dict(summary.resets),
+        "blind": dict(summary.blind),
         "not_remembered": summary.not_remembered,
         "timings_ms": summary.percentiles(),
         "weights": {"file": Path(options.weights).name, "sha256": hash_file(Path(options.weights)), "kind": model.source},
@@ -263,8 +264,10 @@ def _print_summary(out: Path, source: FrameSource, summary: StreamSummary) -> No
     resets = ", ".join(f"{count} {cause}" for cause, count in summary.resets.items())
     skipped = f", {summary.skipped} damaged skipped" if summary.skipped else ""
     skipped += f", {source.dropped} dropped that came too fast" if source.dropped else ""
+    blind = "".join(f", {count} {why}" for why, count in summary.blind.items())
     console.print(
-        f"{summary.frames} frames{skipped}; {total['p50']:.0f} ms a frame (p95 {total['p95']:.0f}); resets: {resets}; in {out}",
+        f"{summary.frames} frames{skipped}{blind}; {total['p50']:.0f} ms a frame (p95 {total['p95']:.0f}); "
+        f"resets: {resets}; in {out}",
         highlight=False,
         soft_wrap=True,
     )

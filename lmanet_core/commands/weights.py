@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +12,11 @@ from rich.console import Console
 
 from lmanet_core.commands.terminal import plain_table, transfer
 from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.geometry import Size
 from lmanet_core.labels import list_label_sets
 from lmanet_core.media.result_folder import free_name
-from lmanet_core.weights.adapters import describe, names_model, recut, relabel
+from lmanet_core.network import Backbone, ModuleBackbone
+from lmanet_core.weights.adapters import Preprocessing, recut, relabel
 from lmanet_core.weights.catalogue import CATALOGUE, find_weights
 from lmanet_core.weights.checkpoint import hash_file, is_ours, load_model, save_model
 from lmanet_core.weights.download import fetch
@@ -62,10 +66,6 @@ def run(options: Namespace) -> int:
     if options.action == "fetch":
         return _fetch(action)
     if options.action == "convert":
-        if names_model(action.file):
-            raise OutputError(
-                f"{action.file} is a model's name, not a file to convert; give the name wherever weights are asked for"
-            )
         check_target(Path(action.out), Path(action.file), action.overwrite)
     model = load_model(action.file)
     if options.action == "info" and action.cut != "auto":
@@ -87,7 +87,7 @@ def run(options: Namespace) -> int:
     table.add_row("kind", model.source)
     table.add_row("architecture", config.architecture)
     table.add_row("parameters", f"{model.parameters:,}")
-    for name, value in describe(model.network.backbone):
+    for name, value in _describe(model.network.backbone):
         table.add_row(name, value)
     table.add_row("trained at", str(config.input_size))
     memory = config.memory
@@ -96,6 +96,8 @@ def run(options: Namespace) -> int:
     else:
         table.add_row("memory", f"{memory.memory_frames} frames, window {memory.window or 'global'}, {memory.fusion} fusion")
         table.add_row("key, value", f"{memory.key_channels}, {memory.value_channels or 'the features'} channels")
+        if memory.pool > 1:
+            table.add_row("pool", f"{memory.pool}: it is read at stride {model.network.memory_stride}")
         if memory.position_bias:
             table.add_row(
                 "position bias", f"{memory.position_bias:g}{', motion-compensated' if memory.motion_compensation else ''}"
@@ -108,8 +110,24 @@ def run(options: Namespace) -> int:
     for reason in sorted(set(model.dropped.values())):
         keys = [key for key, why in model.dropped.items() if why == reason]
         table.add_row("not used", f"{len(keys)} keys ({keys[0]}, …): {reason}")
-    Console(soft_wrap=True, markup=False).print(table)
+    width = None if sys.stdout.isatty() else 160  # in a pipe: a line each
+    Console(soft_wrap=True, markup=False, width=width).print(table)
     return 0
+
+
+def _describe(backbone: Backbone) -> Iterator[tuple[str, str]]:
+    """What people ask about somebody else's model: preprocessing, cut, stride, channels, sizes."""
+    if not isinstance(backbone, ModuleBackbone):
+        return
+    yield "preprocessing", str(Preprocessing(backbone.mean, backbone.std, backbone.bgr))
+    cut = backbone.cut
+    if cut is None:
+        yield "cut", f"none, labels are remembered but no features: {backbone.no_cut}"
+    else:
+        yield "cut", f"before {cut.layer}: {cut.channels} channels at stride {cut.stride}"
+        yield "logits", f"at 1/{cut.shrink} of the input's size, enlarged to it" if cut.shrink > 1 else "at the input's size"
+    fixed = backbone.fixed_size
+    yield "input sides", f"{Size(*fixed)} only" if fixed is not None else f"multiples of {backbone.size_multiple}"
 
 
 def _list() -> int:

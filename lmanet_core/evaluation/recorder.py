@@ -217,6 +217,7 @@ class Recorder:
             "since_reset": first.since_reset,
             "memory_frames": main.memory_frames,
             "remembered": main.remembered,
+            "blind": None if main.blind is None else main.blind.value,
             **_scores(first),
         }
         for variant in self.variants[1:]:

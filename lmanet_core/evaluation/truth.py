@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +25,7 @@ from lmanet_core.media.bag_files import BagFiles, is_bag_file, is_bag_folder
 from lmanet_core.media.label_files import LabelFiles
 from lmanet_core.media.label_images import decode_label_ids, label_ids_from_message
 from lmanet_core.media.salvage import RawMessage
-from lmanet_core.media.stamps import StampSource, begins_at_zero
+from lmanet_core.media.stamps import StampSource, begins_at_zero, stamp_from_name
 
 _LOGGER = logging.getLogger(__name__)
 _ONE_PICTURE = np.zeros((1, 1, 3), np.uint8)
@@ -304,7 +303,7 @@ class _NameOrStampTruth(Truth):
 
 def _open_folder(folder: Path, tolerance_s: float, suffix: str, colors: Mapping[int, int] | None) -> Truth:
     files = LabelFiles(folder, suffix)
-    stamped = sorted((stamp, file) for file in files.files if (stamp := _stamp_of(file.stem)) is not None)
+    stamped = sorted((stamp, file) for file in files.files if (stamp := stamp_from_name(file.stem)) is not None)
     by_name = FileTruth(files, colors)
     if len(stamped) < len(files.files):
         return by_name
@@ -320,10 +319,3 @@ def _file_reader(file: Path, colors: Mapping[int, int] | None) -> Callable[[], U
             raise InputError(f"cannot read {file}: {error.strerror or error}") from error
 
     return read
-
-
-def _stamp_of(stem: str) -> int | None:
-    if re.fullmatch(r"\d{16,19}", stem):
-        return int(stem)
-    match = re.fullmatch(r"(\d{9,10})[._](\d{1,9})", stem)
-    return int(match[1]) * 10**9 + int(match[2].ljust(9, "0")) if match else None

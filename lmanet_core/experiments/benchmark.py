@@ -291,7 +291,7 @@ def _paired(ones: Sequence[float], others: Sequence[float]) -> float:
 def _stream(runtime: Runtime, case: FrameCase, graph: bool, rounds: int) -> tuple[list[float], list[float]]:
     """Wall time of each frame, ms, with memory off and on in turn."""
     images = np.random.default_rng(0).integers(0, 256, (4, *case.size, 3), np.uint8)
-    one_scene = ContinuityConfig(gap_s=1e6, scene_cut_similarity=0.0)  # compared as ever, but noise is not a cut
+    one_scene = ContinuityConfig(gap_s=1e6, scene_cut_similarity=0.0, blind=False)  # noise is neither a cut nor blindness
     off, on = (
         VideoSegmenter(runtime, SegmenterConfig(memory=memory, label_memory=False, continuity=one_scene, cuda_graph=graph))
         for memory in (False, True)

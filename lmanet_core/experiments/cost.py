@@ -39,7 +39,7 @@ def measure(weights: str, size: str, window: str, memory_frames: int, device: st
         CUDA, of the process elsewhere.
     """
     model = _with_memory(load_model(weights), window, memory_frames)
-    one_scene = ContinuityConfig(scene_cut_similarity=0.0)  # compared as ever, but noise is not a cut
+    one_scene = ContinuityConfig(scene_cut_similarity=0.0, blind=False)  # noise is neither a cut nor blindness
     settings = SegmenterConfig(memory=window != "none", label_memory=False, network_size=size, continuity=one_scene)
     segmenter = VideoSegmenter(prepare(model, device, precision), settings)
     height, width = parse_size(size)

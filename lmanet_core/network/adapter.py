@@ -108,7 +108,7 @@ class ModuleBackbone(Backbone):
         """Normalised RGB (B, 3, H, W) → features (B, C, h, w), or logits (B, classes, H, W) where there is no cut."""
         image = (image.flip(1) if self.bgr else image).contiguous()  # a module may well take views that channels-last has not
         if self.cut is None:
-            return enlarge(logits_of(self.module(image)), image.shape[-2:])
+            return enlarge(logits_of(self._run(image)), image.shape[-2:])
         return self._features(image, self.cut)
 
     def require_runs(self, dtype: torch.dtype, device: torch.device) -> None:
@@ -129,12 +129,18 @@ class ModuleBackbone(Backbone):
             return self._caught(image, cut)
         hook = self.module.get_submodule(cut.layer).register_forward_pre_hook(_stop)
         try:
-            self.module(image)
+            self._run(image)
         except _Reached as reached:
             return reached.features
         finally:
             hook.remove()
         raise WeightsError(f"{cut.layer} was not reached this time; name another layer as cut")
+
+    def _run(self, image: torch.Tensor) -> Any:
+        try:
+            return self.module(image)
+        except SystemExit as error:  # else the process would end without a word
+            raise WeightsError(f"the model ends the process while it segments an image: sys.exit({error.code!r})") from error
 
     def _caught(self, image: torch.Tensor, cut: Cut) -> torch.Tensor:
         """The features as the module passes them on; the whole of it runs."""

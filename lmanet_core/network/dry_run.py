@@ -94,7 +94,7 @@ def run(module: nn.Module, image: torch.Tensor) -> torch.Tensor:
             output = module(image)
     except LmanetError:
         raise
-    except Exception as error:  # of the module, whatever it is
+    except (Exception, SystemExit) as error:  # of the module, whatever it is
         shape = tuple(image.shape)
         raise WeightsError(f"the model does not run on an image {shape}: {type(error).__name__}: {_line(error)}") from error
     logits = logits_of(output)
@@ -271,7 +271,7 @@ def _whole(image: torch.Tensor, smaller: torch.Tensor) -> int:
     return ratio if (rows * ratio, columns * ratio) == (height, width) else 0
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).split("\n", 1)[0][:200]
 
 

@@ -27,6 +27,11 @@ class LMANet(nn.Module):
         if memory is not None:
             self.memory = MemoryModule(backbone.feature_channels, memory)
 
+    @property
+    def memory_stride(self) -> int:
+        """Input pixels per position of what is remembered; of the features where there is no memory."""
+        return self.backbone.stride * (1 if self.memory is None else self.memory.config.pool)
+
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Normalised image (B, 3, H, W) → features (B, C, h, w)."""
         return self.backbone.encode(image)

@@ -74,7 +74,7 @@ def attend(segmenter: VideoSegmenter, image: npt.NDArray[Any], positions: Sequen
     seen = plan.to_network(rgb)
     pixels = runtime.normalize(image_batch(torch.from_numpy(seen.copy()).to(runtime.device)))
     query = module.project_query(runtime.network.encode(pixels)).key
-    moved = memory.view(seen, feature_grid(plan.network_size, runtime.network.backbone.stride)).positions
+    moved = memory.view(seen, feature_grid(plan.network_size, runtime.network.memory_stride)).positions
     past = module.compensate_motion(past, None if moved is None else moved.to(query.device))
     stamps = memory.buffer.slots_ns
     return [_attend_at(query, past, module.config, plan, stamps, x, y) for x, y in positions]

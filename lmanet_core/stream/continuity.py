@@ -10,16 +10,25 @@ requested is kept under a lock until the next `check` takes it.
 
 from __future__ import annotations
 
-import math
 import threading
+from collections import deque
 from dataclasses import dataclass
 
 from lmanet_core.arrays import UInt8Array
-from lmanet_core.frame import Discontinuity
+from lmanet_core.frame import Blindness, Discontinuity
 from lmanet_core.settings import check_settings, setting
+from lmanet_core.stream.blindness import BlindnessDetector, overexposed_share, textureless
+from lmanet_core.stream.likeness import sample
 from lmanet_core.stream.scene_cut import SceneCutDetector
 
 _LATE_IN_A_ROW = 3  # so many older stamps are not stragglers: the clock itself stepped back a little
+_INTERVALS = 9  # between frames, that tell what is usual for the stream …
+_NOT_LONGER = 0.7  # share of them; a stream that drops frames again and again is a slower one
+_LEAST_INTERVALS = 3  # … once there are so many; until then …
+_UNKNOWN_GAP_NS = 1_000_000_000  # … this is a gap
+_OVEREXPOSED = 0.8  # share of the picture that is as bright as can be: a flash, which is not remembered …
+_FLASH_NS = 1_000_000_000  # … unless it lasts longer than this and is how the scene looks
+_NEW_CAMERA = (Discontinuity.FIRST_FRAME, Discontinuity.SIZE_CHANGE, Discontinuity.FRAME_ID_CHANGE)
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,14 @@ class ContinuityConfig:
         ConfigError: a value out of its range or of the wrong type.
     """
 
-    gap_s: float = setting(1.0, "A stamp more than this ahead clears the memory.", unit="s", low=0.001, option="gap")
+    gap_intervals: float = setting(
+        2.5, "A stamp more than so many frame intervals ahead clears the memory: those trained with, else the stream's own.",
+        low=1.0, high=1000.0,
+    )  # fmt: skip
+    gap_s: float | None = setting(
+        None, "A stamp more than this ahead clears the memory; 0: as gap_intervals says.",
+        unit="s", low=0.0, option="gap", unset=0.0,
+    )  # fmt: skip
     late_s: float = setting(
         0.1, "A stamp up to this much older is late; a still older one clears.", unit="s", low=0.0, high=3600.0, option="late"
     )
@@ -38,8 +54,15 @@ class ContinuityConfig:
     scene_cut_similarity: float = setting(0.66, "Frames that resemble each other more are never a cut.", low=0.0, high=1.0)
     scene_cut_margin: float = setting(0.15, "How far below the usual similarity a cut must lie.", low=0.0, high=1.0)
 
+    blind: bool = setting(True, "Do not remember black, saturated, covered and frozen pictures; clear the memory after them.")
+    frozen_repeats: int = setting(
+        10, "A picture repeated so often, byte for byte, under new stamps is frozen; 0: never.", low=0, high=1_000_000
+    )
+
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.gap_s == 0:
+            object.__setattr__(self, "gap_s", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +71,14 @@ class Continuity:
 
     Attributes:
         discontinuity: why to clear the memory before this frame; None where the stream goes on.
-        remember: whether this frame may enter the memory. Late and repeated frames are segmented, but do not.
+        remember: whether this frame may enter the memory. Late, repeated and blind frames are segmented, but do not; neither
+            does a flash.
+        blind: why the frame shows nothing; None where it does. The past has nothing to say about it.
     """
 
     discontinuity: Discontinuity | None
     remember: bool
+    blind: Blindness | None = None
 
 
 class ContinuityMonitor:
@@ -68,29 +94,55 @@ class ContinuityMonitor:
        row that is older at all (a clock that stepped back a little, a very short loop).
     6. Late (older by `late_s` at most) or repeated (equal stamp): no discontinuity, but not remembered, and nothing is compared
        with it later. Stamps that drivers leave out or let stand still are made good before, see `StampSource`.
-    7. GAP: newer by more than `gap_s`, or frames in between were recorded and are lost.
-    8. SCENE_CUT: the images say so, see `scene_cut`.
+    7. BLIND, FROZEN: the first frame that shows something after frames that did not, see `blindness`. Those are never
+       remembered; they carry what is wrong with them.
+    8. GAP: newer by more than `gap_s`, or by more than `gap_intervals` frame intervals: those that the weights were trained
+       with, else what is usual in the stream (seven in ten of the last nine are no longer), else 1 s until there are some; or
+       frames in between were recorded and are lost.
+    9. SCENE_CUT: the images say so, see `scene_cut`.
 
     After a discontinuity the frame is the one that the next is compared with.
+
+    Args:
+        config: thresholds.
+        interval_s: between the frames that the memory was trained with, seconds; None where nobody knows.
     """
 
-    def __init__(self, config: ContinuityConfig | None = None) -> None:
+    def __init__(self, config: ContinuityConfig | None = None, interval_s: float | None = None) -> None:
         self.config = config or ContinuityConfig()
-        self._gap_ns = self.config.gap_s * 1e9 if math.isinf(self.config.gap_s) else round(self.config.gap_s * 1e9)
+        self._interval_ns = None if interval_s is None else interval_s * 1e9
+        self._intervals: deque[int] = deque(maxlen=_INTERVALS)
         self._late_ns = round(self.config.late_s * 1e9)
         self._cuts: SceneCutDetector | None = None
         if self.config.scene_cut:
             self._cuts = SceneCutDetector(self.config.scene_cut_similarity, self.config.scene_cut_margin)
+        self._blindness = BlindnessDetector(self.config.frozen_repeats) if self.config.blind else None
         self._lock = threading.Lock()
-        self._requested: Discontinuity | None = None  # under _lock
+        self._requested: tuple[Discontinuity, int | None] | None = None  # cause, clock; under _lock
         self._newest: _Seen | None = None
+        self._blind: Blindness | None = None  # the newest
+        self._exposed_ns = 0  # stamp of the newest that is no flash
         self._late_in_a_row = 0
 
-    def request(self, cause: Discontinuity) -> None:
+    @property
+    def gap_ns(self) -> float:
+        """How far a stamp may be ahead now, nanoseconds."""
+        if self.config.gap_s is not None:
+            return self.config.gap_s * 1e9
+        interval = self._interval_ns
+        if interval is None:
+            if len(self._intervals) < _LEAST_INTERVALS:
+                return _UNKNOWN_GAP_NS
+            interval = sorted(self._intervals)[int(_NOT_LONGER * len(self._intervals))]
+        return self.config.gap_intervals * interval
+
+    def request(self, cause: Discontinuity, clock_ns: int | None = None) -> None:
         """Have the next checked frame clear the memory. Any thread.
 
         Args:
             cause: MANUAL or CLOCK_JUMP; everything else is found by `check`.
+            clock_ns: of CLOCK_JUMP, where the clock jumped to. Where the newest frame does not lie ahead of that, time goes on
+                for the stream, and nothing is cleared.
 
         Raises:
             ValueError: another cause.
@@ -98,11 +150,13 @@ class ContinuityMonitor:
         if cause not in (Discontinuity.MANUAL, Discontinuity.CLOCK_JUMP):
             raise ValueError(f"only MANUAL and CLOCK_JUMP can be requested, got {cause.name}")
         with self._lock:
-            self._requested = self._requested or cause
+            if self._requested is None or self._requested[1] is not None:  # what clears for certain is kept
+                self._requested = cause, clock_ns
 
     def reset(self) -> None:
         """Forget the stream; the next frame is a first frame, which also answers a pending request."""
         self._newest = None
+        self._intervals.clear()
 
     def check(self, image: UInt8Array, stamp_ns: int, frame_id: str = "", after_loss: bool = False) -> Continuity:
         """Judge one frame. Call once per frame, in the order of arrival.
@@ -115,27 +169,63 @@ class ContinuityMonitor:
         """
         requested = self._take_request()
         seen = _Seen(image.shape, stamp_ns, frame_id)
+        newest = self._newest
         discontinuity = self._compare(seen, requested)
         if discontinuity is None and after_loss:
             discontinuity = Discontinuity.GAP
-        if discontinuity is None and self._newest is not None and stamp_ns <= self._newest.stamp_ns:
-            return Continuity(None, remember=False)
+        samples = sample(image)
+        if samples is image:  # which is the caller's to reuse
+            samples = image.copy()
+        if discontinuity is None and newest is not None and stamp_ns <= newest.stamp_ns:
+            return Continuity(None, remember=False, blind=textureless(samples) if self.config.blind else None)
+        self._late_in_a_row = 0
+        elapsed_s = 0.0
+        if newest is not None and stamp_ns > newest.stamp_ns:
+            self._intervals.append(stamp_ns - newest.stamp_ns)
+            elapsed_s = (stamp_ns - newest.stamp_ns) * 1e-9
+        self._newest = seen
+        blind, discontinuity = self._look(image, samples, discontinuity)
+        shows = blind is None and not self._is_flash(samples, stamp_ns, discontinuity)
         if self._cuts is not None:
             if discontinuity is not None:
                 self._cuts.reset()
-            if self._cuts.is_cut(image):
+            if not shows:
+                self._cuts.pass_over(elapsed_s)
+            elif self._cuts.is_cut(samples, elapsed_s):
                 discontinuity = Discontinuity.SCENE_CUT
-        self._newest = seen
-        self._late_in_a_row = 0
-        return Continuity(discontinuity, remember=True)
+        return Continuity(discontinuity, remember=shows, blind=blind)
 
-    def _compare(self, seen: _Seen, requested: Discontinuity | None) -> Discontinuity | None:
-        """Every rule but the scene cut, in their order; counts late frames."""
+    def _look(
+        self, image: UInt8Array, samples: UInt8Array, discontinuity: Discontinuity | None
+    ) -> tuple[Blindness | None, Discontinuity | None]:
+        """What is wrong with the picture, and the discontinuity once that is known."""
+        if self._blindness is None:
+            return None, discontinuity
+        if discontinuity in _NEW_CAMERA:
+            self._blindness.reset()
+        before, self._blind = self._blind, self._blindness.look(image, samples)
+        sees_again = before is not None and self._blind is None and discontinuity in (None, Discontinuity.GAP)
+        if sees_again:
+            discontinuity = Discontinuity.FROZEN if before is Blindness.FROZEN else Discontinuity.BLIND
+        return self._blind, discontinuity
+
+    def _is_flash(self, samples: UInt8Array, stamp_ns: int, discontinuity: Discontinuity | None) -> bool:
+        if not self.config.blind:
+            return False
+        overexposed = discontinuity is None and overexposed_share(samples) > _OVEREXPOSED
+        if not overexposed:
+            self._exposed_ns = stamp_ns
+        return overexposed and stamp_ns - self._exposed_ns <= _FLASH_NS
+
+    def _compare(self, seen: _Seen, requested: tuple[Discontinuity, int | None] | None) -> Discontinuity | None:
+        """Every rule that does not look at the picture, in their order; counts late frames."""
         newest = self._newest
         if newest is None:
             return Discontinuity.FIRST_FRAME
         if requested is not None:
-            return requested
+            cause, clock_ns = requested
+            if clock_ns is None or newest.stamp_ns > clock_ns:
+                return cause
         if seen.shape != newest.shape:
             return Discontinuity.SIZE_CHANGE
         if seen.frame_id != newest.frame_id:
@@ -145,9 +235,9 @@ class ContinuityMonitor:
             self._late_in_a_row += 1
             if -ahead_ns > self._late_ns or self._late_in_a_row >= _LATE_IN_A_ROW:
                 return Discontinuity.BACKWARD_STAMP
-        return Discontinuity.GAP if ahead_ns > self._gap_ns else None
+        return Discontinuity.GAP if ahead_ns > self.gap_ns else None
 
-    def _take_request(self) -> Discontinuity | None:
+    def _take_request(self) -> tuple[Discontinuity, int | None] | None:
         with self._lock:
             requested, self._requested = self._requested, None
         return requested

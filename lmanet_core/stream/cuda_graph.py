@@ -155,7 +155,7 @@ class BufferedStep:
             self._evidence = torch.zeros(3, *thumbnail_size(plan.network_size), device=self._device)
         self._positions: torch.Tensor | None = None
         if memory is not None and self._runtime.config.memory is not None and self._runtime.config.memory.motion_compensation:
-            grid = feature_grid(plan.network_size, self._runtime.network.backbone.stride)
+            grid = feature_grid(plan.network_size, self._runtime.network.memory_stride)
             self._positions = torch.zeros(1, memory.capacity, 2, *grid, device=self._device)
 
     def run(

@@ -150,7 +150,7 @@ class ExportedStep(nn.Module):
         read = traceable_local_attention(
             query.key, frames.keys[0], frames.values[0], held, config.window, softmax=config.softmax, border=config.border
         )
-        return torch.where(held.sum() > 0.0, memory.fusion(query.value, read), features)
+        return torch.where(held.sum() > 0.0, memory.fuse(features, query.value, read), features)
 
 
 class SingleFrame(nn.Module):

@@ -23,13 +23,15 @@ class StreamSummary:
         frames: segmented so far.
         skipped: damaged messages or files that the source passed over.
         resets: times the memory was cleared, by cause.
-        not_remembered: frames that did not enter the memory: repeated, late, or not due yet.
+        blind: frames that showed nothing, by why (`Blindness`).
+        not_remembered: frames that did not enter the memory: repeated, late, blind, overexposed, or not due yet.
         timings_ms: per stage, one value a frame.
     """
 
     frames: int = 0
     skipped: int = 0
     resets: Counter[str] = field(default_factory=Counter)
+    blind: Counter[str] = field(default_factory=Counter)
     not_remembered: int = 0
     timings_ms: dict[str, list[float]] = field(default_factory=dict)
 
@@ -38,6 +40,8 @@ class StreamSummary:
         self.frames += 1
         if result.discontinuity is not None:
             self.resets[result.discontinuity.value] += 1
+        if result.blind is not None:
+            self.blind[result.blind.value] += 1
         self.not_remembered += memory_on and not result.remembered
         for stage, milliseconds in result.timings_ms.items():
             self.timings_ms.setdefault(stage, []).append(milliseconds)

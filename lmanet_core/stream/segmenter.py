@@ -8,91 +8,37 @@ One segmenter is one stream (one camera). Several share one `Runtime`. A segment
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
 from lmanet_core.errors import ConfigError, DeviceMemoryError
 from lmanet_core.frame import Discontinuity, Frame, FrameResult
-from lmanet_core.geometry import GeometryPlan, ResizeMode, Size, feature_grid, parse_size
+from lmanet_core.geometry import GeometryPlan, Size, feature_grid, parse_size
 from lmanet_core.labels import LabelSet
+from lmanet_core.media import open_frames
 from lmanet_core.media.pixels import SampleDepth, to_rgb
 from lmanet_core.ops import available_implementations
-from lmanet_core.settings import check_settings, setting
-from lmanet_core.stream.continuity import ContinuityConfig, ContinuityMonitor
+from lmanet_core.stream.continuity import ContinuityMonitor
 from lmanet_core.stream.cuda_graph import DeviceRunner
 from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
 from lmanet_core.stream.motion import thumbnail
+from lmanet_core.stream.segmenter_config import SegmenterConfig as SegmenterConfig
 from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Wanted
 from lmanet_core.stream.stream_plan import plan_stream, require_allowed
 from lmanet_core.weights.adapters import relabel, wrap_module
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import Runtime, prepare
 
-
-@dataclass(frozen=True)
-class SegmenterConfig:
-    """How a stream is segmented.
-
-    Raises:
-        ConfigError: a value outside its range.
-    """
-
-    network_size: str = setting("auto", "WxH the network sees; auto: the camera's, at most as many pixels as trained on.")
-    output_size: str = setting("input", "Size of the label maps: input (the camera's), network, or WxH.")
-    resize: ResizeMode = setting("stretch", "How camera and network size meet.", choices=("stretch", "letterbox", "crop"))
-    upsample: str = setting("labels", "labels: nearest pixel; logits: finer borders, slower.", choices=("labels", "logits"))
-    rotate: int = setting(
-        0, "The camera is mounted turned: its images are turned clockwise for the network, labels are turned back.",
-        unit="degrees", low=0, high=270,
-    )  # fmt: skip
-    bits: int = setting(16, "Bits that a camera fills of 16-bit images: 10, 12, 14; brightness is constant.", low=8, high=16)
-    attention: str = setting("auto", "Implementation of the attention.", choices=("auto", *available_implementations()))
-    memory: bool = setting(
-        True, "Read and remember past frames; off segments frame by frame.", live=True, name="memory.enabled"
-    )
-    memory_frames: int | None = setting(
-        None, "Past frames kept (S); 0: as trained.", low=0, high=64, name="memory.frames", unset=0
-    )
-    memory_interval_s: float = setting(
-        0.0, "Least time between remembered frames; 0: every frame.", unit="s", low=0.0, high=60.0,
-        name="memory.interval_s", option="memory-interval",
-    )  # fmt: skip
-    label_memory: bool = setting(
-        True, "Carry the labels of the past along the motion of the picture; works with any weights.", live=True,
-        name="label_memory.enabled",
-    )  # fmt: skip
-    label_memory_strength: float = setting(
-        1.0, "Share of the past labels that is used where the picture is as before.", low=0.0, high=1.0, live=True,
-        name="label_memory.strength",
-    )  # fmt: skip
-    cuda_graph: bool = True  # on CUDA: the whole step as one graph, launched at once
-    continuity: ContinuityConfig = field(default_factory=ContinuityConfig)
-
-    @property
-    def label_strength(self) -> float:
-        """Share of the past labels that is used, 0–1; 0 where there is no label memory."""
-        return self.label_memory_strength if self.label_memory else 0.0
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        if self.memory_frames == 0:
-            object.__setattr__(self, "memory_frames", None)
-        if self.rotate % 90:
-            raise ConfigError(f"rotate must be 0, 90, 180 or 270 degrees, got {self.rotate}")
-        if self.network_size != "auto":
-            parse_size(self.network_size)
-        if self.output_size not in ("input", "network"):
-            parse_size(self.output_size)
-        if self.upsample == "logits" and (self.resize != "stretch" or self.output_size == "network"):
-            raise ConfigError("upsample: logits wants resize: stretch and an output_size other than network")
+_BLIND_CONFIDENCE = 25  # of 255; a frame that shows nothing is not sure of anything
 
 
 class VideoSegmenter:
@@ -109,10 +55,11 @@ class VideoSegmenter:
     def __init__(self, runtime: Runtime, config: SegmenterConfig | None = None) -> None:
         self.runtime = runtime
         self.config = config or SegmenterConfig()
-        self.continuity = ContinuityMonitor(self.config.continuity)
         if self.config.attention not in ("auto", *available_implementations(runtime.device)):
             raise ConfigError(f"attention: {self.config.attention} does not run on {runtime.device} here; try auto")
         trained = runtime.config.memory
+        interval_s = None if trained is None else trained.frame_interval_s
+        self.continuity = ContinuityMonitor(self.config.continuity, interval_s)
         self._memory: StreamMemory | None = None
         if trained is not None:
             frames = self.config.memory_frames or trained.memory_frames
@@ -238,9 +185,9 @@ class VideoSegmenter:
         self.continuity.reset()
         self._forget()
 
-    def request_reset(self, cause: Discontinuity = Discontinuity.MANUAL) -> None:
-        """Have the next frame clear the memory, with this cause (MANUAL or CLOCK_JUMP). Any thread."""
-        self.continuity.request(cause)
+    def request_reset(self, cause: Discontinuity = Discontinuity.MANUAL, clock_ns: int | None = None) -> None:
+        """Have the next frame clear the memory, with this cause; see `ContinuityMonitor.request`. Any thread."""
+        self.continuity.request(cause, clock_ns)
 
     @torch.inference_mode()
     def step(
@@ -258,7 +205,8 @@ class VideoSegmenter:
 
         Args:
             image: (H, W, 3) uint8 RGB; also grey, RGBA and uint16, see `to_rgb`.
-            stamp_ns: capture time, nanoseconds. A repeated or slightly older stamp is segmented but not remembered.
+            stamp_ns: capture time, nanoseconds. A repeated or slightly older stamp is segmented but not remembered, and so is a
+                picture that shows nothing (`FrameResult.blind`).
             frame_id: coordinate frame of the camera.
             labels: False where nobody wants them. Both memories are bit for bit the same afterwards; on a CPU without a label
                 memory the frame is only remembered, at a fraction of the cost.
@@ -273,11 +221,11 @@ class VideoSegmenter:
             DeviceMemoryError: too little memory on the device even for this frame by itself; the next one is a first frame.
         """
         clock = Stopwatch(self.runtime.device)
-        rgb = to_rgb(image, self._depth)
-        whole = self.plan_for(Size(*rgb.shape[:2]), pixel_aspect)
-        plan, rgb = whole.upright, whole.turn(rgb)
+        camera = to_rgb(image, self._depth)
+        whole = self.plan_for(Size(*camera.shape[:2]), pixel_aspect)
+        plan, rgb = whole.upright, whole.turn(camera)
         continuity = self.continuity.check(rgb, stamp_ns, frame_id, after_loss)
-        if continuity.discontinuity is not None:
+        if continuity.discontinuity is not None or continuity.blind is not None:
             self._forget()
         clock.lap("continuity")
         memory, label_memory = self.memory, self.label_memory
@@ -292,7 +240,7 @@ class VideoSegmenter:
             if follows and seen is not None:
                 small = thumbnail(seen)  # which both memories look at
             if memory is not None:
-                view = memory.view(small, feature_grid(plan.network_size, self.stride))
+                view = memory.view(small, feature_grid(plan.network_size, self.runtime.network.memory_stride))
             if label_memory is not None and small is not None:
                 label_view = label_memory.view(small)
             if follows:
@@ -306,9 +254,12 @@ class VideoSegmenter:
                 raise
             if done.forgot:
                 self.continuity.reset()
+        certain = None if done is None else done.confidence
+        if certain is not None and continuity.blind is not None:
+            np.minimum(certain, _BLIND_CONFIDENCE, out=certain)
         return FrameResult(
             labels=NO_LABELS if done is None else whole.turn_back(done.labels),
-            confidence=None if done is None or done.confidence is None else whole.turn_back(done.confidence),
+            confidence=None if certain is None else whole.turn_back(certain),
             stamp_ns=stamp_ns,
             frame_id=frame_id,
             discontinuity=continuity.discontinuity,
@@ -316,6 +267,9 @@ class VideoSegmenter:
             remembered=done is not None and done.remembered,
             geometry=whole,
             timings_ms=clock.finish(),
+            blind=continuity.blind,
+            label_set=self.labels,
+            image=camera,
         )
 
     def step_frame(self, frame: Frame, *, labels: bool = True, confidence: bool = True) -> FrameResult:
@@ -330,6 +284,22 @@ class VideoSegmenter:
             pixel_aspect=frame.pixel_aspect,
         )
 
+    def stream(self, source: str | os.PathLike[str] | Iterable[Frame]) -> Iterator[FrameResult]:
+        """Segment a recording, or frames that come from elsewhere, one after the other.
+
+        Args:
+            source: what `open_frames` takes, or frames.
+
+        Raises:
+            InputError: nothing that can be read.
+        """
+        with contextlib.ExitStack() as stack:
+            frames = source
+            if isinstance(frames, str | os.PathLike):
+                frames = stack.enter_context(open_frames(os.fspath(frames)))
+            for frame in frames:
+                yield self.step_frame(frame)
+
     def _forget(self) -> None:
         self._labels.clear()
         if self._memory is not None:
@@ -340,9 +310,14 @@ class VideoSegmenter:
         """Pixels of the network's input per position of its features."""
         return self.runtime.network.backbone.stride
 
-    def plan_for(self, camera_size: Size, pixel_aspect: float = 1.0) -> GeometryPlan:
-        """How images of this size, and of pixels this wide, become the network's input, and its labels the output."""
-        key = (camera_size, pixel_aspect)
+    def plan_for(self, camera_size: Size, pixel_aspect: float | None = None) -> GeometryPlan:
+        """How images of this size become the network's input, and its labels the output.
+
+        Args:
+            camera_size: of the images.
+            pixel_aspect: width of their pixels over the height; None: as of the stream so far.
+        """
+        key = (camera_size, self._planned_for[1] if pixel_aspect is None else pixel_aspect)
         if self._plan is None or self._planned_for != key:
             backbone, trained = self.runtime.network.backbone, self.runtime.config.input_size
             self._plan, self._planned_for = plan_stream(self.config, backbone, trained, *key), key

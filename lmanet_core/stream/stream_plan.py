@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lmanet_core.errors import ConfigError
 from lmanet_core.geometry import GeometryPlan, Size, fit_network_size, parse_size, plan_geometry, turn_plan, turn_size
 from lmanet_core.network.backbone import Backbone
-
-if TYPE_CHECKING:
-    from lmanet_core.stream.segmenter import SegmenterConfig
+from lmanet_core.stream.segmenter_config import SegmenterConfig
 
 _SQUARE = 0.02  # pixels that are this nearly square are taken for it: broadcast's 136:135
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,12 +18,14 @@ from lmanet_core.errors import ConfigError, InputError, WeightsError
 from lmanet_core.geometry import Size, fit_network_size, parse_size
 from lmanet_core.labels import CITYSCAPES, LabelSet
 from lmanet_core.labels.mapping import load_mapping
-from lmanet_core.network import Backbone, LMANet
+from lmanet_core.network import Backbone, LMANet, ModuleBackbone
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.losses import ERFNET_CITYSCAPES_WEIGHTS, weights_from_counts
-from lmanet_core.weights.checkpoint import Model, ModelConfig, build_network, load_model
+from lmanet_core.weights.adapters import names_model
+from lmanet_core.weights.checkpoint import FOREIGN, Model, ModelConfig, build_network, hash_file, load_model
 
 _PROBLEMS_SHOWN = 8
+_USUAL_STRIDE = 8  # of features that are remembered
 _WHITENED = 32  # frames that keys are made from
 _COUNTED = 300  # label maps that class weights are counted from, at most
 
@@ -165,7 +166,14 @@ def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelCo
         provenance=_origin(config, model),
     )
     torch.manual_seed(config.seed)
-    network = build_network(built)
+    if built.memory is not None and model is not None and trained is None and config.pool is None and names_model(architecture):
+        pool = max(1, _USUAL_STRIDE // model.network.backbone.stride)  # a read at stride 4 costs sixteen times as much
+        built = replace(built, memory=replace(built.memory, pool=pool))
+    if model is not None and (model.network.backbone.foreign or names_model(architecture)):
+        built = replace(built, cut=model.config.cut, code=model.config.code)
+        network = LMANet(_own_classes(config, model, labels).backbone, built.memory)
+    else:
+        network = build_network(built)
     for name in ("size", "crop"):
         text = getattr(config, name)
         if text is not None:
@@ -201,12 +209,20 @@ def frozen_modules(network: LMANet, config: TrainConfig) -> list[nn.Module]:
     """
     if config.stage in ("backbone", "all"):
         return []
-    if config.stage == "memory":
+    if config.stage == "memory" or isinstance(network.backbone, ModuleBackbone):
         return [network.backbone]
     encoder = getattr(network.backbone, "encoder", None)
     if not isinstance(encoder, nn.Module):
         raise ConfigError(f"stage joint freezes the encoder: {type(network.backbone).__name__} needs a submodule named encoder")
     return [encoder]
+
+
+def thawed_modules(network: LMANet, config: TrainConfig) -> list[nn.Module]:
+    """What of the frozen is trained: in stage joint, of somebody else's model, the layer after the cut."""
+    backbone = network.backbone
+    if config.stage != "joint" or not isinstance(backbone, ModuleBackbone) or backbone.cut is None:
+        return []
+    return [backbone.module.get_submodule(backbone.cut.layer)]
 
 
 def class_weights(config: TrainConfig, source: ClipSource) -> torch.Tensor:
@@ -225,6 +241,18 @@ def class_weights(config: TrainConfig, source: ClipSource) -> torch.Tensor:
     for index in np.sort(rng.permutation(len(source))[:_COUNTED]):
         counts += np.bincount(source.clip(int(index), 1, 1, rng).labels[-1].ravel(), minlength=256)
     return torch.tensor(weights_from_counts(counts[: len(source.labels.names)]))
+
+
+def _own_classes(config: TrainConfig, model: Model, labels: LabelSet) -> LMANet:
+    """Somebody else's model, whose last layer stays as it is; raises ConfigError where that does not fit."""
+    if config.reset_classifier or config.class_mapping is not None or model.config.labels.names != labels.names:
+        raise ConfigError(
+            f"{config.weights} keeps its own {_classes(model.config.labels)}: train it on data that has these, and leave "
+            f"reset_classifier and class_mapping out; the data has {_classes(labels)}"
+        )
+    if model.config.architecture == FOREIGN:
+        raise ConfigError(f"{config.weights} has no name to load it by again; give it as python:FILE.py:function")
+    return model.network
 
 
 def _limit_dropout(network: nn.Module, rate: float) -> None:
@@ -279,8 +307,7 @@ def _map_classifier(network: LMANet, model: Model, built: ModelConfig, origin: l
 def _origin(config: TrainConfig, model: Model | None) -> dict[str, str]:
     if model is None or config.weights is None:
         return {"started_from": "nothing"}
-    path = Path(config.weights)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path, digest = Path(config.weights), hash_file(Path(config.weights))
     return {"started_from": f"{path.name} ({model.source}, sha256 {digest})"}
 
 
@@ -290,9 +317,12 @@ def _classes(labels: LabelSet) -> str:
 
 
 def _require_multiple(name: str, size: Size, backbone: Backbone) -> None:
-    if any(side % backbone.stride != backbone.size_remainder for side in size):
-        nearest = fit_network_size(size, size.height * size.width, backbone.stride, backbone.size_remainder)
+    if backbone.fixed_size is not None and size != backbone.fixed_size:
+        raise ConfigError(f"{name} must be {Size(*backbone.fixed_size)}, the only one that this network takes; got {size}")
+    multiple = backbone.size_multiple or backbone.stride
+    if any(side % multiple != backbone.size_remainder for side in size):
+        nearest = fit_network_size(size, size.height * size.width, multiple, backbone.size_remainder)
         remainder = f" + {backbone.size_remainder}" if backbone.size_remainder else ""
         raise ConfigError(
-            f"sides of {name} must be {backbone.stride}·n{remainder} for this backbone, got {size}; nearest is {nearest}"
+            f"sides of {name} must be {multiple}·n{remainder} for this backbone, got {size}; nearest is {nearest}"
         )

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -26,6 +28,7 @@ class ClipLoss(nn.Module):
         config: see `TrainConfig`.
         class_weights: (classes,) of the loss.
         teacher: single-frame network to distil from; it stays as it is too.
+        thawed: parts of what is frozen that are trained all the same.
     """
 
     class_weights: torch.Tensor
@@ -37,15 +40,20 @@ class ClipLoss(nn.Module):
         config: TrainConfig,
         class_weights: torch.Tensor,
         teacher: LMANet | None = None,
+        thawed: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
+        if not network.backbone.foreign:
+            self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.config = config
         self.teacher = teacher
-        self._frozen = frozen if teacher is None else [*frozen, teacher]
+        self._frozen, self._thawed = frozen if teacher is None else [*frozen, teacher], tuple(thawed)
         self.register_buffer("class_weights", class_weights, persistent=False)
         for module in self._frozen:
             module.requires_grad_(False)
+        for module in self._thawed:
+            module.requires_grad_(True)
         self.train()
 
     def train(self, mode: bool = True) -> ClipLoss:
@@ -53,6 +61,8 @@ class ClipLoss(nn.Module):
         super().train(mode)
         for module in self._frozen:
             module.eval()
+        for module in self._thawed:
+            module.train(mode)
         return self
 
     def forward(self, batch: ClipItem, number: int) -> torch.Tensor:
@@ -104,7 +114,7 @@ class ClipLoss(nn.Module):
         if memory_frames == 0:
             return [self.network.decode(features[:, -1])]
         kept = self.network.remember(features[:, :-1].flatten(0, 1))
-        memory = MemoryFrames(*(maps.unflatten(0, (len(pixels), memory_frames)) for maps in kept))
+        memory = MemoryFrames(*(maps.reshape(len(pixels), memory_frames, *maps.shape[1:]) for maps in kept))
         positions, positions_before = batch.get("positions"), batch.get("positions_before")
         positions = None if positions is None else positions[:, -memory_frames:]
         logits = [self.network.decode(features[:, -1], memory, positions=positions)]

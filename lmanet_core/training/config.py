@@ -31,7 +31,9 @@ class TrainConfig:
         "What is trained. backbone: the network on single frames; memory: the memory alone; joint: memory and decoder; "
         "all: memory, decoder and encoder.",
     )
-    weights: str | None = setting(None, "Weights to start from, ours or published; null starts from nothing.")
+    weights: str | None = setting(
+        None, "Weights to start from: ours, published, or a model of your own (python:…, hf:…); null starts from nothing."
+    )
     architecture: str = setting("erfnet", "Name of the backbone, where no weights say which.")
     reset_classifier: bool = setting(False, "Start the last layer anew, for other classes than those of the weights.")
     class_mapping: str | None = setting(
@@ -82,6 +84,9 @@ class TrainConfig:
     key_channels: int | None = setting(None, "Channels of a key (Dk); null: as the weights or the paper.")
     value_channels: int | None = setting(
         None, "Channels of a value (Dv); 0: the features themselves; null: as the weights or the paper."
+    )
+    pool: int | None = setting(
+        None, "Side of the squares that features are averaged over before they are read; null: as the weights, or to stride 8."
     )
     whiten_keys: bool = setting(False, "Start with keys that are the features' principal components.")
     dropout: float | None = setting(None, "Highest dropout rate of any layer; null: as published.")
@@ -169,6 +174,12 @@ class TrainConfig:
         """The longest step between frames of a clip."""
         return max(self.stride, self.max_stride or self.stride)
 
+    @property
+    def frame_interval_s(self) -> float | None:
+        """Most time between the frames of a clip, seconds; None where motion is made up."""
+        fps = _FRAMES_A_SECOND.get(self.data)
+        return None if fps is None else self.largest_stride / fps
+
     def augmentation(self) -> AugmentConfig:
         """What happens to training clips."""
         crop = None if self.crop is None else parse_size(self.crop)
@@ -180,11 +191,21 @@ class TrainConfig:
         Raises:
             ConfigError: widths or a fusion that the weights do not have.
         """
-        default = trained or PAPER_MEMORY.get(architecture, MemoryConfig())
-        names = ("key_channels", "value_channels", "fusion", "window", "memory_frames", "position_bias", "motion_compensation")
+        default = trained or PAPER_MEMORY.get(architecture, OTHER_MEMORY if ":" in architecture else MemoryConfig())
+        names = (
+            "key_channels",
+            "value_channels",
+            "fusion",
+            "window",
+            "memory_frames",
+            "position_bias",
+            "motion_compensation",
+            "pool",
+        )
         told = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.window == "global":
             told["window"] = None
+        told["frame_interval_s"] = self.frame_interval_s
         if self.fusion in ("residual", "reduced-gated") and self.fusion != default.fusion:  # they keep the features' width
             told.setdefault("value_channels", 0)
         config = replace(default, **told)
@@ -218,5 +239,11 @@ class TrainConfig:
         return [f"{name}: was {before.get(name)!r}, now {now[name]!r}" for name in fixed if before.get(name) != now[name]]
 
 
+#: Of the videos in a data set.
+_FRAMES_A_SECOND = {"street": 10.0, "cityscapes": 17.0}
+
 #: The paper's memory by architecture: Dk, Dv, fusion, R, S.
 PAPER_MEMORY = {"erfnet": MemoryConfig(), "pspnet101": MemoryConfig(128, 0, "reduced-gated", 21, 3)}
+
+#: Of somebody else's model: what follows the memory is not trained in stage memory, so it starts as the identity.
+OTHER_MEMORY = MemoryConfig(16, 0, "residual", 21, 4)

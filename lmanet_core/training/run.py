@@ -39,6 +39,7 @@ from lmanet_core.training.build import (
     make_network,
     make_sources,
     require_complete,
+    thawed_modules,
     whiten_keys,
 )
 from lmanet_core.training.clip_loss import ClipLoss
@@ -102,7 +103,7 @@ def train(config: TrainConfig) -> TrainResult:
         _tell_classes(training, config)
     teacher = load_teacher(config, training.labels)
     weights = class_weights(config, training)
-    frozen = frozen_modules(network, config)
+    frozen, thawed = frozen_modules(network, config), thawed_modules(network, config)
     length = Length.of(config, len(training))
     with claim_folder(config, saved) as folder:
         if folder is not None:
@@ -117,8 +118,8 @@ def train(config: TrainConfig) -> TrainResult:
         follows = model.memory is not None and model.memory.motion_compensation
         fabric = make_fabric(config, on_gpu)
         with launched(fabric), contextlib.closing(RunFiles(config, data, model, folder)) as files:
-            run = _Run(config, fabric, ClipLoss(network, frozen, config, weights, teacher), saved)
-            stride = network.backbone.stride if follows else None
+            run = _Run(config, fabric, ClipLoss(network, frozen, config, weights, teacher, thawed), saved)
+            stride = network.memory_stride if follows else None
             batches = Batches(config, frames, stride, fabric.global_rank, fabric.world_size)
             _train_epochs(run, training, validation, batches, length, files)
         return run.result(files)

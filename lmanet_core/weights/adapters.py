@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -30,7 +30,7 @@ from lmanet_core.labels import LabelSet, distinct_colors, list_label_sets, namel
 from lmanet_core.network import Backbone, LMANet, ModuleBackbone
 from lmanet_core.network.adapter import Program
 from lmanet_core.weights import hugging_face, python_function
-from lmanet_core.weights.checkpoint import FOREIGN, Model, ModelConfig, require_finite
+from lmanet_core.weights.checkpoint import FOREIGN, Model, ModelConfig, hash_file, load_ours, require_finite
 from lmanet_core.weights.onnx import OnnxModule
 
 _PYTHON, _HUGGING_FACE = "python:", "hf:"
@@ -61,18 +61,25 @@ def names_model(weights: str | os.PathLike[str]) -> bool:
 
 
 def load_named(name: str) -> Model:
-    """The model of this name.
+    """The model of this name; `NAME@FILE.safetensors` is that model with the weights of the file, which were saved with it.
 
     Raises:
         WeightsError: no such model; what its code raised; a model that gives no logits.
         ConfigError: class names or settings of it that do not fit.
     """
+    base, at, file = name.rpartition("@")
+    if at and file.endswith(".safetensors"):
+        if not Path(file).expanduser().is_file():
+            raise WeightsError(f"{name}: no such file {file}")
+        return load_ours(Path(file).expanduser(), network=base)
     if name.startswith(_PYTHON):
         made = python_function.call(name.removeprefix(_PYTHON))
         module, names = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-        return wrap_module(module, name=name, labels=names)
+        model = wrap_module(module, name=name, labels=names)
+        known_as = _PYTHON + python_function.absolute(name.removeprefix(_PYTHON))
+        return replace(model, config=replace(model.config, architecture=known_as, code=hash_file(Path(known_as))))
     found = hugging_face.load(name.removeprefix(_HUGGING_FACE))
-    return wrap_module(
+    model = wrap_module(
         found.module,
         name=name,
         labels=found.names,
@@ -81,6 +88,29 @@ def load_named(name: str) -> Model:
         source=f"Hugging Face {found.family}",
         provenance=found.provenance,
     )
+    known_as = _HUGGING_FACE + hugging_face.absolute(name.removeprefix(_HUGGING_FACE))
+    return replace(model, config=replace(model.config, architecture=known_as))
+
+
+def rebuild(config: ModelConfig) -> LMANet:
+    """The network of a saved configuration whose architecture is a model's name, its memory with random weights.
+
+    Raises:
+        WeightsError: the model is not to be had by that name any more, or its code is not what it was.
+    """
+    name = config.architecture
+    help = f"give it as --weights NAME@FILE, NAME being where the model is now (it was {name})"
+    try:
+        if config.code and hash_file(Path(name)) != config.code:
+            raise WeightsError(f"the code of {name} has changed since these weights were saved; if you trust it, {help}")
+        model = load_named(name)
+        if config.cut and isinstance(model.network.backbone, ModuleBackbone):
+            model = recut(model, config.cut)
+        return LMANet(model.network.backbone, config.memory)
+    except (LmanetError, OSError) as error:
+        if "has changed since" in str(error):
+            raise
+        raise WeightsError(f"its network is not to be had: {error}; {help}") from error
 
 
 def files_of(name: str) -> list[Path]:
@@ -157,6 +187,7 @@ def wrap_module(
             labels=_label_set(classes, outputs),
             memory=None if network.memory is None else network.memory.config,
             provenance=provenance or {},
+            cut=_cut_of(network.backbone),
         )
     except LmanetError as error:
         raise type(error)(f"{name}: {error}") from error
@@ -185,22 +216,11 @@ def recut(model: Model, cut: str) -> Model:
     other = ModuleBackbone(
         backbone.module, cut, mean=backbone.mean, std=backbone.std, bgr=backbone.bgr, input_size=backbone.input_size
     )
-    return replace(model, network=LMANet(other, model.config.memory).eval())
+    return replace(model, network=LMANet(other, model.config.memory).eval(), config=replace(model.config, cut=cut))
 
 
-def describe(backbone: Backbone) -> Iterator[tuple[str, str]]:
-    """What people ask about somebody else's model: preprocessing, cut, stride, channels, sizes."""
-    if not isinstance(backbone, ModuleBackbone):
-        return
-    yield "preprocessing", str(Preprocessing(backbone.mean, backbone.std, backbone.bgr))
-    cut = backbone.cut
-    if cut is None:
-        yield "cut", f"none, labels are remembered but no features: {backbone.no_cut}"
-    else:
-        yield "cut", f"before {cut.layer}: {cut.channels} channels at stride {cut.stride}"
-        yield "logits", f"at 1/{cut.shrink} of the input's size, enlarged to it" if cut.shrink > 1 else "at the input's size"
-    fixed = backbone.fixed_size
-    yield "input sides", f"{Size(*fixed)} only" if fixed is not None else f"multiples of {backbone.size_multiple}"
+def _cut_of(backbone: Backbone) -> str:
+    return backbone.cut.layer if isinstance(backbone, ModuleBackbone) and backbone.cut is not None else ""
 
 
 # ---- files

@@ -1,9 +1,10 @@
 """Weights on disk: our own format, and loading of everything that is understood.
 
 Ours is safetensors with one metadata entry, `lmanet`, that holds JSON: architecture, memory, classes with colours and groups,
-input size and normalisation, provenance. Nothing in it can run code. Published files (`lmanet_core.weights.published`) are
-unpickled with `weights_only=True` and never otherwise. A file is recognised by its content, never by its name. Other people's
-models, `python:…` and `hf:…` and compiled ones, are the matter of `lmanet_core.weights.adapters`.
+input size and normalisation, provenance. Nothing in it can run code, but that of a `python:` model by its name, and only where
+its file is byte for byte what it was. Published files (`lmanet_core.weights.published`) are unpickled with `weights_only=True`
+and never otherwise. A file is recognised by its content, never by its name. Other people's models, `python:…` and `hf:…` and
+compiled ones, are the matter of `lmanet_core.weights.adapters`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,14 @@ class ModelConfig:
     """Everything about a network that is not a tensor; what our files carry as metadata.
 
     Attributes:
-        architecture: name of a backbone, "erfnet", "pspnet101" or a registered one; "module" for a model of somebody else's,
-            which cannot be built from its name.
+        architecture: name of a backbone, "erfnet", "pspnet101" or a registered one; of a model of somebody else's its name,
+            `python:…` or `hf:…`; "module" where it has none, and cannot be built anew.
         num_classes: what the backbone's constructor gets; may exceed the label set by a void class.
         labels: names, colours and groups of the classes that a label map can hold.
         memory: how it remembers; None for a single-frame network.
         input_size: size it was trained on.
+        cut: layer of somebody else's model before which the memory goes in; empty: none is known.
+        code: SHA-256 of the files of a `python:` model. A saved file runs this code and no other.
         provenance: free text about how the weights came to be (data set, command, date, figures, licence).
     """
 
@@ -79,6 +82,8 @@ class ModelConfig:
     memory: MemoryConfig | None = None
     input_size: Size = _PUBLISHED_INPUT["erfnet"]
     provenance: Mapping[str, str] = field(default_factory=dict)
+    cut: str = ""
+    code: str = ""
 
     def to_json(self) -> str:
         """As stored in a file."""
@@ -90,6 +95,7 @@ class ModelConfig:
             "memory": None if self.memory is None else asdict(self.memory),
             "input_size": list(self.input_size),
             "provenance": dict(self.provenance),
+            **{name: value for name, value in (("cut", self.cut), ("code", self.code)) if value},
         }
         return json.dumps(data, sort_keys=True)
 
@@ -108,6 +114,8 @@ class ModelConfig:
                 memory=None if memory is None else MemoryConfig(**rename_old(memory)),
                 input_size=Size(*data["input_size"]),
                 provenance={str(key): str(value) for key, value in data["provenance"].items()},
+                cut=str(data.get("cut", "")),
+                code=str(data.get("code", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"the metadata is not that of an LMANet network: {error}") from error
@@ -136,9 +144,13 @@ class Model:
 
 
 def build_network(config: ModelConfig) -> LMANet:
-    """A network with random weights for this configuration; raises WeightsError for an unknown architecture."""
+    """A network for this configuration, with random weights unless it is a named model; WeightsError where it is unknown."""
+    from lmanet_core.weights import adapters  # builds on this module
+
     if config.architecture == FOREIGN:
-        raise WeightsError("a model of somebody else's cannot be built anew; it runs, but is not trained or written here")
+        raise WeightsError("a module without a name cannot be built anew; give it as python:FILE.py:function")
+    if adapters.names_model(config.architecture):
+        return adapters.rebuild(config)
     if config.architecture not in _BACKBONES:
         known = ", ".join(_BACKBONES)
         raise WeightsError(f"architecture {config.architecture!r} is not one of {known}; register_backbone adds others")
@@ -154,11 +166,11 @@ def save_model(path: str | os.PathLike[str], network: LMANet, config: ModelConfi
         half: convolutions in float16, which halves the file; loaded they are float32 again. Statistics of BatchNorm stay.
 
     Raises:
-        OutputError: the file cannot be written, or the network is a module whose code is elsewhere.
+        OutputError: the file cannot be written, or the network is a module that no name leads to.
     """
     path = Path(path)
-    if network.backbone.foreign or config.architecture == FOREIGN:
-        raise OutputError(f"{path}: only networks of our own can be written; name this one wherever weights are asked for")
+    if config.architecture == FOREIGN:
+        raise OutputError(f"{path}: this module has no name to load it by; give it as python:FILE.py:function, and write that")
     # Copies, for safetensors takes no two tensors that share memory, as tied weights do.
     state = network.state_dict()
     copies = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
@@ -194,7 +206,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         raise WeightsError(f"cannot read weights {path}: {error.strerror}") from error
     if program:
         return adapters.load_program(path, program)
-    return _load_ours(path) if ours else _load_published(path)
+    return load_ours(path) if ours else _load_published(path)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -203,7 +215,8 @@ def _is_safetensors(path: Path) -> bool:
     return len(start) == 9 and start[8:] == b"{"
 
 
-def _load_ours(path: Path) -> Model:
+def load_ours(path: Path, network: str = "") -> Model:
+    """A file in our format; `network`: the name of somebody else's model that it holds the weights of, in place of its own."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get(_METADATA_KEY)
@@ -216,6 +229,8 @@ def _load_ours(path: Path) -> Model:
         config = ModelConfig.from_json(metadata)
     except ConfigError as error:
         raise WeightsError(f"{path.name}: {error}") from error
+    if network:
+        config = replace(config, architecture=network, code="")
     return _assemble(path.name, config, state, source="LMANet safetensors", dropped={})
 
 
@@ -259,6 +274,8 @@ def _published_config(published: PublishedWeights) -> ModelConfig:
 def _assemble(name: str, config: ModelConfig, state: dict[str, torch.Tensor], source: str, dropped: Mapping[str, str]) -> Model:
     try:
         network = build_network(config)
+    except WeightsError as error:
+        raise WeightsError(f"{name}: {error}") from error
     except (ConfigError, RuntimeError, TypeError, ValueError) as error:  # sizes in the metadata that make no network
         raise WeightsError(f"{name}: no {config.architecture} can be built for it: {error}") from error
     expected = network.state_dict()

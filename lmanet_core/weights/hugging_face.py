@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from lmanet_core.errors import ConfigError, WeightsError
@@ -22,6 +23,8 @@ from lmanet_core.errors import ConfigError, WeightsError
 _PROCESSOR = "preprocessor_config.json"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|json)")
+_MASK_CLASSIFIERS = ("maskformer", "mask2former", "eomt")  # OneFormer wants a task in words beside the image
+_LEAST = 1e-6  # of a class's share, so that it has a logarithm
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Triple = tuple[float, float, float]
 
@@ -50,6 +53,28 @@ class Found:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
+class MaskClassifier(nn.Module):
+    """A model that gives masks and the class of each, as one that gives logits of each pixel.
+
+    A class's share of a pixel is the sum over the masks of how much the mask covers it times how likely the mask is of that
+    class (Cheng et al., "Per-Pixel Classification is Not All You Need", 2021); the logits are its logarithm.
+
+    Args:
+        model: gives `class_queries_logits` (B, Q, classes + 1) and `masks_queries_logits` (B, Q, h, w).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Image (B, 3, H, W) → logits (B, classes, h, w)."""
+        made = self.model(pixel_values=image)
+        kinds = made.class_queries_logits.softmax(-1)[..., :-1]  # without "no object"
+        covers = made.masks_queries_logits.sigmoid()
+        return torch.einsum("bqc,bqhw->bchw", kinds, covers).clamp(min=_LEAST).log()
+
+
 def load(name: str) -> Found:
     """The model in a folder, or on the hub.
 
@@ -65,9 +90,7 @@ def load(name: str) -> Found:
     place = _place(name)
     with _quiet(transformers):
         try:
-            module, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
-                place, trust_remote_code=False, weights_only=True, output_loading_info=True
-            )
+            module, report = _from_pretrained(place, transformers)
         except Exception as error:  # of transformers, its hub client and the model's code: many kinds
             raise WeightsError(f"hf:{name}: {_explain(name, error, transformers)}") from error
         processor = _read_processor(place, transformers)
@@ -79,9 +102,29 @@ def load(name: str) -> Found:
         provenance["note"] = f"no {_PROCESSOR}: ImageNet's mean and deviation are assumed"
     if processor.get("do_reduce_labels", processor.get("reduce_labels")):
         provenance["label images"] = "id 0 is void there, the others count one more than here (do_reduce_labels)"
+    if config.model_type in _MASK_CLASSIFIERS:
+        module = MaskClassifier(module)
     return Found(
         module, str(config.model_type), _class_names(config), mean, std, bgr, _input_size(processor, config), provenance
     )
+
+
+def absolute(name: str) -> str:
+    """The same name from any folder."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
+def _from_pretrained(place: str, transformers: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The model, and what transformers says of its weights."""
+    options = {"trust_remote_code": False, "weights_only": True, "output_loading_info": True}
+    try:
+        module, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(place, **options)
+    except ValueError:
+        if transformers.AutoConfig.from_pretrained(place, trust_remote_code=False).model_type not in _MASK_CLASSIFIERS:
+            raise
+        module, report = transformers.AutoModelForUniversalSegmentation.from_pretrained(place, **options)
+    return module, report
 
 
 def files_of(name: str) -> list[Path]:
@@ -146,8 +189,8 @@ def _explain(name: str, error: Exception, transformers: Any) -> str:
     if isinstance(error, ValueError) and "AutoModelForSemanticSegmentation" in text:
         kind = re.search(r"(\w+)Config'>", text)
         return (
-            f"wanted a model for semantic segmentation, got {kind[1] if kind else 'another'}; mask classifiers (MaskFormer, "
-            "Mask2Former, OneFormer) are not among them: give a function that returns logits, python:FILE.py:function"
+            f"wanted a model for semantic segmentation, got {kind[1] if kind else 'another'}; for others, OneFormer too, "
+            "give a function that returns logits, python:FILE.py:function"
         )
     if not Path(name).expanduser().is_dir() and isinstance(error, OSError):
         return (

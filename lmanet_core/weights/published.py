@@ -138,6 +138,7 @@ def _memory_config(state: StateDict, fusion: str, name: str) -> MemoryConfig:
         fusion=fusion,
         window=21,
         memory_frames=3 if fusion == "reduced-gated" else 4,
+        frame_interval_s=1 / 17,  # neighbouring frames of Cityscapes
     )
 
 

@@ -59,9 +59,18 @@ def files_of(name: str) -> list[Path]:
     place, _ = _split(name)
     if place.endswith(".py"):
         return [Path(place).expanduser()]
-    with _importing(Path.cwd()):
-        spec = importlib.util.find_spec(place)
+    try:
+        with _importing(Path.cwd()):
+            spec = importlib.util.find_spec(place)
+    except (Exception, SystemExit) as error:  # of the packages around the module
+        raise WeightsError(f"python:{name}: {type(error).__name__}: {error}") from error
     return [Path(spec.origin)] if spec is not None and spec.origin else []
+
+
+def absolute(name: str) -> str:
+    """The same name from any folder."""
+    place, function = _split(name)
+    return f"{Path(place).expanduser().resolve()}:{function}" if place.endswith(".py") else name
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -105,11 +114,29 @@ def _import_file(file: Path) -> ModuleType:
     return module
 
 
+#: Folder of a user's file → modules beside it that were imported for it.
+_beside: dict[Path, dict[str, ModuleType]] = {}
+
+
 @contextmanager
 def _importing(folder: Path) -> Iterator[None]:
-    """Modules beside the user's file, or in the working folder, can be imported."""
+    """Modules beside the user's file, or in the working folder, can be imported; those of other folders are out of the way."""
+    for place, modules in _beside.items():
+        for name, module in modules.items():
+            if place != folder and sys.modules.get(name) is module:
+                del sys.modules[name]
+    sys.modules.update(_beside.get(folder, {}))
+    before = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        found = {name: module for name, module in sys.modules.items() if name not in before and _lies_in(folder, name, module)}
+        _beside[folder] = {**_beside.get(folder, {}), **found}
+
+
+def _lies_in(folder: Path, name: str, module: ModuleType) -> bool:
+    """Whether a module is a file of this folder, or of a package there."""
+    file, top = getattr(module, "__file__", None), name.partition(".")[0]
+    return file is not None and (Path(file) == folder / f"{top}.py" or Path(file).is_relative_to(folder / top))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -253,12 +254,10 @@ def test_wrapped_erfnet_gives_the_labels_of_the_native_one(label_memory, frames,
     assert len(np.unique(expected)) > 1
 
 
-def test_network_with_a_memory_of_its_own_keeps_it(tmp_path):
+def test_network_with_a_memory_of_its_own_keeps_it():
     memory = MemoryConfig(4, 6, window=3)
     model = wrap_module(LMANet(ERFNet(4), memory))
     assert model.config.memory == memory and VideoSegmenter(prepare(model, "cpu")).memory_enabled
-    with pytest.raises(OutputError, match="only networks of our own can be written"):
-        save_model(tmp_path / "model", model.network, model.config)
 
 
 def test_with_the_label_memory_off_labels_are_those_of_the_module(frames):
@@ -526,13 +525,13 @@ def test_files_of_ours_and_published_ones_with_nan_are_refused_too(tmp_path):
             load_model(tmp_path / file)
 
 
-def test_a_model_is_neither_written_as_weights_nor_built_anew(tmp_path):
+def test_a_module_without_a_name_is_neither_written_as_weights_nor_built_anew(tmp_path):
     model = wrap_module(Net())
-    with pytest.raises(WeightsError, match="a model of somebody else's cannot be built anew; it runs, but is not trained"):
-        build_network(model.config)
     with pytest.raises(
-        OutputError, match="only networks of our own can be written; name this one wherever weights are asked for"
+        WeightsError, match=r"a module without a name cannot be built anew; give it as python:FILE\.py:function"
     ):
+        build_network(model.config)
+    with pytest.raises(OutputError, match=r"this module has no name to load it by; give it as python:FILE\.py:function"):
         save_model(tmp_path / "model", model.network, model.config)
 
 
@@ -571,6 +570,78 @@ def test_what_lies_beside_the_file_can_be_imported(own):
     own("names = ['a', 'b', 'c', 'd']", file="beside_own.py")
     name = own("import beside_own\nfrom torch import nn\n\ndef make():\n    return nn.Conv2d(3, 4, 1), beside_own.names\n")
     assert load_model(name).config.labels.names == ("a", "b", "c", "d")
+
+
+def saved_with_memory(name, path):
+    """The model of this name with a memory, written in our format."""
+    model = load_model(name)
+    torch.manual_seed(1)
+    network = LMANet(model.network.backbone, MemoryConfig(4, 0, "residual", window=3, memory_frames=2))
+    with torch.no_grad():
+        network.backbone.module[1].bias += 1.0  # as if it had been trained
+    save_model(path, network, replace(model.config, memory=network.memory.config))
+    return network.eval()
+
+
+def test_saved_model_with_its_memory_is_loaded_by_the_name_that_it_had(own, tmp_path, image, monkeypatch):
+    own(FUNCTION)
+    monkeypatch.chdir(tmp_path)
+    network = saved_with_memory("python:own.py:make", tmp_path / "saved.safetensors")
+    monkeypatch.chdir(tmp_path.parent)
+    model = load_model(tmp_path / "saved.safetensors")
+    assert model.config.labels.names == NAMES and model.config.memory == network.memory.config
+    assert model.network.backbone.cut.layer == "1"
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(model.network.state_dict()[key], tensor)
+    with torch.no_grad():
+        assert torch.equal(model.network(image[:, None]), network(image[:, None]))
+
+
+def test_code_that_is_gone_or_changed_is_not_run_for_a_saved_file(own, tmp_path, image):
+    saved_with_memory(own(FUNCTION), tmp_path / "saved.safetensors")
+    own(FUNCTION + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(
+        WeightsError, match=r"saved.safetensors: the code of python:.*own\.py:make has changed since .*NAME@FILE"
+    ):
+        load_model(tmp_path / "saved.safetensors")
+    assert not (tmp_path / "ran").exists()
+    name = own(FUNCTION, file="moved.py")
+    (tmp_path / "own.py").unlink()
+    with pytest.raises(WeightsError, match=r"its network is not to be had: .*own\.py.*; give it as --weights NAME@FILE"):
+        load_model(tmp_path / "saved.safetensors")
+    moved = load_model(f"{name}@{tmp_path / 'saved.safetensors'}")
+    assert moved.config.memory is not None and moved.network.backbone.module[1].bias.abs().max() > 0.5
+    with pytest.raises(WeightsError, match=r"no such file .*none\.safetensors"):
+        load_model(f"{name}@{tmp_path / 'none.safetensors'}")
+
+
+def test_convert_writes_a_named_model_with_what_rebuilds_it(own, tmp_path, image):
+    name, out = own(FUNCTION), tmp_path / "converted.safetensors"
+    assert main(["weights", "convert", name, "--out", str(out)]) == 0
+    with torch.no_grad():
+        assert torch.equal(*(load_model(one).network(image[:, None]) for one in (name, out)))
+
+
+def test_helpers_of_one_name_in_two_folders_are_two_modules(own, tmp_path):
+    text = "import helper_of_mine\nfrom torch import nn\n\ndef make():\n    return nn.Conv2d(3, 2, 1), helper_of_mine.names\n"
+    names = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        own(f"names = ['{folder}', 'b']", file=f"{folder}/helper_of_mine.py")
+        names.append(own(text, file=f"{folder}/own.py"))
+    for _ in range(2):
+        assert [load_model(name).config.labels.names[0] for name in names] == ["one", "two"]
+
+
+def test_model_that_would_end_the_process_is_told_of(own, image):
+    leaves = Net(lambda logits, image: sys.exit("done"))
+    with pytest.raises(WeightsError, match=r"does not run on an image .* SystemExit: done"):
+        wrap_module(leaves)
+    module = Net()
+    backbone = wrap_module(module).network.backbone
+    module.stem.register_forward_hook(lambda *_: sys.exit(3))
+    with pytest.raises(WeightsError, match=r"ends the process while it segments an image: sys\.exit\(3\)"):
+        backbone(image)
 
 
 def test_hash_of_a_model_is_that_of_its_file(own):
@@ -654,7 +725,7 @@ def test_a_bad_model_is_one_line_for_people(own, capsys):
     assert len(said) == 1 and said[0].startswith("error: python:")
 
 
-def test_segment_info_and_convert_take_a_name(own, frames, tmp_path, capsys):
+def test_segment_and_info_take_a_name(own, frames, tmp_path, capsys):
     import cv2
 
     name = own(FUNCTION)
@@ -667,7 +738,6 @@ def test_segment_info_and_convert_take_a_name(own, frames, tmp_path, capsys):
     assert main(["weights", "info", name]) == 0
     told = capsys.readouterr().out
     assert "before 1: 5 channels at stride 2" in told and "multiples of 8" in told and "4: floor, wall, door, person" in told
-    assert main(["weights", "convert", name, "--out", str(tmp_path / "x")]) == 5
 
 
 # ---- compiled models
@@ -901,8 +971,36 @@ def test_what_else_the_folder_says_is_told(saved, capsys):
     assert model.config.input_size == (512, 512) and len(hash_file(Path(f"hf:{folder}"))) == 64
     assert main(["weights", "info", f"hf:{folder}"]) == 0
     told = capsys.readouterr().out
+    assert main(["weights", "convert", f"hf:{folder}", "--out", str(folder / "ours")]) == 0
+    kept = load_model(folder / "ours")
+    assert kept.config.provenance["hugging_face"] == str(folder) and kept.config.cut == "decode_head.classifier"
     for part in ("Hugging Face segformer", "before decode_head.classifier: 16 channels at stride 4", "do_reduce_labels"):
         assert part in told
+
+
+def test_mask_classifier_gives_the_classes_of_its_own_postprocessing(transformers, tmp_path, frames):
+    torch.manual_seed(0)
+    swin = transformers.SwinConfig(
+        image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    detr = transformers.DetrConfig(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=6)  # fmt: skip
+    config = transformers.MaskFormerConfig(
+        fpn_feature_size=32, mask_feature_size=16, backbone_config=swin, decoder_config=detr, id2label=dict(enumerate(NAMES))
+    )
+    network = transformers.MaskFormerForInstanceSegmentation(config).eval()
+    network.save_pretrained(tmp_path)
+    model = load_model(f"hf:{tmp_path}")
+    assert model.config.labels.names == NAMES and model.network.backbone.cut is None
+    image = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        made, logits = network(pixel_values=image), model.network.backbone.module(image)
+    shares = torch.zeros(4, *made.masks_queries_logits.shape[-2:])
+    for kinds, mask in zip(made.class_queries_logits[0].softmax(-1), made.masks_queries_logits[0].sigmoid(), strict=True):
+        shares += kinds[:4, None, None] * mask
+    torch.testing.assert_close(logits[0].exp(), shares, rtol=1e-4, atol=1e-5)
+    assert VideoSegmenter(prepare(model, "cpu")).step(frames[0], SECOND).labels.max() < 4
 
 
 def test_repeated_class_names_get_their_number(saved, tmp_path):
@@ -939,7 +1037,7 @@ def test_pickled_weights_are_read_but_run_no_code(saved, tmp_path):
 def test_model_of_another_kind_and_one_with_code_are_refused(saved, tmp_path):
     folder, _ = saved()
     (folder / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(WeightsError, match="wanted a model for semantic segmentation, got ViT; mask classifiers"):
+    with pytest.raises(WeightsError, match="wanted a model for semantic segmentation, got ViT; for others, OneFormer too"):
         load_model(f"hf:{folder}")
     own = {"model_type": "mine", "auto_map": {"AutoConfig": "c.C", "AutoModelForSemanticSegmentation": "m.M"}}
     (folder / "config.json").write_text(json.dumps(own))

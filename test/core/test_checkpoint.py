@@ -19,7 +19,9 @@ from lmanet_core.errors import ConfigError, OutputError, WeightsError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CAMVID11, CITYSCAPES, LabelSet, distinct_colors
 from lmanet_core.network import MemoryConfig
+from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.checkpoint import ModelConfig, build_network, load_model, save_model
+from lmanet_core.weights.shipped import default_weights
 
 CONFIG = ModelConfig(
     architecture="erfnet",
@@ -100,6 +102,33 @@ def test_half_precision_and_channels_last_come_back_as_float32(network, tmp_path
     loaded = load_model(tmp_path / "model").network
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
     assert torch.equal(loaded.backbone.decoder.output_conv.weight, expected)
+
+
+def test_the_interval_between_trained_frames_comes_back_and_weights_of_before_do_not_know_it():
+    told = replace(CONFIG, memory=replace(CONFIG.memory, frame_interval_s=0.1))
+    assert ModelConfig.from_json(told.to_json()).memory.frame_interval_s == 0.1
+    old = json.loads(told.to_json())
+    del old["memory"]["frame_interval_s"]
+    assert ModelConfig.from_json(json.dumps(old)).memory.frame_interval_s is None
+
+
+def test_the_shipped_weights_know_the_interval_they_were_trained_with():
+    assert load_model(default_weights()).config.memory.frame_interval_s == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "interval_s"),
+    [({"data": "street"}, 0.1), ({"data": "street", "stride": 2, "max_stride": 3}, 0.3), ({"data": "stills"}, None)],
+)
+def test_a_training_run_tells_the_most_time_between_its_frames(settings, interval_s):
+    memory = TrainConfig(root="somewhere", weights="backbone.safetensors", **settings).memory(None, "erfnet")
+    assert memory.frame_interval_s == (None if interval_s is None else pytest.approx(interval_s))
+
+
+@pytest.mark.parametrize("interval_s", [0.0, -0.1, float("inf"), float("nan")])
+def test_an_interval_that_is_none_is_refused(interval_s):
+    with pytest.raises(ConfigError, match="frame_interval_s must be above 0 s"):
+        MemoryConfig(frame_interval_s=interval_s)
 
 
 def test_metadata_is_readable_json(saved):

@@ -33,7 +33,7 @@ from lmanet_core.weights.checkpoint import load_model
 
 SECOND = 10**9
 HEIGHT, WIDTH = 32, 64
-CHATTER = ("LMANet safetensors on ", "segmenting ")  # what is said before an error
+CHATTER = ("note: ", "LMANet safetensors on ", "segmenting ")  # what is said before an error
 
 
 @pytest.fixture
@@ -153,6 +153,7 @@ def test_summary_tells_what_was_done_with_what(segment, folder, tmp_path, video_
         "frames": 6,
         "skipped": 0,
         "resets": {"first_frame": 1},
+        "blind": {},
         "not_remembered": 0,
         "weights": {
             "file": "video.safetensors",

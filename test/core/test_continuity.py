@@ -19,7 +19,7 @@ SECOND = 1000 * MS
 START = 1_700_000_000 * SECOND
 GOES_ON = Continuity(None, remember=True)
 NOT_REMEMBERED = Continuity(None, remember=False)
-GREY = np.zeros((4, 6, 3), np.uint8)
+GREY = np.random.default_rng(9).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 
 
 def scene(seed: int) -> np.ndarray:
@@ -136,6 +136,46 @@ def test_stream_goes_on_after_a_gap() -> None:
     assert monitor.check(GREY, START + 10 * SECOND + 33 * MS, "camera") == GOES_ON
 
 
+@pytest.mark.parametrize("interval_ms", [33, 100, 400])
+def test_gap_is_counted_in_trained_intervals(interval_ms: int) -> None:
+    for intervals, wanted in ((2.5, GOES_ON), (2.6, cleared(Discontinuity.GAP))):
+        monitor = ContinuityMonitor(interval_s=interval_ms / 1000)
+        monitor.check(GREY, START)
+        assert monitor.check(GREY, START + round(intervals * interval_ms * MS)) == wanted
+
+
+def test_gap_s_overrides_the_trained_interval() -> None:
+    monitor = ContinuityMonitor(ContinuityConfig(gap_s=3.0), interval_s=0.1)
+    monitor.check(GREY, START)
+    assert monitor.check(GREY, START + 3 * SECOND) == GOES_ON
+    assert monitor.check(GREY, START + 6 * SECOND + 1) == cleared(Discontinuity.GAP)
+
+
+@pytest.mark.parametrize("interval_ms", [33, 500])
+def test_where_nobody_knows_the_trained_interval_the_streams_own_counts(interval_ms: int) -> None:
+    monitor = ContinuityMonitor()
+    for number in range(6):
+        assert monitor.check(GREY, START + number * interval_ms * MS).discontinuity in (None, Discontinuity.FIRST_FRAME)
+    stamp = START + 5 * interval_ms * MS
+    assert monitor.check(GREY, stamp + 2 * interval_ms * MS) == GOES_ON
+    assert monitor.check(GREY, stamp + 5 * interval_ms * MS) == cleared(Discontinuity.GAP)
+
+
+def test_a_stream_that_drops_frames_again_and_again_is_a_slower_one() -> None:
+    monitor = ContinuityMonitor()
+    stamps = np.cumsum([1, 4] * 15) * 33
+    causes = [monitor.check(GREY, START + int(stamp) * MS).discontinuity for stamp in stamps]
+    assert causes == [Discontinuity.FIRST_FRAME] + [None] * 29
+
+
+def test_a_stream_that_becomes_slower_is_cleared_only_until_that_is_usual() -> None:
+    monitor = ContinuityMonitor()
+    stamps = [number * 33 for number in range(20)]
+    stamps += [stamps[-1] + 200 * number for number in range(1, 30)]
+    gaps = [monitor.check(GREY, START + stamp * MS).discontinuity is Discontinuity.GAP for stamp in stamps]
+    assert gaps.count(True) <= 5 and not any(gaps[-20:])
+
+
 def test_infinite_gap_s_never_clears_memory() -> None:
     assert started(0, gap_s=math.inf).check(GREY, 10**30, "camera") == GOES_ON
 
@@ -198,6 +238,21 @@ def test_first_of_several_requests_is_reported() -> None:
     monitor.request(Discontinuity.MANUAL)
     assert monitor.check(GREY, START + 33 * MS, "camera") == cleared(Discontinuity.CLOCK_JUMP)
     assert monitor.check(GREY, START + 66 * MS, "camera") == GOES_ON
+
+
+def test_clock_jump_to_a_time_the_newest_frame_does_not_lie_ahead_of_clears_nothing() -> None:
+    for clock_ns, wanted in ((START, GOES_ON), (START - 1, cleared(Discontinuity.CLOCK_JUMP))):
+        monitor = started()
+        monitor.request(Discontinuity.CLOCK_JUMP, clock_ns)
+        assert monitor.check(GREY, START + 33 * MS, "camera") == wanted
+        assert monitor.check(GREY, START + 66 * MS, "camera") == GOES_ON
+
+
+def test_a_request_is_kept_when_a_clock_jump_that_clears_nothing_came_before() -> None:
+    monitor = started()
+    monitor.request(Discontinuity.CLOCK_JUMP, START)
+    monitor.request(Discontinuity.MANUAL)
+    assert monitor.check(GREY, START + 33 * MS, "camera") == cleared(Discontinuity.MANUAL)
 
 
 @pytest.mark.parametrize("cause", sorted(set(Discontinuity) - {Discontinuity.MANUAL, Discontinuity.CLOCK_JUMP}))
@@ -306,7 +361,11 @@ def test_first_rule_that_holds_is_reported(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("gap_s", 0),
+        ("gap_s", -0.1),
+        ("gap_intervals", 0.9),
+        ("gap_intervals", math.inf),
+        ("blind", 1),
+        ("frozen_repeats", -1),
         ("gap_s", math.nan),
         ("gap_s", "1 s"),
         ("gap_s", True),

@@ -201,7 +201,6 @@ def test_the_example_of_the_documentation_runs_with_onnxruntime_alone(onnx_step,
         return np.equal(own, labels).mean()
 
     alone = agree(replace(CONFIG, memory=False, label_memory=False))
-    print("agreement", agree(CONFIG), "single frames", alone)
     assert agree(CONFIG) > 0.95 > alone  # it measures motion more simply
 
 

@@ -17,12 +17,14 @@ ROS = {"lmanet_ros", "rclpy", "cv_bridge", "launch", "launch_ros", "rosidl_runti
 MAY_RESIZE = {
     "network/adapter.py": "logits of somebody else's network, to its input's size",
     "network/dry_run.py": "likewise, as that network itself would",
+    "network/memory_read.py": "what a pooled read changes, to the features' size",
     "network/pspnet.py": "features and logits inside the network",
     "stream/label_evidence.py": "flow, where the picture is lost",
     "stream/label_memory.py": "what a thumbnail says, at the logits' size",
     "stream/planes.py": "what a thumbnail says, at the logits' size",
     "stream/motion.py": "flow and its trust, between pixels, blocks and features",
-    "stream/scene_cut.py": "a thumbnail that is compared and thrown away",
+    "stream/likeness.py": "a thumbnail that is compared and thrown away",
+    "stream/blindness.py": "likewise",
     "street/": "textures, fog and samples, while a generated image is made",
 }
 

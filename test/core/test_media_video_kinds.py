@@ -156,6 +156,12 @@ def test_network_sees_square_pixels_and_labels_keep_the_grid(encode, make_scene,
     assert result.labels.shape == (64, 64)
 
 
+def test_plan_of_a_stream_is_asked_for_without_its_pixels(make_scene, video_weights):
+    segmenter = VideoSegmenter.from_weights(video_weights)
+    result = segmenter.step(make_scene(0, 64, 64), 0, pixel_aspect=2.0)
+    assert segmenter.plan_for(Size(64, 64)) is result.geometry
+
+
 def test_pixels_that_are_nearly_square_are_square(video_weights):
     segmenter = VideoSegmenter.from_weights(video_weights)
     assert segmenter.plan_for(Size(64, 96), 136 / 135).network_size == segmenter.plan_for(Size(64, 96)).network_size

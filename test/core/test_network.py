@@ -636,3 +636,31 @@ def test_what_stayed_in_its_place_and_a_memory_that_follows_nothing_are_as_they_
 def test_position_bias_out_of_range_is_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):
         MemoryConfig(**wrong)
+
+
+# ---- pooled reads
+
+
+@pytest.mark.parametrize("pool", [2, 3])
+def test_pooled_memory_of_residual_fusion_starts_as_the_identity_and_changes_what_it_reads(pool):
+    torch.manual_seed(0)
+    features = torch.randn(1, 6, 12, 20)
+    module = MemoryModule(6, MemoryConfig(4, 0, "residual", window=5, pool=pool)).eval()
+    with torch.no_grad():
+        kept = module.remember(features.flip(3))
+        assert kept.key.shape == (1, 4, 12 // pool, -(-20 // pool)) and kept.value.shape[1] == 6
+        past = stack_memory([kept])
+        assert torch.equal(module.read(features, past), features)
+        module.fusion.blend.bias.fill_(1.0)  # what was read takes the place of what is seen
+        changed = module.read(features, past) - features
+        plain = nn.functional.avg_pool2d(features, pool, ceil_mode=True, count_include_pad=False)
+        expected = local_attention(module.project_query(features).key, past.keys, past.values, 5) - plain
+        spread = nn.functional.interpolate(expected, scale_factor=float(pool), mode="bilinear")[..., :12, :20]
+        torch.testing.assert_close(changed, spread, rtol=1e-4, atol=1e-5)
+
+
+def test_pool_is_a_matter_of_the_weights_and_within_its_range():
+    with pytest.raises(ConfigError, match="pool must be 1 to 8 positions, got 9"):
+        MemoryConfig(pool=9)
+    with pytest.raises(ConfigError, match="pool is 1 in these weights and cannot be 2"):
+        MemoryConfig(pool=2).require_weights_of(MemoryConfig())

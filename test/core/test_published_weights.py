@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,13 +21,15 @@ from lmanet_core.weights.published import import_published
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 
-GATED = MemoryConfig(16, 64, "gated", window=21, memory_frames=4)
+CITYSCAPES_S = 1 / 17
+REDUCED = MemoryConfig(128, 0, "reduced-gated", 21, 3, frame_interval_s=CITYSCAPES_S)
+GATED = MemoryConfig(16, 64, "gated", window=21, memory_frames=4, frame_interval_s=CITYSCAPES_S)
 #: kind of the fixture `published_shapes`: (list of its keys, architecture, classes, memory, what the importer calls it)
 KINDS = {
     "erf sigmoid-do1": ("keys_lmanet_erf_sigmoid-do1.txt", "erfnet", 20, GATED, "LMANet on ERFNet"),
-    "erf concat": ("keys_lmanet_erf_concat.txt", "erfnet", 20, MemoryConfig(16, 64, "concat", 21, 4), "LMANet on ERFNet"),
+    "erf concat": ("keys_lmanet_erf_concat.txt", "erfnet", 20, replace(GATED, fusion="concat"), "LMANet on ERFNet"),
     "psp101 sigmoid-down1": (
-        "keys_lmanet_psp101_sigmoid-down1.txt", "pspnet101", 19, MemoryConfig(128, 0, "reduced-gated", 21, 3),
+        "keys_lmanet_psp101_sigmoid-down1.txt", "pspnet101", 19, REDUCED,
         "LMANet on PSPNet-101",
     ),
     "erfnet": ("keys_erfnet_original.txt", "erfnet", 20, None, "single-frame ERFNet"),

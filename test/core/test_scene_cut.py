@@ -10,7 +10,8 @@ import pytest
 
 from lmanet_core.stream import scene_cut
 from lmanet_core.stream.continuity import ContinuityConfig
-from lmanet_core.stream.scene_cut import SceneCutDetector, extract_texture, measure_similarity
+from lmanet_core.stream.likeness import extract_texture, measure_similarity
+from lmanet_core.stream.scene_cut import SceneCutDetector
 
 HEIGHT, WIDTH = 240, 320
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
@@ -125,6 +126,57 @@ def test_black_frames_in_sensor_noise_are_not_cuts() -> None:
     assert find_cuts(*(np.clip(rng.normal(0, 25, (HEIGHT, WIDTH, 3)), 0, 255).astype(np.uint8) for _ in range(4))) == []
 
 
+def test_what_a_vehicle_comes_to_in_half_a_second_is_a_cut_only_for_a_camera_that_should_have_seen_it_coming() -> None:
+    wide = scene(1, 4 * WIDTH)
+    near = cv2.resize(wide[:, 2 * WIDTH - 95 : 2 * WIDTH + 95][24:-24], (WIDTH, HEIGHT))
+    far = wide[:, 2 * WIDTH - 160 : 2 * WIDTH + 160]
+    assert similarity(far, near) < 0.5
+    one = detector()
+    for _ in range(3):
+        one.is_cut(far, 0.1)
+    assert not one.is_cut(near, 0.5)
+
+
+def test_a_cut_is_found_where_every_third_frame_is_dropped() -> None:
+    one = detector()
+    flagged = [one.is_cut(frame, 0.3) for frame in [scene(1)] * 4 + [scene(2)] * 2]
+    assert flagged == [False] * 4 + [True, False]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_overexposed_frames_are_no_cuts(count: int) -> None:
+    over = cv2.convertScaleAbs(scene(1), alpha=3, beta=40)
+    assert find_cuts(*[scene(1)] * 3, *[over] * count, *[scene(1)] * 2) == []
+
+
+def test_a_blurred_frame_is_no_cut() -> None:
+    assert find_cuts(*[scene(1)] * 3, cv2.GaussianBlur(scene(1), (0, 0), 8), *[scene(1)] * 2) == []
+
+
+def test_other_lost_blocks_in_each_frame_are_no_cuts() -> None:
+    rng = np.random.default_rng(0)
+    frames = [scene(1).copy() for _ in range(20)]
+    for frame in frames:
+        for _ in range(4):
+            y, x = rng.integers(0, HEIGHT - 48), rng.integers(0, WIDTH - 48)
+            frame[y : y + 48, x : x + 48] = rng.integers(0, 256, 3)
+    assert find_cuts(*frames) == []
+
+
+def test_a_picture_mirrored_from_one_frame_on_is_a_cut_even_where_the_scene_is_nearly_symmetrical() -> None:
+    half = scene(1)
+    symmetrical = (0.75 * half + 0.25 * half[:, ::-1]).astype(np.uint8)
+    mirrored = np.ascontiguousarray(symmetrical[:, ::-1])
+    assert similarity(symmetrical, mirrored) > 0.66
+    assert find_cuts(*[symmetrical] * 3, *[mirrored] * 3, *[symmetrical] * 2) == [3, 6]
+
+
+def test_with_similarity_0_nothing_is_a_cut() -> None:
+    one = detector(similarity=0.0)
+    frames = [scene(1), scene(1), scene(2), np.ascontiguousarray(scene(2)[:, ::-1])]
+    assert not any(one.is_cut(frame) for frame in frames)
+
+
 def test_reset_forgets_the_stream() -> None:
     one = detector()
     one.is_cut(scene(1))
@@ -137,6 +189,7 @@ def test_reset_forgets_the_stream() -> None:
 def test_reset_forgets_what_was_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.95, 0.65])
     monkeypatch.setattr(scene_cut, "measure_similarity", lambda reference, current: next(values))
+    monkeypatch.setattr(scene_cut, "explained_similarity", lambda before, now, elapsed_s, enough: 0.0)
     one = detector(0.75, 0.125)
     assert [one.is_cut(scene(1)) for _ in range(3)] == [False, False, True]  # first frame, 0.95, 0.65
     values = iter([0.95, 0.65])
@@ -155,6 +208,8 @@ def decide(monkeypatch: pytest.MonkeyPatch, measured: list[float], similarity: f
     """What the detector says to frame pairs that measure this."""
     values = iter(measured)
     monkeypatch.setattr(scene_cut, "measure_similarity", lambda reference, current: next(values))
+    monkeypatch.setattr(scene_cut, "explained_similarity", lambda before, now, elapsed_s, enough: 0.0)
+    monkeypatch.setattr(scene_cut, "mirrored_similarity", lambda before, now: 0.0)
     one = detector(similarity, margin)
     one.is_cut(scene(1))
     return [one.is_cut(scene(1)) for _ in measured]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from lmanet_core.errors import ConfigError, InputError
-from lmanet_core.frame import Discontinuity
+from lmanet_core.frame import Blindness, Discontinuity, Frame
 from lmanet_core.geometry import Size
 from lmanet_core.labels import LabelSet
 from lmanet_core.network import Backbone, LMANet, MemoryConfig
@@ -131,7 +131,7 @@ def test_labels_have_the_cameras_size_and_dtype(make_segmenter, make_scene):
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 9), (1, 40), (33, 65)])
 @pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop"])
 def test_any_image_size_is_segmented_with_memory(make_segmenter, random_image, size, resize):
-    segmenter = make_segmenter(resize=resize)
+    segmenter = make_segmenter(resize=resize, continuity=ContinuityConfig(blind=False))  # one pixel shows nothing
     images = [random_image(*size)] * 3
     results = stream(segmenter, images)
     assert [result.labels.shape for result in results] == [size] * 3
@@ -507,7 +507,43 @@ BREAKS = {
 
 
 def test_every_cause_of_a_discontinuity_has_a_test():
-    assert {*BREAKS, Discontinuity.FIRST_FRAME} == {*Discontinuity}
+    others = {Discontinuity.FIRST_FRAME, Discontinuity.BLIND, Discontinuity.FROZEN}
+    assert {*BREAKS} | others == {*Discontinuity}
+
+
+def test_blind_frames_are_segmented_by_themselves_and_the_stream_starts_again_after_them(make_segmenter, drive):
+    segmenter, fresh, off = make_segmenter(), make_segmenter(), make_segmenter(memory=False, label_memory=False)
+    black = np.zeros_like(drive[0])
+    stream(segmenter, drive[:3])
+    for index in (3, 4):
+        result, wanted = segmenter.step(black, index * PERIOD, "camera"), off.step(black, index * PERIOD, "camera")
+        assert (result.blind, result.discontinuity, result.remembered) == (Blindness.BLACK, None, False)
+        assert (result.labels == wanted.labels).all() and result.memory_frames == 0
+        assert result.confidence.max() <= 25
+    for index, image in enumerate(drive[3:6]):
+        result = segmenter.step(image, (5 + index) * PERIOD, "camera")
+        assert result.discontinuity is (Discontinuity.BLIND if index == 0 else None)
+        assert result.blind is None and result.memory_frames == index and result.remembered
+        assert not differ(result, fresh.step(image, (5 + index) * PERIOD, "camera"))
+
+
+def test_frozen_frames_are_segmented_by_themselves_and_the_stream_starts_again_after_them(make_segmenter, drive):
+    segmenter = make_segmenter(continuity=ContinuityConfig(frozen_repeats=3))
+    results = stream(segmenter, [*drive[:3], *drive[2:3] * 4, drive[3]])
+    assert [result.blind for result in results] == [None] * 5 + [Blindness.FROZEN] * 2 + [None]
+    assert [result.remembered for result in results] == [True] * 5 + [False] * 2 + [True]
+    assert [result.memory_frames for result in results[5:]] == [0, 0, 0]
+    assert results[-1].discontinuity is Discontinuity.FROZEN
+    assert max(result.confidence.max() for result in results[5:7]) <= 25 < results[-1].confidence.max()
+
+
+def test_a_hole_of_three_trained_intervals_is_a_gap_and_of_two_is_none(video_weights, drive):
+    runtime = prepare(load_model(video_weights), "cpu", "fp32")
+    runtime = replace(runtime, config=replace(runtime.config, memory=replace(runtime.config.memory, frame_interval_s=0.1)))
+    for intervals, cause in ((2, None), (3, Discontinuity.GAP)):
+        segmenter = VideoSegmenter(runtime, SegmenterConfig())
+        segmenter.step(drive[0], 0)
+        assert segmenter.step(drive[1], intervals * 100 * MS).discontinuity is cause
 
 
 def test_first_frame_has_no_memory(make_segmenter, make_scene):
@@ -657,3 +693,29 @@ def test_every_combination_of_sizes_and_modes_agrees_on_shapes(make_segmenter, m
     for resize, output in itertools.product(("stretch", "letterbox", "crop"), ("input", "network", "9x7")):
         result = make_segmenter(resize=resize, output_size=output).step(scene, 0)
         assert result.geometry.image_to_output(scene).shape[:2] == result.labels.shape == result.confidence.shape
+
+
+# ---- in a loop
+
+
+def test_stream_segments_frames_as_step_does_and_results_draw_themselves(make_segmenter, make_scene):
+    frames = [Frame(make_scene(seed % 2), seed * PERIOD, "camera") for seed in range(3)]
+    one, other = make_segmenter(), make_segmenter()
+    for frame, result in zip(frames, one.stream(frames), strict=True):
+        expected = other.step(frame.image, frame.stamp_ns, frame.frame_id)
+        assert np.array_equal(result.labels, expected.labels) and result.memory_frames == expected.memory_frames
+        assert np.array_equal(result.colors(), one.labels.colorize(result.labels))
+        assert np.array_equal(result.overlay(0.3), one.labels.overlay(frame.image, result.labels, 0.3))
+
+
+def test_stream_opens_a_recording_by_its_name_and_closes_it(make_segmenter, write_video, tmp_path):
+    results = make_segmenter(output_size="16x8").stream(write_video(tmp_path / "drive.avi", 3))
+    drawn = [result.overlay() for result in results]
+    assert len(drawn) == 3 and drawn[0].shape == (8, 16, 3)
+
+
+def test_result_that_does_not_know_its_classes_says_so(make_result):
+    result = make_result(np.zeros((2, 2))).result
+    for draw in (result.colors, result.overlay):
+        with pytest.raises(ValueError, match="this result does not know"):
+            draw()

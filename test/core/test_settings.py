@@ -27,8 +27,9 @@ OTHER = {
     "memory.enabled": False, "memory.frames": 2,
     "memory.interval_s": 0.25, "label_memory.enabled": False, "label_memory.strength": 0.5,
     "network_size": "64x32", "output_size": "network", "resize": "crop", "upsample": "labels", "rotate": 90, "bits": 12,
-    "attention": "reference", "continuity.gap_s": 3.5, "continuity.late_s": 0.02, "continuity.scene_cut": False,
-    "continuity.scene_cut_similarity": 0.5, "continuity.scene_cut_margin": 0.25,
+    "attention": "reference", "continuity.gap_intervals": 4.0, "continuity.gap_s": 3.5, "continuity.late_s": 0.02,
+    "continuity.scene_cut": False, "continuity.scene_cut_similarity": 0.5, "continuity.scene_cut_margin": 0.25,
+    "continuity.blind": False, "continuity.frozen_repeats": 20,
 }  # fmt: skip
 
 
@@ -62,7 +63,8 @@ def test_a_nodes_parameter_file_means_the_same_on_the_command_line(video_weights
         label_memory_strength=0.5, network_size="64x32", output_size="network", resize="crop",
         rotate=90, bits=12, attention="reference",
         continuity=ContinuityConfig(
-            gap_s=3.5, late_s=0.02, scene_cut=False, scene_cut_similarity=0.5, scene_cut_margin=0.25
+            gap_intervals=4.0, gap_s=3.5, late_s=0.02, scene_cut=False, scene_cut_similarity=0.5, scene_cut_margin=0.25,
+            blind=False, frozen_repeats=20,
         ),
     )  # fmt: skip
     assert segmenter.runtime.config.memory.window is None and segmenter.runtime.precision == "bf16"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lmanet_core.errors import InputError, OutputError
-from lmanet_core.frame import Frame
+from lmanet_core.frame import Blindness, Frame
 from lmanet_core.stream.loop import StreamSummary, segment_stream
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import prepare
 
 SECOND = 10**9
+IMAGE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 
 
 class Source:
@@ -36,7 +38,7 @@ class Source:
         if isinstance(stamp, Exception):
             raise stamp
         self.given += 1
-        return Frame(np.zeros((8, 8, 3), np.uint8), round(stamp * SECOND), "camera", name=str(stamp))
+        return Frame(IMAGE, round(stamp * SECOND), "camera", name=str(stamp))
 
 
 class Sink:
@@ -84,6 +86,13 @@ def test_every_frame_goes_through_once_in_order(run):
 def test_resets_are_counted_by_cause(run):
     summary = run(Source(0, 0.1, 5, 5.1, 9, 2)).summary
     assert summary.resets == {"first_frame": 1, "gap": 2, "backward_stamp": 1}
+
+
+def test_blind_frames_are_counted_by_why(make_result):
+    summary = StreamSummary()
+    for blind in (None, Blindness.BLACK, Blindness.FROZEN, Blindness.BLACK):
+        summary.add(replace(make_result([[0]]).result, blind=blind), memory_on=True)
+    assert summary.blind == {"black": 2, "frozen": 1}
 
 
 def test_frames_that_are_not_remembered_are_counted_while_memory_is_on(run):

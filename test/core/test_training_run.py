@@ -32,6 +32,7 @@ from lmanet_core.stream.motion import follow
 from lmanet_core.stream.segmenter import VideoSegmenter
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.checkpoint import ModelConfig, build_network, load_model, save_model
+from lmanet_core.weights.runtime import prepare
 
 pytest.importorskip("lightning", reason="training needs lightning: pip install '.[train]'")
 
@@ -799,3 +800,60 @@ def test_every_config_that_we_ship_is_taken(path, tmp_path):
         return
     TrainConfig(**content)
     assert evaluation_config(str(path)).stage == "backbone"  # whose set to evaluate on, whatever it is that it trains
+
+
+# ---- models of other people
+
+OWN = """
+import torch
+from torch import nn
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 5, 4, 2), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout2d(0.5))
+        self.head = nn.Conv2d(12, 19, 1)
+
+    def forward(self, image):
+        return self.head(self.stem(image) * self.scale)
+
+def make():
+    return Own(), NAMES
+"""
+
+
+@pytest.fixture
+def own_model(tmp_path):
+    (tmp_path / "own.py").write_text(OWN.replace("NAMES", repr(CITYSCAPES.names)))
+    return f"python:{tmp_path / 'own.py'}:make"
+
+
+@pytest.mark.parametrize(
+    ("stage", "trained"),
+    [
+        ("memory", set()),
+        ("joint", {"head.weight", "head.bias"}),
+        ("all", {"head.weight", "head.bias", "scale", "stem.0.weight", "stem.0.bias", "stem.1.weight", "stem.1.bias"}),
+    ],
+)
+def test_memory_of_a_python_model_is_trained_and_its_frozen_part_stays(stage, trained, settings, own_model):
+    settings = replace(settings, weights=own_model, stage=stage, whiten_keys=True)
+    result = train(settings)
+    before, after = tensors(own_model), tensors(result.last)
+    moved = {name.removeprefix("backbone.module.") for name in changed({**after, **before}, after, "backbone.")}
+    statistics = {"stem.1.running_mean", "stem.1.running_var", "stem.1.num_batches_tracked"} if stage == "all" else set()
+    assert moved == trained | statistics
+    fresh = make_network(settings, CITYSCAPES)[0].state_dict()
+    assert any(name.startswith("memory.") and not torch.equal(fresh[name], after[name]) for name in after)
+    model = load_model(result.last)
+    assert (model.config.memory.fusion, model.config.memory.value_channels, model.config.memory.pool) == ("residual", 0, 2)
+    assert VideoSegmenter(prepare(model, "cpu")).memory_capacity == 2
+    assert train(replace(settings, resume=True)).steps == result.steps
+
+
+def test_python_model_keeps_its_classes(settings, own_model):
+    for change in ({"reset_classifier": True}, {"class_mapping": "cityscapes"}):
+        with pytest.raises(ConfigError, match="keeps its own 19 classes"):
+            make_network(replace(settings, weights=own_model, **change), CITYSCAPES)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from lmanet_core.errors import WeightsError
-from lmanet_ros import lifecycle_node
+from lmanet_ros import model
 
 pytestmark = pytest.mark.ros
 
@@ -39,7 +39,7 @@ def left_out():
 
 
 def test_without_weights_it_says_what_to_do_and_can_be_told_later(robot, video_weights, drive, monkeypatch):
-    monkeypatch.setattr(lifecycle_node, "default_weights", left_out)
+    monkeypatch.setattr(model, "default_weights", left_out)
     node = robot({"weights": ""}, start=False)
     node.node.start()
     node.wait(lambda: node.said("set the parameter weights to a file", "error"), "the advice")
@@ -53,7 +53,7 @@ def test_without_weights_it_says_what_to_do_and_can_be_told_later(robot, video_w
 
 
 def test_shipped_weights_are_taken_where_none_are_given(robot, video_weights, drive, monkeypatch):
-    monkeypatch.setattr(lifecycle_node, "default_weights", lambda: video_weights)
+    monkeypatch.setattr(model, "default_weights", lambda: video_weights)
     node = robot({"weights": ""})
     node.wait(lambda: node.said(str(video_weights), "info"), "their name")
     node.step(drive(1)[0], SECOND)
@@ -143,7 +143,7 @@ def test_every_parameter_is_described(robot):
 def test_diagnostics_say_how_it_goes(robot, drive):
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
-    node = robot({"no_image_warn_s": 2.0})
+    node = robot({"no_image_warn_s": 2.0, "diagnostics.age_warn_s": 60.0, "diagnostics.age_error_s": 60.0})
     node.listen("/diagnostics", DiagnosticArray)
     start = time.time_ns()
     images = drive(4)

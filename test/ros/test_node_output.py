@@ -275,7 +275,7 @@ def test_compressed_images_give_the_labels_of_what_they_decode_to(robot, drive, 
 
 
 def test_two_cameras_share_the_network_evenly_and_not_their_memory(robot, drive):
-    node = robot({"cameras": ["front", "rear"]}, prefixes=("front/", "rear/"))
+    node = robot({"cameras": ["front", "rear"], "continuity.gap_s": 1.0}, prefixes=("front/", "rear/"))
     images = {"front/": drive(60, seed=1), "rear/": drive(60, seed=2)}
     slow = node.node._cameras["front"].segmenter.runtime.network
     encode = slow.encode

@@ -54,7 +54,9 @@ def test_ranges_hold_their_defaults():
         ("memory.frames", 1.5, "a whole number, got 1.5"),
         ("memory.enabled", 1, "true or false, got 1"),
         ("memory.enabled", "yes", "true or false"),
-        ("continuity.gap_s", 0.0, "0.001 s or more"),
+        ("continuity.gap_s", -0.1, "0 s or more"),
+        ("continuity.gap_intervals", 0.5, "1 to 1000"),
+        ("output_prefix", "/seg", "without a slash before it"),
         ("continuity.gap_s", math.nan, "got nan"),
         ("overlay_opacity", 1.01, "0 to 1"),
         ("transport", "theora", "raw, compressed"),
@@ -94,8 +96,9 @@ def test_every_form_of_an_empty_list_is_taken(empty):
     assert read_settings({**defaults(), "cameras": empty}).cameras == ("",)
 
 
-def test_one_camera_has_no_prefix():
-    assert read_settings({**defaults(), "cameras": ["front"]}).cameras == ("",)
+def test_a_camera_without_a_name_has_no_prefix_and_one_with_a_name_has():
+    assert read_settings(defaults()).cameras == ("",)
+    assert read_settings({**defaults(), "cameras": ["front"]}).cameras == ("front",)
     assert read_settings({**defaults(), "cameras": ["front", "rear"]}).cameras == ("front", "rear")
 
 
@@ -116,6 +119,11 @@ def test_other_parameter_waits_until_the_node_is_unconfigured():
 
 def test_same_value_again_is_no_change():
     assert change_settings(defaults(), {"device": "auto", "cameras": [""]}, configured=True)
+
+
+def test_a_typo_beneath_any_name_is_told_and_ros_own_names_are_known():
+    typos = {"use_sim_timee": "use_sim_time", "memory.enabledd": "memory.enabled", "qos_override.x": "qos_overrides."}
+    assert unknown_names([*typos, "use_sim_time", "start_type_description_service", "qos_overrides./a.b.c"]) == typos
 
 
 def test_names_of_others_are_none_of_our_business():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lmanet_ros.reset_log import ResetLog
 from lmanet_ros.statistics import Statistics
 
 
@@ -44,6 +45,46 @@ def test_resets_are_counted_by_cause():
     for cause in ("first_frame", None, "gap", "gap"):
         published(statistics, reset=cause)
     assert statistics.snapshot().resets == {"first_frame": 1, "gap": 2}
+
+
+def test_share_of_resets_is_that_of_the_last_thirty_frames():
+    statistics = Statistics(Clock())
+    for _ in range(29):
+        published(statistics, reset="gap")
+    assert statistics.snapshot().reset_share == 0.0  # too few to tell
+    for _ in range(16):
+        published(statistics)
+    assert statistics.snapshot().reset_share == pytest.approx(14 / 30)
+
+
+def test_blind_frames_are_counted_and_the_last_one_told():
+    statistics = Statistics(Clock())
+    for blind in ("black", "black", "frozen"):
+        published(statistics, blind=blind)
+    assert (statistics.snapshot().blind, statistics.snapshot().blind_frames) == ("frozen", {"black": 2, "frozen": 1})
+    published(statistics)
+    assert statistics.snapshot().blind is None
+
+
+def test_the_log_of_resets_sums_up_what_comes_thick_and_fast():
+    clock, said = Clock(), []
+    log = ResetLog(said.append, clock)
+    for number in range(250):
+        log.add("gap" if number % 5 else "scene_cut", number * 10**8)
+        clock.now += 0.125
+    assert said[0] == "memory cleared: scene_cut at stamp 0.000"
+    assert len([text for text in said if "at stamp" in text]) == 5
+    assert said[5].startswith("memory cleared 81 times in 10 s (gap 64, scene_cut 17)")
+    assert len(said) <= 8
+
+
+def test_the_log_of_resets_says_each_that_comes_alone():
+    clock, said = Clock(), []
+    log = ResetLog(said.append, clock)
+    for number in range(10):
+        log.add("gap", number)
+        clock.now += 60.0
+    assert len(said) == 10
 
 
 def test_silence_is_measured_from_the_last_image_or_the_start():
