@@ -124,6 +124,8 @@ def _from_pretrained(place: str, transformers: Any) -> tuple[Any, Mapping[str, A
         if transformers.AutoConfig.from_pretrained(place, trust_remote_code=False).model_type not in _MASK_CLASSIFIERS:
             raise
         module, report = transformers.AutoModelForUniversalSegmentation.from_pretrained(place, **options)
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone()  # in the file they lie at any byte, where a CPU reads slowly and rounds otherwise
     return module, report
 
 
