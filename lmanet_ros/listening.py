@@ -49,7 +49,7 @@ class Listening:
         return self._cameras[name].image
 
     def transport(self, name: str) -> str:
-        """ "raw" or "compressed"."""
+        """Whether "raw" or "compressed" images of a camera are listened to."""
         return "compressed" if self._cameras[name].compressed else "raw"
 
     @property

@@ -25,8 +25,12 @@ STREET = {"data": "street", "stage": "backbone", "size": "512x256"}
 
 
 def evaluation_config(data: str, **overrides: Any) -> TrainConfig:
-    """The set that `--data` names: "street", a published one (with root), or the YAML file of a training run, whose validation
-    set it is."""
+    """The set that `--data` names.
+
+    Args:
+        data: "street", a published one (with `root`), or the YAML file of a training run, whose validation set it is.
+        overrides: settings in place of the set's own.
+    """
     if data == "street":
         return TrainConfig(**{**STREET, **overrides})
     if data in ("cityscapes", *NAMED_SETS):

@@ -188,7 +188,9 @@ def list_label_sets() -> tuple[str, ...]:
 
 
 def read_label_set(name_or_file: str | os.PathLike[str]) -> LabelSet:
-    """One of `list_label_sets()`, or a YAML file:
+    """One of `list_label_sets()`, or what a YAML file says.
+
+    Such as:
 
         names: [floor, wall, person]   # in the order of the ids; or one of the sets that ship
         colors: {person: [220, 20, 60]}   # by name, or a list; left out: the set's, or made up

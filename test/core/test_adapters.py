@@ -984,8 +984,10 @@ def test_mask_classifier_gives_the_classes_of_its_own_postprocessing(transformer
         image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
-    detr = transformers.DetrConfig(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=6)  # fmt: skip
+    detr = transformers.DetrConfig(
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=6,
+    )  # fmt: skip
     config = transformers.MaskFormerConfig(
         fpn_feature_size=32, mask_feature_size=16, backbone_config=swin, decoder_config=detr, id2label=dict(enumerate(NAMES))
     )
