@@ -29,7 +29,8 @@ def fuzz(folder, seed, cases):
         [sys.executable, str(HERE / "fuzz_inputs.py"), str(folder), str(seed), str(cases)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TERM": "dumb"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",  # decoders of pictures and videos complain in bytes of their own
         check=False,
     )
 

@@ -289,7 +289,7 @@ frames = st.lists(
     min_size=1,
     max_size=25,
 )
-CONFIG = ContinuityConfig(scene_cut=False)
+CONFIG = ContinuityConfig(gap_s=1.0, scene_cut=False, blind=False)  # pictures do not matter here
 
 
 def follow(steps, config=CONFIG):

@@ -84,7 +84,7 @@ def test_every_frame_goes_through_once_in_order(run):
 
 
 def test_resets_are_counted_by_cause(run):
-    summary = run(Source(0, 0.1, 5, 5.1, 9, 2)).summary
+    summary = run(Source(0, 0.1, 0.2, 0.3, 5, 5.1, 5.2, 9, 2)).summary
     assert summary.resets == {"first_frame": 1, "gap": 2, "backward_stamp": 1}
 
 
