@@ -55,7 +55,7 @@ class VideoSource(FrameSource):
     def __init__(self, path: Path | str) -> None:
         super().__init__(path, _LOGGER)
         self._capture = cv2.VideoCapture(str(path))
-        self._ahead: deque[tuple[UInt8Array, float]] = deque()  # image in BGR, position in ms
+        self._ahead: deque[tuple[UInt8Array, float, int]] = deque()  # image in BGR, position in ms, reads that failed before it
         self._tries = 0
         while self._capture.isOpened() and len(self._ahead) < _LOOKAHEAD and self._grab():
             pass
@@ -83,11 +83,10 @@ class VideoSource(FrameSource):
     def _read(self) -> Iterator[Frame]:
         period_ns = round(1e9 / (self.fps or _ASSUMED_FPS))
         stamp_ns = -period_ns
-        count = lost = 0
+        count = 0
         while self._ahead or self._grab():
-            image, position_ms = self._ahead.popleft()
+            image, position_ms, lost = self._ahead.popleft()
             stamp_ns = _next_stamp(stamp_ns, period_ns, position_ms)
-            lost, self._tries = self._tries, 0
             if lost:
                 self._skip(f"{lost} frame{'s' * (lost > 1)} before {stamp_ns / 1e9:.2f} s", "not to be decoded", lost)
             rgb = to_rgb(image[:, :, ::-1])
@@ -100,14 +99,16 @@ class VideoSource(FrameSource):
         while self._tries <= _TRIES:
             ok, image = self._capture.read()
             if ok and image is not None:
-                self._ahead.append((np.asarray(image, np.uint8), float(self._capture.get(cv2.CAP_PROP_POS_MSEC))))
+                position_ms = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+                self._ahead.append((np.asarray(image, np.uint8), position_ms, self._tries))
+                self._tries = 0
                 return True
             self._tries += 1
         return False
 
     def _stands_still(self) -> bool:
         first = self._ahead[0][0].tobytes()
-        return len(self._ahead) == _LOOKAHEAD and all(image.tobytes() == first for image, _ in self._ahead)
+        return len(self._ahead) == _LOOKAHEAD and all(image.tobytes() == first for image, *_ in self._ahead)
 
     def _check_complete(self, count: int, last_ns: int) -> None:
         expected = self.expected_frames or 0

@@ -70,6 +70,22 @@ def test_reading_goes_on_behind_damage_and_the_frame_after_says_so(tmp_path, wri
     assert "skipped 2 frames before 0.70 s" in caplog.text
 
 
+def test_damage_among_the_first_frames_is_told_where_it_is(tmp_path, write_video, monkeypatch):
+    class Damaged(OtherCapture):
+        reads = 0
+
+        def read(self):
+            self.reads += 1
+            ok, image = self._capture.read()
+            return (False, None) if self.reads == 2 else (ok, image)
+
+    path = write_video(tmp_path / "v.avi", count=6)
+    monkeypatch.setattr(cv2, "VideoCapture", Damaged)
+    with open_frames(path) as source:
+        assert [frame.after_loss for frame in source] == [False, True, False, False, False]
+    assert source.skipped == 1
+
+
 def test_bytes_damaged_in_the_middle_cost_the_frames_there(encode, make_scene):
     path = encode([make_scene(index, 64, 96) for index in range(32)])
     content = bytearray(path.read_bytes())
