@@ -1,4 +1,4 @@
-"""Makes the inputs that `input_cases.py` lists, in the working directory. What tests already make is taken from there.
+"""What a case of `inputs.py` is, and makers of inputs, which write into the working directory; some are those of the tests.
 
 Every picture shows four quadrants, red and green above blue and white, so that a swapped channel, a wrong turn, a grey or a
 black picture shows in the mean of a quadrant.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -24,7 +25,6 @@ from recording import ROOT
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lmanet_core.labels import CITYSCAPES as CITYSCAPES
 from lmanet_core.network import MemoryConfig
 
 Image = npt.NDArray[Any]  # (H, W, 3) uint8 RGB, or what a case makes of it
@@ -32,6 +32,43 @@ Image = npt.NDArray[Any]  # (H, W, 3) uint8 RGB, or what a case makes of it
 SECOND = 10**9
 TOPIC = "/camera/image_raw"
 COLORS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 200))  # of the quadrants, as one reads
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input.
+
+    Attributes:
+        group: heading of the table.
+        name: what the input is.
+        make: makes it in the working directory.
+        command: as typed after `lmanet`, `< FILE` pipes one in; `inputs.py` adds small weights and sizes.
+        frames: label maps that must be written; None: not counted.
+        says: what must be on standard error or output.
+        code: exit code.
+        looks: how the pictures that were read must look; None: not looked at.
+        size: (width, height) of these pictures; None: any.
+        partial: something is missing, and `summary.json` must say so.
+        files: must be there afterwards; `absent`: must not.
+        replaces: what the names of files that may change or go begin with.
+        before: a command that ran there before; `meanwhile`: what was done since.
+    """
+
+    group: str
+    name: str
+    make: Callable[[], object]
+    command: str
+    frames: int | None = None
+    says: tuple[str, ...] = ()
+    code: int = 0
+    looks: str | None = "colour"
+    size: tuple[int, int] | None = None
+    partial: bool = False
+    files: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    before: str = ""
+    meanwhile: Callable[[], object] = lambda: None
 
 
 def from_tests(path: str) -> Any:
@@ -137,7 +174,44 @@ def damage(name: str, length: int = 2000) -> None:
 def noise(count: int, height: int = 64, width: int = 96) -> list[Image]:
     """Pictures that take some bytes."""
     rng = np.random.default_rng(0)
-    return [np.clip(picture(n, height, width) + rng.normal(0, 9, (height, width, 3)), 0, 255).astype(np.uint8) for n in range(count)]
+    return [
+        np.clip(picture(n, height, width) + rng.normal(0, 9, (height, width, 3)), 0, 255).astype(np.uint8) for n in range(count)
+    ]
+
+
+def behead(name: str, share: float = 0.2) -> None:
+    """A file of which the start is missing."""
+    content = Path(name).read_bytes()
+    Path(name).write_bytes(content[int(share * len(content)) :])
+
+
+def joined(name: str) -> None:
+    """Three pictures, and three of twice the size behind them."""
+    parts = (video(f"part{number}.ts", frames=make) for number, make in enumerate((pictures(3), pictures(3, 96, 128))))
+    content = b"".join(part.read_bytes() for part in parts)
+    Path(name).write_bytes(content)
+
+
+def with_cover(name: str) -> None:
+    """A still picture of another shape beside the film, marked as its cover."""
+    streams: tuple[tuple[str, str, list[Image]], ...] = (
+        ("libx264", "yuv420p", pictures()),
+        ("mjpeg", "yuvj420p", [picture(0, 96, 96)]),
+    )
+    with av.open(name, "w") as container:
+        made: list[tuple[Any, list[Image]]] = []
+        for codec, form, frames in streams:
+            stream: Any = container.add_stream(codec, rate=10)
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = form
+            made.append((stream, frames))
+        made[1][0].disposition = av.stream.Disposition.attached_pic
+        for stream, frames in made:
+            for index, pixels in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts, frame.time_base = index, Fraction(1, 10)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
 
 
 def long_header(name: str) -> None:
@@ -185,7 +259,7 @@ def write(name: str, content: str | bytes = "") -> None:
 
 def link(name: str, target: str) -> None:
     Path(name).parent.mkdir(parents=True, exist_ok=True)
-    os.symlink(target, name)
+    Path(name).symlink_to(target)
 
 
 # ---- bags
@@ -202,7 +276,11 @@ def stamps(count: int = 5) -> list[int]:
 
 
 def raw(
-    encoding: str = "rgb8", change: Callable[[Image], Image] = lambda image: image, topic: str = TOPIC, ros: int = 2, **changes: Any
+    encoding: str = "rgb8",
+    change: Callable[[Image], Image] = lambda image: image,
+    topic: str = TOPIC,
+    ros: int = 2,
+    **changes: Any,
 ) -> list[tuple[Any, ...]]:
     """sensor_msgs/Image of `change`d pictures."""
     maker = ROS1 if ros == 1 else ROS2
@@ -211,10 +289,14 @@ def raw(
     ]
 
 
-def compressed(suffix: str = ".jpg", form: str = "jpeg", change: Callable[[Image], Image] = lambda image: image, ros: int = 2) -> list[Any]:
+def compressed(
+    suffix: str = ".jpg", form: str = "jpeg", change: Callable[[Image], Image] = lambda image: image, ros: int = 2
+) -> list[Any]:
     maker = ROS1 if ros == 1 else ROS2
     made = (encode(change(picture(index)), suffix) for index in range(5))
-    return [(f"{TOPIC}/compressed", stamp, maker.compressed(data, stamp, form)) for stamp, data in zip(stamps(), made, strict=True)]
+    return [
+        (f"{TOPIC}/compressed", stamp, maker.compressed(data, stamp, form)) for stamp, data in zip(stamps(), made, strict=True)
+    ]
 
 
 def restamped(new: Sequence[int], frame_ids: Sequence[str] = ("camera",) * 5) -> list[Any]:
@@ -248,7 +330,10 @@ def mosaic(image: Image) -> Image:
 def foxglove(name: str) -> None:
     """CompressedImage in protobuf."""
     fields = _bag_kinds.protobuf
-    made = [(at, fields(b_1=_bag_kinds.time_field(at), b_2=encode(picture(n)), b_3=b"png", b_4=b"front")) for n, at in enumerate(stamps())]
+    made = [
+        (at, fields(b_1=_bag_kinds.time_field(at), b_2=encode(picture(n)), b_3=b"png", b_4=b"front"))
+        for n, at in enumerate(stamps())
+    ]
     _bag_kinds.write_mcap(Path(name), made, "foxglove.CompressedImage")
 
 
@@ -326,3 +411,10 @@ def labelled(change: Callable[[npt.NDArray[np.uint8]], Any], pattern: str = "lab
     ids = np.zeros((48, 64), np.uint8)
     ids[:24, 32:], ids[24:, :32], ids[24:, 32:] = 1, 8, 10
     images(pattern, count, lambda _: change(ids))
+
+
+def training_masks() -> None:
+    """Labelled stills of two classes whose masks are 0 and 255."""
+    images("d/images/{}.png", 4)
+    images("d/labels/{}.png", 4, lambda image: np.where(image[..., 0] > 100, 255, 0).astype(np.uint8))
+    write("d/labels.yaml", "names: [background, road]\n")

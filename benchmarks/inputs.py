@@ -2,10 +2,10 @@
 
     python benchmarks/inputs.py
 
-Every input of `input_cases.py` is made in a folder of its own and given to `lmanet` in this process. What must happen is written
-beside each: exit code, words that must be said, frames, and how the pictures look that were read. In every case also: nothing
-that was there before is changed or gone, an error is one line on standard error, a run that failed does not call its result
-complete, and none leaves a traceback. `benchmarks/inputs.md` is written anew.
+Every input of `input_recordings.py` and `input_others.py` is made in a folder of its own and given to `lmanet` here.
+What must happen is written beside each: exit code, words that must be said, frames, and how the pictures look that were read.
+In every case also: nothing that was there before is changed or gone, an error is one line on standard error, a run that failed
+does not call its result complete, and none leaves a traceback. `benchmarks/inputs.md` is written anew.
 
 Exits 1 where there is a silent failure (exit code 0, but a result that is wrong, lacks something or lacks the words that say
 so), a traceback, or anything else that is not as promised. Needs what tests need (requirements.txt). Takes a minute or two.
@@ -32,18 +32,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-os.environ["COLUMNS"] = "2000"  # what is said is not folded
-os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-
 import cv2
 import numpy as np
 import torch
-from input_cases import CASES, Case
-from input_makers import COLORS, MEMORY, publish, save_random_weights
+from input_makers import COLORS, MEMORY, Case, publish, save_random_weights
+from input_others import OTHERS
+from input_recordings import RECORDINGS
 from recording import ROOT
 
 from lmanet_core.commands.main import main as lmanet
 
+CASES = [*RECORDINGS, *OTHERS]
 #: Given to each command where the case does not say otherwise. With opacity 0 the overlay is the picture that was read.
 DEFAULTS = {
     "segment": {"--weights": "../weights.safetensors", "--out": "out", "--save": "labels,overlay_images", "--opacity": "0"},
@@ -58,15 +57,11 @@ LOOKS = {
     "grey": tuple((round(0.299 * r + 0.587 * g + 0.114 * b),) * 3 for r, g, b in COLORS),
     "half": tuple(tuple(value // 2 for value in color) for color in COLORS),
 }
-_CHATTER = (
-    (r"\S* *[━╸╺ ]+ \d+/\S+.*", ""),  # bars
-    (r"segmenting.*|evaluating.*", ""),
-    (r"\d+ ms a frame \(p95 \d+\); ", ""),
-    (r"^ *(WARNING|ERROR|INFO) +", ""),
-    (r"^.* on cpu in fp32; memory .*; label memory .*$", ""),
-    (r"\(process \d+\)", "(process …)"),
-    (r"/tmp/tmp[^/ ,;]+", "…"),
-)  # fmt: skip
+#: What is left out of the table: the time of day, progress, what differs from run to run, and what is always the same.
+_CHATTER = re.compile(
+    r"^\[\d[\d/]+ [\d:]+\] +|^(WARNING|INFO) +|^(segmenting|evaluating).*|\d+ ms a frame \(p95 \d+\); |"
+    r"^.* on cpu in fp32; memory .*; label memory .*$|^memory on$|^[a-z_0-9]+ +[\d.–]+$|^hash of the results.*|^note: "
+)
 
 
 @dataclass
@@ -99,29 +94,38 @@ def run_case(case: Case, folder: Path) -> Outcome:
     folder.mkdir()
     with _inside(folder):
         case.make()
+        if case.before:
+            _run(case.before)
+            case.meanwhile()
         before = _hashes()
-        outcome = _run(case)
+        outcome = Outcome(case, *_run(case.command))
         outcome.problems += _judge(outcome, before)
     return outcome
 
 
-def _run(case: Case) -> Outcome:
-    command, *given = shlex.split(case.command)
+def _run(typed: str) -> tuple[int | None, str]:
+    """Exit code, None for an exception, and what was said."""
+    typed, _, piped = typed.partition(" < ")
+    command, *given = shlex.split(typed)
     if command in DEFAULTS:
         options = {**DEFAULTS[command], **SMALL}
         given += [word for name, value in options.items() if name not in given for word in (name, value)]
     errors, output = io.StringIO(), io.StringIO()
-    pipe = SimpleNamespace(buffer=io.BytesIO(case.piped), isatty=lambda: not case.piped)
-    _forget_warnings()
+    pipe = SimpleNamespace(buffer=io.BytesIO(Path(piped).read_bytes() if piped else b""), isatty=lambda: not piped)
     code: int | None = None
-    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(output), mock.patch("sys.stdin", pipe):
+    with (
+        contextlib.redirect_stderr(errors),
+        contextlib.redirect_stdout(output),
+        mock.patch("sys.stdin", pipe),
+        mock.patch.object(logging.getLogger(), "handlers", []),  # the command makes its own, for this standard error
+    ):
         try:
             code = lmanet([command, *given])
         except SystemExit as left:  # of --help and SIGTERM
             code = left.code if isinstance(left.code, int) else 1
         except Exception:
             traceback.print_exc()
-    return Outcome(case, code, f"{errors.getvalue()}\n{output.getvalue()}")
+    return code, f"{errors.getvalue()}\n{output.getvalue()}"
 
 
 def _judge(outcome: Outcome, before: dict[str, str]) -> Iterator[str]:
@@ -131,11 +135,14 @@ def _judge(outcome: Outcome, before: dict[str, str]) -> Iterator[str]:
         yield f"exit code {outcome.code}, wanted {case.code}"
     yield from (f"does not say {words!r}" for words in case.says if words not in said)
     now = _hashes()
-    yield from (f"{name} is gone" for name in before if name not in now and name not in case.replaces)
-    yield from (f"{name} was changed" for name in before if now.get(name, before[name]) != before[name] and name not in case.replaces)
+    for name in before:
+        if now.get(name) != before[name] and not name.startswith(case.replaces or "\0"):
+            yield f"{name} was changed" if name in now else f"{name} is gone"
     if outcome.code and said.count("error:") != 1 and case.code != 1:
         yield f"an error in {said.count('error:')} lines"
-    summaries = [json.loads(path.read_text()) for path in Path("out").rglob("summary.json") if str(path) not in before]
+    summaries = [
+        json.loads(path.read_text()) for path in Path("out").rglob("summary.json") if now[str(path)] != before.get(str(path))
+    ]
     if outcome.code and any(summary.get("complete") for summary in summaries):
         yield "a failed run says that its result is complete"
     if case.frames is not None:
@@ -165,7 +172,11 @@ def _look(case: Case) -> Iterator[str]:
         for number, color in enumerate(LOOKS[str(case.looks)]):
             rows = np.array_split(np.arange(height), 2)[number // 2]
             columns = np.array_split(np.arange(width), 2)[number % 2]
-            inner = image[np.ix_(rows[len(rows) // 4 : -(len(rows) // 4) or None], columns[len(columns) // 4 : -(len(columns) // 4) or None])]
+            inner = image[
+                np.ix_(
+                    rows[len(rows) // 4 : -(len(rows) // 4) or None], columns[len(columns) // 4 : -(len(columns) // 4) or None]
+                )
+            ]
             mean = inner.mean(axis=(0, 1))
             if np.abs(mean - color).max() > OFF_BY:
                 yield f"quadrant {number} of {path.name} is {mean.round().astype(int).tolist()}, wanted about {list(color)}"
@@ -178,13 +189,6 @@ def _hashes() -> dict[str, str]:
         for path in sorted(Path().rglob("*"))
         if path.is_file() and not path.is_symlink()
     }
-
-
-def _forget_warnings() -> None:
-    """The log of the last case went to its own standard error; so does that of the next."""
-    for handler in [*logging.getLogger().handlers]:
-        if type(handler).__name__ == "RichHandler":
-            logging.getLogger().removeHandler(handler)
 
 
 @contextlib.contextmanager
@@ -202,10 +206,10 @@ def _inside(folder: Path) -> Iterator[None]:
 
 def own_words(said: str) -> str:
     """What was said, without bars and times, in one line."""
-    lines = [line.strip() for line in said.splitlines()]
-    for pattern, instead in _CHATTER:
-        lines = [re.sub(pattern, instead, line).strip() for line in lines]
-    return "; ".join(dict.fromkeys(" ".join(line.split()) for line in lines if line))
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    while lines != (lines := [_CHATTER.sub("", line).strip() for line in lines]):
+        pass
+    return "; ".join(dict.fromkeys(line for line in lines if line))
 
 
 def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
@@ -213,8 +217,8 @@ def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
     lines = [
         "# What happens with what people have",
         "",
-        "Written by `python benchmarks/inputs.py`, which makes every input, gives it to the command line and looks at exit code, words,",
-        f"files and pixels. {summarize(outcomes)}",
+        "Written by `python benchmarks/inputs.py`, which makes every input, gives it to the command line and looks at exit",
+        f"code, words, files and pixels. {summarize(outcomes)}",
     ]
     for group in dict.fromkeys(outcome.case.group for outcome in outcomes):
         lines += ["", f"## {group}", "", "| input | command | what happens | as promised? |", "|---|---|---|---|"]
@@ -229,7 +233,9 @@ def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
 
 def summarize(outcomes: Sequence[Outcome]) -> str:
     """The counts in one line."""
-    count = {verdict: sum(outcome.verdict == verdict for outcome in outcomes) for verdict in ("silent failure", "traceback", "no")}
+    count = {
+        verdict: sum(outcome.verdict == verdict for outcome in outcomes) for verdict in ("silent failure", "traceback", "no")
+    }
     return (
         f"**{len(outcomes)} inputs: {count['silent failure']} silent failures, {count['traceback']} tracebacks, "
         f"{count['no']} others that are not as promised.**"
@@ -241,6 +247,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "inputs.md", help="the table")
     parser.add_argument("--only", default="", help="cases whose name has this; prints what they say and writes no table")
     options = parser.parse_args()
+    os.environ["COLUMNS"] = "2000"  # what is said is not folded
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     start, outcomes = time.monotonic(), []
@@ -251,7 +258,8 @@ def main() -> int:
                 outcome = run_case(case, Path(temporary) / f"{number:03d}")
                 outcomes.append(outcome)
                 if options.only or outcome.problems or outcome.verdict != "yes":
-                    print(f"{case.name}: {outcome.verdict}; {'; '.join(outcome.problems)}\n    {outcome.code}: {own_words(outcome.said)}")
+                    print(f"{case.name}: {outcome.verdict}; {'; '.join(outcome.problems)}")
+                    print(f"    {outcome.code}: {own_words(outcome.said)}")
                 if options.only and outcome.verdict == "traceback":
                     print(outcome.said)
     if not options.only:

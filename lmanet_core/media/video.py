@@ -26,6 +26,7 @@ from lmanet_core.media.source import FrameSource
 _ASSUMED_FPS = 25.0  # for the stamps of a video that gives neither times nor a rate
 _MAX_FPS = 1000.0  # AVI and raw streams without a rate report the ticks of their clock instead
 _TRIES = 64  # reads that fail in a row before the file is taken to be over; a damaged packet or two fail each
+_MATROSKA = b"\x1a\x45\xdf\xa3"  # how MKV and WebM begin
 _LOOKAHEAD = 4  # frames in which something must change, or the packets say nothing either
 
 _LOGGER = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class VideoSource(FrameSource):
         fps = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.fps = fps if math.isfinite(fps) and 0.0 < fps <= _MAX_FPS else None
         count = float(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        count -= self._frames_before_start(path)
         self.expected_frames = int(count) if math.isfinite(count) and count >= 1.0 else None
         self._pixel_aspect = _pixel_aspect(self._capture)
         if self.fps is None:
@@ -93,6 +95,17 @@ class VideoSource(FrameSource):
             yield Frame(rgb, stamp_ns, name=f"{count:06d}", after_loss=lost > 0, pixel_aspect=self._pixel_aspect)
             count += 1
         self._check_complete(count, stamp_ns)
+
+    def _frames_before_start(self, path: Path | str) -> float:
+        """Frames from time 0 to the first that there is, where the container's duration counts them in, as Matroska's does."""
+        if self.fps is None or not isinstance(path, Path):
+            return 0.0
+        with path.open("rb") as file:
+            if file.read(len(_MATROSKA)) != _MATROSKA:
+                return 0.0
+        newest = self._capture.get(getattr(cv2, "CAP_PROP_PTS", -1))  # in frames from time 0; before OpenCV 4.11 there is none
+        before = newest - self._ahead[-1][1] / 1e3 * self.fps
+        return round(before) if math.isfinite(before) and before > 0.0 else 0.0
 
     def _grab(self) -> bool:
         """Read one frame ahead, over damage; False at the end."""
