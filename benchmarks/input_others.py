@@ -198,7 +198,8 @@ OTHERS = [
     ),
     Case(
         R, "ONNX of a network, to a folder that is missing", lambda: None,
-        "export ../weights.safetensors --size 64x32 --out no/w.onnx", None, ("no/w.onnx",), 5,
+        "export ../weights.safetensors --size 64x32 --out no/w.onnx", None,
+        ("no/w.onnx: cannot be written: there is no such folder",), 5,
     ),
     Case(
         R, "training data: masks of 0 and 255", lambda: make.training_masks(),
