@@ -34,6 +34,7 @@ from unittest import mock
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from input_makers import COLORS, MEMORY, Case, publish, save_random_weights
 from input_others import OTHERS
@@ -55,7 +56,6 @@ OFF_BY = 45  # mean of a quadrant's middle against its colour; lossy codecs and 
 LOOKS = {
     "colour": COLORS,
     "grey": tuple((round(0.299 * r + 0.587 * g + 0.114 * b),) * 3 for r, g, b in COLORS),
-    "half": tuple(tuple(value // 2 for value in color) for color in COLORS),
 }
 #: What is left out of the table: the time of day, progress, what differs from run to run, and what is always the same.
 _CHATTER = re.compile(
@@ -149,11 +149,12 @@ def _judge(outcome: Outcome, before: dict[str, str]) -> Iterator[str]:
         labels = sorted(path for path in Path("out").rglob("labels/**/*.png"))
         if len(labels) != case.frames:
             yield f"{len(labels)} label maps, wanted {case.frames}"
+    if case.command.startswith("segment ") and case.code == 0:
         complete = all(summary["complete"] for summary in summaries)
         if complete == case.partial:
             yield f"summary.json says complete: {complete}"
-    if case.looks is not None and case.frames:
-        yield from _look(case)
+        if case.looks is not None:
+            yield from _look(case)
     yield from (f"no {name}" for name in case.files if not Path(name).exists())
     yield from (f"{name} must not be there" for name in case.absent if Path(name).exists())
 
@@ -172,14 +173,14 @@ def _look(case: Case) -> Iterator[str]:
         for number, color in enumerate(LOOKS[str(case.looks)]):
             rows = np.array_split(np.arange(height), 2)[number // 2]
             columns = np.array_split(np.arange(width), 2)[number % 2]
-            inner = image[
-                np.ix_(
-                    rows[len(rows) // 4 : -(len(rows) // 4) or None], columns[len(columns) // 4 : -(len(columns) // 4) or None]
-                )
-            ]
-            mean = inner.mean(axis=(0, 1))
+            mean = image[np.ix_(_inner(rows), _inner(columns))].mean(axis=(0, 1))
             if np.abs(mean - color).max() > OFF_BY:
                 yield f"quadrant {number} of {path.name} is {mean.round().astype(int).tolist()}, wanted about {list(color)}"
+
+
+def _inner(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Without a quarter at both ends."""
+    return places[len(places) // 4 : len(places) - len(places) // 4]
 
 
 def _hashes() -> dict[str, str]:

@@ -103,7 +103,7 @@ class VideoSource(FrameSource):
         with path.open("rb") as file:
             if file.read(len(_MATROSKA)) != _MATROSKA:
                 return 0.0
-        newest = self._capture.get(getattr(cv2, "CAP_PROP_PTS", -1))  # in frames from time 0; before OpenCV 4.11 there is none
+        newest = self._capture.get(getattr(cv2, "CAP_PROP_PTS", -1))  # in frames from time 0; older OpenCV has none
         before = newest - self._ahead[-1][1] / 1e3 * self.fps
         return round(before) if math.isfinite(before) and before > 0.0 else 0.0
 
