@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lmanet_core.commands.options import add_segmenter_options, segmenter_config
 from lmanet_core.commands.terminal import console
 from lmanet_core.errors import ConfigError, OutputError
+from lmanet_core.files import output_errors
 from lmanet_core.geometry import parse_size
 from lmanet_core.media import open_frames
 from lmanet_core.media.result_folder import free_name
@@ -81,10 +82,8 @@ def _write_ontology(path: Path, exported: Exported) -> None:
     """The classes as the node of nav2's tutorial reads them; its colours are BGR."""
     pairs = zip(exported.metadata["names"], exported.metadata["colors"], strict=True)
     classes: list[dict[str, Any]] = [{"name": name, "color": color[::-1]} for name, color in pairs]
-    try:
+    with output_errors(path):
         path.write_text(yaml.safe_dump({"ontology": {"classes": classes}}, sort_keys=False, default_flow_style=None))
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}") from error
     print(f"{path}: its classes")
 
 

@@ -261,7 +261,7 @@ def _print_summary(out: Path, source: FrameSource, summary: StreamSummary) -> No
     if not summary.frames:
         return
     total = summary.percentiles()["total"]
-    resets = ", ".join(f"{count} {cause}" for cause, count in summary.resets.items())
+    resets = ", ".join(f"{count} {cause}" for cause, count in summary.resets.items()) or "none"
     skipped = f", {summary.skipped} damaged skipped" if summary.skipped else ""
     skipped += f", {source.dropped} dropped that came too fast" if source.dropped else ""
     blind = "".join(f", {count} {why}" for why, count in summary.blind.items())

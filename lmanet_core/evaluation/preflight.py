@@ -62,6 +62,7 @@ def check_inputs(
             continue
         samples = _first_labelled(camera, segmenter.config.bits, mapping, tolerance_s, max_frames)
         ids = [ids for _, ids in samples]
+        _warn_of_masks(camera, ids, mapping)
         if not _warn_of_unknown(camera, ids, mapping, segmenter):
             _warn_of_disagreement(camera, samples, mapping, segmenter)
 
@@ -109,6 +110,17 @@ def _describe_unmatched(camera: CameraInput, truth: Truth, tolerance_s: float, l
     else:
         why = f"stamps lie more than {tolerance_s:g} s apart (--tolerance)"
     return f"{camera.name}: none of {count} labels in {camera.labels} belongs to {which}: {why}"
+
+
+def _warn_of_masks(camera: CameraInput, ids: Sequence[UInt8Array], mapping: LabelMapping) -> None:
+    """Masks whose 255 is a class, and would be left out as void."""
+    values = set(np.unique(np.concatenate([np.unique(one) for one in ids])).tolist())
+    if values == {0, UNLABELLED} and mapping.truth_table[UNLABELLED] == UNLABELLED:
+        _LOGGER.warning(
+            "%s: the first labels hold 0 and 255 alone, and 255 counts as void by %s; where they are masks, give a --mapping "
+            "that says what both mean, with ids: {0: …, 255: …}",
+            camera.name, mapping.name,
+        )  # fmt: skip
 
 
 def _warn_of_unknown(camera: CameraInput, ids: Sequence[UInt8Array], mapping: LabelMapping, segmenter: VideoSegmenter) -> bool:

@@ -81,13 +81,20 @@ def list_images(folder: Path) -> list[Path]:
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder}: the folder cannot be listed: {error.strerror}") from error
-    files = [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+    files = [
+        entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES and (entry.is_file() or _leads_nowhere(entry))
+    ]
     if not files:
         inside = [entry.name for entry in entries if entry.is_dir()]
         got = f"{len(entries)} other entries" if entries else "an empty folder"
         hint = f"; images inside {inside[0]}/ are not looked for, name that folder" if inside else ""
         raise InputError(f"{folder}: wanted images ({', '.join(IMAGE_SUFFIXES)}) or a bag, got {got}{hint}")
     return sorted(files, key=natural_order)
+
+
+def _leads_nowhere(entry: Path) -> bool:
+    """Whether it is a link to what is gone: an image that is missing, not one that never was."""
+    return entry.is_symlink() and not entry.exists()
 
 
 def natural_order(file: Path) -> tuple[list[tuple[int, str]], str]:

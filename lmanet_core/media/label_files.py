@@ -46,7 +46,9 @@ class LabelFiles:
         except OSError as error:
             raise InputError(f"{folder}: the folder cannot be listed: {error.strerror}") from error
         if not files:
-            raise InputError(f"{folder}: wanted label images NAME.png, there are none")
+            lossy = next((file.name for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg")), None)
+            why = f"; JPEG as in {lossy} changes class ids" if lossy else ""
+            raise InputError(f"{folder}: wanted label images NAME.png, there are none{why}")
         self._by_name: dict[str, Path] = {}
         for file in files:
             other = self._by_name.setdefault(file.stem, file)

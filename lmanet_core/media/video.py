@@ -26,6 +26,7 @@ from lmanet_core.media.source import FrameSource
 _ASSUMED_FPS = 25.0  # for the stamps of a video that gives neither times nor a rate
 _MAX_FPS = 1000.0  # AVI and raw streams without a rate report the ticks of their clock instead
 _TRIES = 64  # reads that fail in a row before the file is taken to be over; a damaged packet or two fail each
+_MATROSKA = b"\x1a\x45\xdf\xa3"  # how MKV and WebM begin
 _LOOKAHEAD = 4  # frames in which something must change, or the packets say nothing either
 
 _LOGGER = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class VideoSource(FrameSource):
     def __init__(self, path: Path | str) -> None:
         super().__init__(path, _LOGGER)
         self._capture = cv2.VideoCapture(str(path))
-        self._ahead: deque[tuple[UInt8Array, float]] = deque()  # image in BGR, position in ms
+        self._ahead: deque[tuple[UInt8Array, float, int]] = deque()  # image in BGR, position in ms, reads that failed before it
         self._tries = 0
         while self._capture.isOpened() and len(self._ahead) < _LOOKAHEAD and self._grab():
             pass
@@ -69,6 +70,7 @@ class VideoSource(FrameSource):
         fps = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.fps = fps if math.isfinite(fps) and 0.0 < fps <= _MAX_FPS else None
         count = float(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        count -= self._frames_before_start(path)
         self.expected_frames = int(count) if math.isfinite(count) and count >= 1.0 else None
         self._pixel_aspect = _pixel_aspect(self._capture)
         if self.fps is None:
@@ -83,11 +85,10 @@ class VideoSource(FrameSource):
     def _read(self) -> Iterator[Frame]:
         period_ns = round(1e9 / (self.fps or _ASSUMED_FPS))
         stamp_ns = -period_ns
-        count = lost = 0
+        count = 0
         while self._ahead or self._grab():
-            image, position_ms = self._ahead.popleft()
+            image, position_ms, lost = self._ahead.popleft()
             stamp_ns = _next_stamp(stamp_ns, period_ns, position_ms)
-            lost, self._tries = self._tries, 0
             if lost:
                 self._skip(f"{lost} frame{'s' * (lost > 1)} before {stamp_ns / 1e9:.2f} s", "not to be decoded", lost)
             rgb = to_rgb(image[:, :, ::-1])
@@ -95,19 +96,32 @@ class VideoSource(FrameSource):
             count += 1
         self._check_complete(count, stamp_ns)
 
+    def _frames_before_start(self, path: Path | str) -> float:
+        """Frames from time 0 to the first that there is, where the container's duration counts them in, as Matroska's does."""
+        if self.fps is None or not isinstance(path, Path):
+            return 0.0
+        with path.open("rb") as file:
+            if file.read(len(_MATROSKA)) != _MATROSKA:
+                return 0.0
+        newest = self._capture.get(getattr(cv2, "CAP_PROP_PTS", -1))  # in frames from time 0; older OpenCV has none
+        before = newest - self._ahead[-1][1] / 1e3 * self.fps
+        return round(before) if math.isfinite(before) and before > 0.0 else 0.0
+
     def _grab(self) -> bool:
         """Read one frame ahead, over damage; False at the end."""
         while self._tries <= _TRIES:
             ok, image = self._capture.read()
             if ok and image is not None:
-                self._ahead.append((np.asarray(image, np.uint8), float(self._capture.get(cv2.CAP_PROP_POS_MSEC))))
+                position_ms = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+                self._ahead.append((np.asarray(image, np.uint8), position_ms, self._tries))
+                self._tries = 0
                 return True
             self._tries += 1
         return False
 
     def _stands_still(self) -> bool:
         first = self._ahead[0][0].tobytes()
-        return len(self._ahead) == _LOOKAHEAD and all(image.tobytes() == first for image, _ in self._ahead)
+        return len(self._ahead) == _LOOKAHEAD and all(image.tobytes() == first for image, *_ in self._ahead)
 
     def _check_complete(self, count: int, last_ns: int) -> None:
         expected = self.expected_frames or 0

@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 import torch
 
-from lmanet_core.errors import ConfigError, LmanetError, OutputError, WeightsError
+from lmanet_core.errors import ConfigError, LmanetError, WeightsError
+from lmanet_core.files import output_errors
 from lmanet_core.geometry import Size
 from lmanet_core.network.adapter import ModuleBackbone, Program
 from lmanet_core.stream.exported_step import ExportedStep, Signature, SingleFrame
@@ -100,23 +101,20 @@ def write_program(exported: Exported, kind: Literal["onnx", "pt2"], path: Path, 
     """
     with _quiet():
         program = _trace(exported)
-        try:
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-                beside = Path(folder) / "program.pt2"  # AOTInductor wants that ending
-                text = json.dumps(exported.metadata)
-                if kind == "pt2" and compiled:
-                    _compile(program, beside, text)
-                elif kind == "pt2":
-                    with beside.open("wb") as file:
-                        torch.export.save(program, file, extra_files={_METADATA_KEY: text})
-                else:
-                    onnx = _to_onnx(program, exported.signature)
-                    onnx.model.metadata_props[_METADATA_KEY] = text
-                    onnx.save(str(beside), include_initializers=True)
-                beside.chmod(0o644)
-                beside.replace(path)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error}") from error
+        with output_errors(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            beside = Path(folder) / "program.pt2"  # AOTInductor wants that ending
+            text = json.dumps(exported.metadata)
+            if kind == "pt2" and compiled:
+                _compile(program, beside, text)
+            elif kind == "pt2":
+                with beside.open("wb") as file:
+                    torch.export.save(program, file, extra_files={_METADATA_KEY: text})
+            else:
+                onnx = _to_onnx(program, exported.signature)
+                onnx.model.metadata_props[_METADATA_KEY] = text
+                onnx.save(str(beside), include_initializers=True)
+            beside.chmod(0o644)
+            beside.replace(path)
 
 
 def open_onnx(path: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -246,7 +246,7 @@ def _load_published(path: Path) -> Model:
                 f"{path.name}: refused, for loading it would run code named in the file ({code[1]}); "
                 "save its plain state_dict and load that"
             ) from error
-        what = f"not a weights file, or damaged ({_reason(error)}); copy or download it again"
+        what = f"not a weights file, or damaged ({_reason(path, error)}); copy or download it again"
         raise WeightsError(f"{path.name}: {what}") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path.name}: wanted a dict of tensors, got {type(content).__name__}")
@@ -313,8 +313,14 @@ def _some(keys: Iterable[str], count: int = 4) -> str:
     return ", ".join(keys[:count]) + (", …" if len(keys) > count else "")
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: Path, error: Exception) -> str:
     """What went wrong in a line, without PyTorch's advice to load the file unsafely."""
+    with path.open("rb") as file:
+        start = file.read(32)
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, git lfs pull gets the file itself"
     if isinstance(error, pickle.UnpicklingError):
         return "no pickled tensors"
     return str(error).strip().split("\n", 1)[0][:160] or type(error).__name__

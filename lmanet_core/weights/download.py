@@ -57,7 +57,7 @@ def fetch(known: KnownWeights, target: Path, progress: Progress = lambda done, t
     except FileExistsError as error:
         raise OutputError(f"{target} has been written by somebody else meanwhile; the download is {part}") from error
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error}") from error
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     return True
 
 

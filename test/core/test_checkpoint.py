@@ -245,6 +245,20 @@ def test_files_that_hold_no_weights_are_refused_as_such(content, tmp_path):
         load_model(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", r"an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"a pointer of Git LFS, git lfs pull"),
+    ],
+)
+def test_what_is_there_in_place_of_weights_is_named(content, reason, tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"w\.safetensors: not a weights file, or damaged \({reason}"):
+        load_model(path)
+
+
 def test_web_page_is_not_taken_for_malicious_nor_loading_it_unsafely_proposed(tmp_path):
     path = tmp_path / "broken.pth"
     path.write_bytes(b"<!DOCTYPE html>")

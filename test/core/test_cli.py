@@ -912,3 +912,9 @@ def test_a_run_that_was_done_has_nothing_to_resume(segment, folder, tmp_path):
     for again in ((), ("--resume",), ("--resume", "--max-frames", "3")):
         assert segment(folder, "--save", "labels", *again).code == 0
     assert len(read_labels(tmp_path / "out" / "labels")) == 6 and read_summary(tmp_path / "out")["frames"] == 0
+
+
+def test_run_that_goes_on_and_cleared_nothing_says_none(segment, folder):
+    segment(folder, "--save", "labels", "--max-frames", 2)
+    ran = segment(folder, "--save", "labels", "--resume")
+    assert ran.code == 0 and any("; resets: none; in " in line for line in ran.err)

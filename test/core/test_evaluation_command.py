@@ -350,6 +350,13 @@ def test_labels_that_are_not_there_are_refused(evaluate, bag, tmp_path):
     assert ran.code == 3 and "wanted label images NAME.png, there are none" in ran.err
 
 
+def test_folder_of_jpeg_labels_is_refused_with_the_reason(evaluate, bag, tmp_path, truth):
+    (tmp_path / "labels").mkdir()
+    cv2.imwrite(str(tmp_path / "labels" / "0.jpg"), truth[0])
+    ran = evaluate(bag(), "--labels", tmp_path / "labels")
+    assert ran.code == 3 and "there are none; JPEG as in 0.jpg changes class ids" in ran.err
+
+
 def test_labels_that_match_no_frame_are_an_error(evaluate, bag):
     late = bag(edit=lambda messages: [
         (topic, at, message) for topic, at, message in messages if "labels" not in topic

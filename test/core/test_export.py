@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,12 +19,13 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from lmanet_core.commands.main import main
-from lmanet_core.errors import ConfigError, WeightsError
+from lmanet_core.errors import ConfigError, OutputError, WeightsError
 from lmanet_core.frame import Frame
 from lmanet_core.geometry import Size
 from lmanet_core.network import Backbone, LMANet, MemoryConfig
 from lmanet_core.ops import local_attention
 from lmanet_core.ops.traceable import traceable_local_attention
+from lmanet_core.stream import export
 from lmanet_core.stream.export import OPSET, open_onnx, prepare_export, write_program
 from lmanet_core.stream.export_check import compare_with_program
 from lmanet_core.stream.label_evidence import LOST
@@ -290,3 +292,12 @@ def test_options_that_contradict_each_other_are_refused(arguments, message, vide
     out = tmp_path / "out.onnx"
     assert main(["export", str(video_weights), "--size", "64x32", "--out", str(out), *arguments]) == 2
     assert message in " ".join(capsys.readouterr().err.split()) and not out.exists()
+
+
+def test_folder_that_is_not_there_is_told_without_a_temporary_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_trace", lambda exported: None)
+    with pytest.raises(
+        OutputError, match=r"no/w\.onnx: cannot be written: there is no such folder; make it, or choose"
+    ) as refused:
+        write_program(SimpleNamespace(metadata={}), "onnx", tmp_path / "no" / "w.onnx")
+    assert ".w.onnx" not in str(refused.value)

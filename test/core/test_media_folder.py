@@ -64,6 +64,15 @@ def test_unreadable_image_is_skipped_counted_and_leaves_a_hole_in_time(tmp_path,
     assert "skipped b.png: 7 bytes are not an image" in caplog.text
 
 
+def test_link_to_an_image_that_is_gone_is_counted(tmp_path, caplog):
+    save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    with caplog.at_level(logging.WARNING), open_frames(tmp_path) as source:
+        assert len(list(source)) == 1
+    assert source.skipped == 1
+    assert "skipped b.png" in caplog.text
+
+
 def test_warnings_about_damage_are_few(tmp_path, caplog):
     save(tmp_path / "a.png")
     for number in range(20):

@@ -82,6 +82,13 @@ def test_video_that_breaks_off_gives_the_frames_so_far_and_counts_the_rest(tmp_p
     assert f"breaks off after {len(frames)} of 30" in caplog.text
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_video_of_few_frames_is_whole(tmp_path, write_video, count):
+    with open_frames(write_video(tmp_path / "v.avi", count=count)) as source:
+        assert [frame.after_loss for frame in source] == [False] * count
+    assert source.skipped == 0
+
+
 def test_topic_of_a_video_is_refused(tmp_path, write_video):
     with pytest.raises(ConfigError, match="only bags have topics"):
         open_frames(write_video(tmp_path / "v.avi"), topic="/camera")

@@ -33,7 +33,7 @@ def encode(tmp_path):
     av = pytest.importorskip("av")
 
     def write(frames, *, aspect=None, interlaced=False, name="v.mp4"):
-        height, width = frames[0].shape[:2]
+        height, width = next(picture for picture in frames if picture is not None).shape[:2]
         with av.open(str(tmp_path / name), "w") as container:
             options = {"crf": "1", "g": "8"} | ({"flags": "+ilme+ildct", "x264-params": "tff=1"} if interlaced else {})
             stream = container.add_stream("libx264", rate=10, options=options)
@@ -68,6 +68,22 @@ def test_reading_goes_on_behind_damage_and_the_frame_after_says_so(tmp_path, wri
     assert [frame.after_loss for frame in frames] == [False] * 5 + [True, True, False, False]
     assert source.skipped == 3
     assert "skipped 2 frames before 0.70 s" in caplog.text
+
+
+def test_damage_among_the_first_frames_is_told_where_it_is(tmp_path, write_video, monkeypatch):
+    class Damaged(OtherCapture):
+        reads = 0
+
+        def read(self):
+            self.reads += 1
+            ok, image = self._capture.read()
+            return (False, None) if self.reads == 2 else (ok, image)
+
+    path = write_video(tmp_path / "v.avi", count=6)
+    monkeypatch.setattr(cv2, "VideoCapture", Damaged)
+    with open_frames(path) as source:
+        assert [frame.after_loss for frame in source] == [False, True, False, False, False]
+    assert source.skipped == 1
 
 
 def test_bytes_damaged_in_the_middle_cost_the_frames_there(encode, make_scene):
@@ -144,6 +160,19 @@ def test_times_of_a_changing_rate_are_kept_and_nothing_is_missed(encode, make_sc
         stamps = [frame.stamp_ns // 10**8 for frame in source]
     assert stamps == [0, 1, 2, 3, 4, 5, 10, 15, 20]
     assert source.skipped == 0 and not caplog.text
+
+
+@pytest.mark.skipif(not hasattr(cv2, "CAP_PROP_PTS"), reason="this OpenCV does not tell where a video begins")
+@pytest.mark.parametrize("cut", [False, True])
+def test_matroska_that_begins_late_lacks_nothing_but_what_is_cut_off(encode, make_scene, cut):
+    path = encode([make_scene(index, 64, 96) if index >= 99 else None for index in range(120)], name="v.mkv")
+    if cut:
+        path.write_bytes(path.read_bytes()[: int(0.6 * path.stat().st_size)])
+    with open_frames(path) as source:
+        frames = list(source)
+    assert source.expected_frames == 21
+    assert len(frames) + source.skipped == 21 and (source.skipped > 0) == cut
+    assert frames[0].stamp_ns == 0
 
 
 @pytest.mark.parametrize("aspect", [Fraction(2, 1), Fraction(1, 2)])

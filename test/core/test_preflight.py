@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 
 import cv2
 import numpy as np
@@ -78,6 +79,17 @@ def test_labels_that_agree_with_nothing_are_told(check, own_labels):
 
 def test_labels_that_are_all_void_are_told(check, own_labels):
     assert "no pixel of the first labels is of a class (255)" in check([np.full_like(own_labels, 255)] * 5)
+
+
+def test_masks_of_0_and_255_are_told_unless_a_mapping_gives_both_a_class(check, own_labels, tmp_path, caplog):
+    masks = [np.where(own_labels == own_labels[0, 0], 0, 255).astype(np.uint8)] * 5
+    mapping = tmp_path / "masks.yaml"
+    mapping.write_text("classes: cityscapes\nids: {0: road, 255: sky}\n")
+    assert "hold 0 and 255 alone" not in check(masks, str(mapping))
+    caplog.clear()
+    shutil.rmtree(tmp_path / "images")
+    shutil.rmtree(tmp_path / "labels")
+    assert "the first labels hold 0 and 255 alone, and 255 counts as void by the weights' own ids" in check(masks)
 
 
 @pytest.mark.parametrize(
