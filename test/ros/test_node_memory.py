@@ -133,6 +133,7 @@ def test_an_image_that_waits_when_the_clock_jumps_back_is_never_segmented(robot,
     camera.publish(node.image(images[1], 100 * SECOND + TENTH))
     node.wait(lambda: node.statistics().received == 2, "the image waits")
     tell(50.0)
+    node.wait(lambda: node.node._mailbox.dropped[""] == 1, "the image that waits is thrown away")
     go_on.set()
     node.wait(lambda: node.received["segmentation/labels"], "labels of the image that was being segmented")
     node.step(images[2], 50 * SECOND)
