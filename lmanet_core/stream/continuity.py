@@ -10,6 +10,7 @@ requested is kept under a lock until the next `check` takes it.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -74,11 +75,14 @@ class Continuity:
         remember: whether this frame may enter the memory. Late, repeated and blind frames are segmented, but do not; neither
             does a flash.
         blind: why the frame shows nothing; None where it does. The past has nothing to say about it.
+        stale: the stream goes on in its own rhythm, but frames are farther apart than the weights of a feature memory know;
+            what that memory holds is of no use.
     """
 
     discontinuity: Discontinuity | None
     remember: bool
     blind: Blindness | None = None
+    stale: bool = False
 
 
 class ContinuityMonitor:
@@ -96,9 +100,9 @@ class ContinuityMonitor:
        with it later. Stamps that drivers leave out or let stand still are made good before, see `StampSource`.
     7. BLIND, FROZEN: the first frame that shows something after frames that did not, see `blindness`. Those are never
        remembered; they carry what is wrong with them.
-    8. GAP: newer by more than `gap_s`, or by more than `gap_intervals` frame intervals: those that the weights were trained
-       with, else what is usual in the stream (seven in ten of the last nine are no longer), else 1 s until there are some; or
-       frames in between were recorded and are lost.
+    8. GAP: newer by more than `gap_s`, or by more than `gap_intervals` frame intervals: what is usual in the stream (seven in
+       ten of the last nine are no longer), or what the weights were trained with where that is longer, or where no interval
+       is usual yet; 1 s where neither is known. Or frames in between were recorded and are lost.
     9. SCENE_CUT: the images say so, see `scene_cut`.
 
     After a discontinuity the frame is the one that the next is compared with.
@@ -129,12 +133,17 @@ class ContinuityMonitor:
         """How far a stamp may be ahead now, nanoseconds."""
         if self.config.gap_s is not None:
             return self.config.gap_s * 1e9
-        interval = self._interval_ns
-        if interval is None:
-            if len(self._intervals) < _LEAST_INTERVALS:
-                return _UNKNOWN_GAP_NS
-            interval = sorted(self._intervals)[int(_NOT_LONGER * len(self._intervals))]
-        return self.config.gap_intervals * interval
+        if len(self._intervals) < _LEAST_INTERVALS:
+            return self._trained_gap_ns if self._interval_ns is not None else _UNKNOWN_GAP_NS
+        usual_ns = sorted(self._intervals)[int(_NOT_LONGER * len(self._intervals))]
+        return self.config.gap_intervals * max(usual_ns, self._interval_ns or 0.0)
+
+    @property
+    def _trained_gap_ns(self) -> float:
+        """From where on a feature memory knows nothing of the time that has passed, nanoseconds."""
+        if self._interval_ns is None or self.config.gap_s is not None:
+            return math.inf
+        return self.config.gap_intervals * self._interval_ns
 
     def request(self, cause: Discontinuity, clock_ns: int | None = None) -> None:
         """Have the next checked frame clear the memory. Any thread.
@@ -184,6 +193,7 @@ class ContinuityMonitor:
             self._intervals.append(stamp_ns - newest.stamp_ns)
             elapsed_s = (stamp_ns - newest.stamp_ns) * 1e-9
         self._newest = seen
+        stale = elapsed_s * 1e9 > self._trained_gap_ns
         blind, discontinuity = self._look(image, samples, discontinuity)
         shows = blind is None and not self._is_flash(samples, stamp_ns, discontinuity)
         if self._cuts is not None:
@@ -193,7 +203,7 @@ class ContinuityMonitor:
                 self._cuts.pass_over(elapsed_s)
             elif self._cuts.is_cut(samples, elapsed_s):
                 discontinuity = Discontinuity.SCENE_CUT
-        return Continuity(discontinuity, remember=shows, blind=blind)
+        return Continuity(discontinuity, remember=shows, blind=blind, stale=stale and discontinuity is None)
 
     def _look(
         self, image: UInt8Array, samples: UInt8Array, discontinuity: Discontinuity | None

@@ -227,6 +227,8 @@ class VideoSegmenter:
         continuity = self.continuity.check(rgb, stamp_ns, frame_id, after_loss)
         if continuity.discontinuity is not None or continuity.blind is not None:
             self._forget()
+        elif continuity.stale and self._memory is not None:
+            self._memory.clear()
         clock.lap("continuity")
         memory, label_memory = self.memory, self.label_memory
         remember = memory is not None and continuity.remember and memory.accepts(stamp_ns)

@@ -144,6 +144,20 @@ def test_gap_is_counted_in_trained_intervals(interval_ms: int) -> None:
         assert monitor.check(GREY, START + round(intervals * interval_ms * MS)) == wanted
 
 
+def test_a_steady_stream_slower_than_trained_goes_on_with_a_stale_feature_memory() -> None:
+    monitor = ContinuityMonitor(interval_s=0.1)
+    found = [monitor.check(GREY, START + number * SECOND // 2) for number in range(8)]
+    assert [one.discontinuity for one in found[:4]] == [Discontinuity.FIRST_FRAME] + [Discontinuity.GAP] * 3  # not known yet
+    assert all(one.discontinuity is None and one.stale and one.remember for one in found[4:])
+    assert monitor.check(GREY, START + 7 * SECOND // 2 + 2 * SECOND) == cleared(Discontinuity.GAP)
+
+
+@pytest.mark.parametrize("config", [ContinuityConfig(), ContinuityConfig(gap_s=3.0)], ids=["trained", "gap_s"])
+def test_nothing_is_stale_within_trained_intervals_or_where_seconds_are_given(config: ContinuityConfig) -> None:
+    monitor = ContinuityMonitor(config, interval_s=0.1 if config.gap_s is None else 0.01)
+    assert not any(monitor.check(GREY, START + number * 100 * MS).stale for number in range(8))
+
+
 def test_gap_s_overrides_the_trained_interval() -> None:
     monitor = ContinuityMonitor(ContinuityConfig(gap_s=3.0), interval_s=0.1)
     monitor.check(GREY, START)

@@ -546,6 +546,17 @@ def test_a_hole_of_three_trained_intervals_is_a_gap_and_of_two_is_none(video_wei
         assert segmenter.step(drive[1], intervals * 100 * MS).discontinuity is cause
 
 
+def test_a_steady_slow_stream_empties_the_feature_memory_and_keeps_the_labels(video_weights, drive):
+    runtime = prepare(load_model(video_weights), "cpu", "fp32")
+    runtime = replace(runtime, config=replace(runtime.config, memory=replace(runtime.config.memory, frame_interval_s=0.1)))
+    segmenter = VideoSegmenter(runtime, SegmenterConfig())
+    results = [segmenter.step(drive[number % len(drive)], number * 500 * MS) for number in range(8)]
+    assert all(one.discontinuity is None and one.memory_frames == 0 and one.remembered for one in results[4:])
+    evidence = segmenter.label_memory.view(drive[0]).evidence
+    assert evidence is not None
+    assert segmenter.step(drive[0], 3600 * MS).memory_frames == 1  # in time again
+
+
 def test_first_frame_has_no_memory(make_segmenter, make_scene):
     result = make_segmenter().step(make_scene(), 0)
     assert (result.discontinuity, result.memory_frames, result.remembered) == (Discontinuity.FIRST_FRAME, 0, True)
