@@ -7,7 +7,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -38,16 +39,22 @@ def leave_quietly() -> Iterator[None]:
             print("stopped", file=sys.stderr, flush=True)
         os._exit(128 + number)
 
-    try:
-        before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: somebody else handles signals
+    with handle_signals(leave, signal.SIGINT, signal.SIGTERM):
+        yield
+
+
+@contextlib.contextmanager
+def handle_signals(handler: Callable[[int, FrameType | None], None], *signals: int) -> Iterator[None]:
+    """Handle signals while the body runs, and as before afterwards; outside of the main thread somebody else does."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def keep_freed_memory() -> bool:

@@ -7,9 +7,7 @@ Inputs are matched by their stamps and taken only while somebody listens. Needs 
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from collections import OrderedDict
 from functools import partial
@@ -17,12 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
@@ -30,6 +25,7 @@ from lmanet_core.errors import InputError
 from lmanet_core.geometry.points import POINT, Points, depth_in_metres, semantic_points
 from lmanet_ros.conversions import camera_info_from_ros, fill, stamp_ns
 from lmanet_ros.names import OUTPUT
+from lmanet_ros.running import run_node
 
 _KEPT = 30  # messages of each topic that wait for their partners
 _WARN_EVERY_S = 5.0
@@ -152,24 +148,7 @@ def _plane(message: Image, kind: str, channels: int = 1) -> npt.NDArray[Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM; returns the exit code."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        node = SemanticPoints()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        while not stop.is_set():
-            executor.spin_once(timeout_sec=0.1)
-        node.destroy_node()
-    except ExternalShutdownException:
-        pass
-    finally:
-        rclpy.try_shutdown()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-    return 0
+    return run_node("semantic_points", SemanticPoints, arguments)
 
 
 if __name__ == "__main__":

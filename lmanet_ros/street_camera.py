@@ -6,23 +6,19 @@ are.
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 
 import cv2
-import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from lmanet_core.errors import LmanetError, suggest_name
+from lmanet_core.errors import suggest_name
 from lmanet_core.street import Street, StreetConfig
 from lmanet_ros.conversions import camera_info_to_message, fill, image_to_message
+from lmanet_ros.running import run_node
 
 _SETTINGS = ("width", "height", "fps", "seed", "degradation", "level")
 
@@ -69,28 +65,7 @@ class StreetCamera(Node):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the camera until SIGINT or SIGTERM; returns the exit code."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        try:
-            node = StreetCamera()
-        except LmanetError as error:
-            print(f"street_camera: {error}", file=sys.stderr)
-            return error.exit_code
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        while not stop.is_set():
-            executor.spin_once(timeout_sec=0.1)
-        node.destroy_node()
-    except ExternalShutdownException:
-        pass
-    finally:
-        rclpy.try_shutdown()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-    return 0
+    return run_node("street_camera", StreetCamera, arguments)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from lmanet_core import __version__
 from lmanet_core.errors import ConfigError, LmanetError, suggest_name
-from lmanet_core.process import leave_quietly, prepare_process
+from lmanet_core.process import handle_signals, leave_quietly, prepare_process
 
 if TYPE_CHECKING:
     from argparse import ArgumentError
@@ -165,15 +165,8 @@ def _sigterm_as_exit() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    try:
-        before = signal.signal(signal.SIGTERM, leave)
-    except ValueError:  # not in the main thread: somebody else handles signals
+    with handle_signals(leave, signal.SIGTERM):
         yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

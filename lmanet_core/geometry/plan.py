@@ -10,18 +10,19 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry.calibration import CameraInfo, map_matrices
 from lmanet_core.geometry.size import MAX_SIDE, Size, parse_size
+
+if TYPE_CHECKING:
+    import torch
 
 IndexArray = npt.NDArray[np.int64]
 ResizeMode = Literal["stretch", "letterbox", "crop"]
@@ -128,7 +129,9 @@ class GeometryPlan:
         """
         if self.network_size == self.output_size:
             return logits
-        return F.interpolate(logits, size=tuple(self.output_size), mode="bilinear", align_corners=False)
+        from torch.nn.functional import interpolate  # geometry itself needs no PyTorch
+
+        return interpolate(logits, size=tuple(self.output_size), mode="bilinear", align_corners=False)
 
     def image_to_output(self, image: UInt8Array) -> UInt8Array:
         """Camera image (H, W, 3) on the pixel grid of the label map, for overlays and for consumers of both."""

@@ -17,9 +17,9 @@ import zlib
 import cv2
 import numpy as np
 
-from lmanet_core.arrays import Float32Array, UInt8Array
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.frame import Blindness
-from lmanet_core.stream.likeness import sample
+from lmanet_core.stream.likeness import Glimpse, glimpse
 
 _WIDTH, _HEIGHT = 32, 24  # cells of 64 samples, over which noise of sigma 25 is averaged down to 2
 _TEXTURE_SIGMA = 2.0  # cells
@@ -51,15 +51,15 @@ class BlindnessDetector:
         self._before = self._digest = None
         self._moved, self._repeats = 0.0, 0
 
-    def look(self, image: UInt8Array, samples: UInt8Array) -> Blindness | None:
+    def look(self, image: UInt8Array, now: Glimpse) -> Blindness | None:
         """What is wrong with the next picture; None where it shows something.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            samples: what `sample` gives of it.
+            now: a glimpse of it.
         """
-        frozen = self._is_frozen(image, samples)
-        return textureless(samples) or (Blindness.FROZEN if frozen else None)
+        frozen = self._is_frozen(image, now.samples)
+        return textureless(now) or (Blindness.FROZEN if frozen else None)
 
     def _is_frozen(self, image: UInt8Array, samples: UInt8Array) -> bool:
         before, self._before = self._before, samples
@@ -80,13 +80,13 @@ class BlindnessDetector:
         return 0 < self._limit <= self._repeats and self._moved >= _MOVED
 
 
-def textureless(image: UInt8Array) -> Blindness | None:
+def textureless(image: UInt8Array | Glimpse) -> Blindness | None:
     """BLACK, SATURATED or COVERED for a picture without texture; None for one that shows something.
 
     Args:
-        image: (H, W, 3) uint8 RGB, or samples of it.
+        image: (H, W, 3) uint8 RGB, or a glimpse of it.
     """
-    grey = np.asarray(cv2.cvtColor(sample(image), cv2.COLOR_RGB2GRAY), np.uint8)
+    grey = glimpse(image).grey
     cells = np.asarray(cv2.resize(grey, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA), np.float32)
     texture = cells - cv2.GaussianBlur(cells, (0, 0), _TEXTURE_SIGMA)
     most = float(np.sqrt(cv2.resize(texture * texture, _BLOCKS, interpolation=cv2.INTER_AREA).max()))
@@ -96,12 +96,12 @@ def textureless(image: UInt8Array) -> Blindness | None:
     return Blindness.BLACK if brightness < _DARK else Blindness.SATURATED if brightness > _BRIGHT else Blindness.COVERED
 
 
-def overexposed_share(samples: UInt8Array) -> float:
-    """Share of the samples that are as bright as can be, 0–1."""
-    return float((np.asarray(cv2.cvtColor(sample(samples), cv2.COLOR_RGB2GRAY)) >= _CLIPPED).mean())
+def overexposed_share(now: Glimpse) -> float:
+    """Share of the picture that is as bright as can be, 0–1."""
+    return float(np.count_nonzero(now.grey >= _CLIPPED) / now.grey.size)
 
 
 def _noise(grey: UInt8Array) -> float:
     """Standard deviation of the samples' noise, grey levels, at most: structure finer than a cell counts as noise, too."""
-    fine: Float32Array = np.asarray(cv2.Laplacian(grey, cv2.CV_32F), np.float32)[::_NOISE_STEP, ::_NOISE_STEP]
+    fine = np.asarray(cv2.Laplacian(grey, cv2.CV_16S), np.int16)[::_NOISE_STEP, ::_NOISE_STEP]
     return float(np.median(np.abs(fine))) / (0.6745 * math.sqrt(20.0))

@@ -19,7 +19,7 @@ from lmanet_core.arrays import UInt8Array
 from lmanet_core.frame import Blindness, Discontinuity
 from lmanet_core.settings import check_settings, setting
 from lmanet_core.stream.blindness import BlindnessDetector, overexposed_share, textureless
-from lmanet_core.stream.likeness import sample
+from lmanet_core.stream.likeness import Glimpse, glimpse, sample
 from lmanet_core.stream.scene_cut import SceneCutDetector
 
 _LATE_IN_A_ROW = 3  # so many older stamps are not stragglers: the clock itself stepped back a little
@@ -41,7 +41,7 @@ class ContinuityConfig:
     """
 
     gap_intervals: float = setting(
-        2.5, "A stamp more than so many frame intervals ahead clears the memory: those trained with, else the stream's own.",
+        2.5, "A stamp more than so many frame intervals ahead clears the memory: the stream's own, or those trained with.",
         low=1.0, high=1000.0,
     )  # fmt: skip
     gap_s: float | None = setting(
@@ -185,8 +185,9 @@ class ContinuityMonitor:
         samples = sample(image)
         if samples is image:  # which is the caller's to reuse
             samples = image.copy()
+        now = glimpse(samples)
         if discontinuity is None and newest is not None and stamp_ns <= newest.stamp_ns:
-            return Continuity(None, remember=False, blind=textureless(samples) if self.config.blind else None)
+            return Continuity(None, remember=False, blind=textureless(now) if self.config.blind else None)
         self._late_in_a_row = 0
         elapsed_s = 0.0
         if newest is not None and stamp_ns > newest.stamp_ns:
@@ -194,35 +195,35 @@ class ContinuityMonitor:
             elapsed_s = (stamp_ns - newest.stamp_ns) * 1e-9
         self._newest = seen
         stale = elapsed_s * 1e9 > self._trained_gap_ns
-        blind, discontinuity = self._look(image, samples, discontinuity)
-        shows = blind is None and not self._is_flash(samples, stamp_ns, discontinuity)
+        blind, discontinuity = self._look(image, now, discontinuity)
+        shows = blind is None and not self._is_flash(now, stamp_ns, discontinuity)
         if self._cuts is not None:
             if discontinuity is not None:
                 self._cuts.reset()
             if not shows:
                 self._cuts.pass_over(elapsed_s)
-            elif self._cuts.is_cut(samples, elapsed_s):
+            elif self._cuts.is_cut(now, elapsed_s):
                 discontinuity = Discontinuity.SCENE_CUT
         return Continuity(discontinuity, remember=shows, blind=blind, stale=stale and discontinuity is None)
 
     def _look(
-        self, image: UInt8Array, samples: UInt8Array, discontinuity: Discontinuity | None
+        self, image: UInt8Array, now: Glimpse, discontinuity: Discontinuity | None
     ) -> tuple[Blindness | None, Discontinuity | None]:
         """What is wrong with the picture, and the discontinuity once that is known."""
         if self._blindness is None:
             return None, discontinuity
         if discontinuity in _NEW_CAMERA:
             self._blindness.reset()
-        before, self._blind = self._blind, self._blindness.look(image, samples)
+        before, self._blind = self._blind, self._blindness.look(image, now)
         sees_again = before is not None and self._blind is None and discontinuity in (None, Discontinuity.GAP)
         if sees_again:
             discontinuity = Discontinuity.FROZEN if before is Blindness.FROZEN else Discontinuity.BLIND
         return self._blind, discontinuity
 
-    def _is_flash(self, samples: UInt8Array, stamp_ns: int, discontinuity: Discontinuity | None) -> bool:
+    def _is_flash(self, now: Glimpse, stamp_ns: int, discontinuity: Discontinuity | None) -> bool:
         if not self.config.blind:
             return False
-        overexposed = discontinuity is None and overexposed_share(samples) > _OVEREXPOSED
+        overexposed = discontinuity is None and overexposed_share(now) > _OVEREXPOSED
         if not overexposed:
             self._exposed_ns = stamp_ns
         return overexposed and stamp_ns - self._exposed_ns <= _FLASH_NS

@@ -36,7 +36,6 @@ from lmanet_core.stream.label_evidence import DOWN, HOLDS, LOST, RIGHT, PictureC
 
 _MOST_EVIDENCE = 8.0  # N, frames: a belief can always be changed
 _LEAST_CERTAINTY = 0.02
-_LOST = 2.0  # beside the share that holds, to tell where the picture is lost
 _LOST_COUNTS = 0.03  # of a frame, where the picture is lost
 _FADES = 0.8  # evidence kept from frame to frame, where the picture is lost
 
@@ -156,13 +155,13 @@ class _Past:
         self._lines = evidence.shape[1]
         shift = torch.stack((evidence[DOWN] * self._height, evidence[RIGHT] * self._width))
         holds = evidence[HOLDS : HOLDS + 1]
-        holds = torch.where(holds == LOST, _LOST + strength, holds * strength)
+        holds = torch.where(holds == LOST, LOST + strength, holds * strength)
         size = (self._lines, self._width)  # rows follow when they are wanted, which is faster
         self._shift = interpolate(shift[None], size, mode="bilinear", align_corners=False)[0]
         self._holds = interpolate(holds[None], size, mode="nearest")[0, 0]
 
     def holds(self, rows: slice) -> torch.Tensor:
-        """(r, W) float32, the share of the past that holds; `_LOST` more where the picture is lost."""
+        """(r, W) float32, the share of the past that holds; `LOST` more where the picture is lost."""
         row = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=self._holds.device)
         return self._holds.index_select(0, row.mul_(self._lines / self._height).long())  # as `interpolate` takes the nearest
 
@@ -233,7 +232,7 @@ def _weigh(words: torch.Tensor, kinds: torch.Tensor, holds: torch.Tensor, seen: 
     evidence = (words[1] >> _EVIDENCE_SHIFT & _CLASS).float().square_()
     evidence.mul_(torch.add(_ROOT_UNIT**-2, lost, alpha=(_FADES - 1.0) * _ROOT_UNIT**-2))
     counts = seen.total.reciprocal().square_().add_(_LEAST_CERTAINTY).mul_(torch.add(1.0, lost, alpha=_LOST_COUNTS - 1.0))
-    weight = evidence.div_(evidence + counts).mul_(torch.add(holds, lost, alpha=-_LOST))
+    weight = evidence.div_(evidence + counts).mul_(torch.add(holds, lost, alpha=-LOST))
     rest = 1.0 - weight
     scale = rest / seen.total
     shares = seen.shares.mul_(scale)

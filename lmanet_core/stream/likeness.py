@@ -48,11 +48,13 @@ class Glimpse:
         cells: (48, 64) float32 grey levels.
         texture: (48, 64) float32, see `extract_texture`.
         samples: (192, 256, 3) or (192, 256) uint8, what the cells are made of.
+        grey: (192, 256) uint8, the samples' grey levels.
     """
 
     cells: Float32Array
     texture: Float32Array
     samples: UInt8Array
+    grey: UInt8Array
 
     @property
     def strength(self) -> float:
@@ -80,12 +82,14 @@ def sample(image: UInt8Array) -> UInt8Array:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
-def glimpse(image: UInt8Array) -> Glimpse:
-    """See `Glimpse`; takes what `sample` takes, and raises as that."""
+def glimpse(image: UInt8Array | Glimpse) -> Glimpse:
+    """See `Glimpse`; takes what `sample` takes, and raises as that. Of a glimpse, the same."""
+    if isinstance(image, Glimpse):
+        return image
     samples = sample(image)
-    grey = samples if samples.ndim == 2 else cv2.cvtColor(samples, cv2.COLOR_RGB2GRAY)
+    grey = samples if samples.ndim == 2 else np.asarray(cv2.cvtColor(samples, cv2.COLOR_RGB2GRAY), np.uint8)
     cells = np.asarray(cv2.resize(grey, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA), np.float32)
-    return Glimpse(cells, _texture(cells), samples)
+    return Glimpse(cells, _texture(cells), samples, grey)
 
 
 def extract_texture(image: UInt8Array) -> Float32Array:

@@ -70,11 +70,12 @@ class SceneCutDetector:
         self.last_similarity = None
         self._since_reference_s += elapsed_s
 
-    def is_cut(self, image: UInt8Array, elapsed_s: float = 0.0) -> bool:
+    def is_cut(self, image: UInt8Array | Glimpse, elapsed_s: float = 0.0) -> bool:
         """Whether `image` does not go on from the frame before; the next frame is then compared with it.
 
         Args:
-            image: (H, W, 3) RGB or (H, W) grey, uint8, at least one pixel. Sizes may differ from frame to frame.
+            image: (H, W, 3) RGB or (H, W) grey, uint8, at least one pixel, or a glimpse of it. Sizes may differ from frame to
+                frame.
             elapsed_s: since the frame before, seconds.
 
         Raises:

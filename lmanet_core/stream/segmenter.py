@@ -307,11 +307,6 @@ class VideoSegmenter:
         if self._memory is not None:
             self._memory.clear()
 
-    @property
-    def stride(self) -> int:
-        """Pixels of the network's input per position of its features."""
-        return self.runtime.network.backbone.stride
-
     def plan_for(self, camera_size: Size, pixel_aspect: float | None = None) -> GeometryPlan:
         """How images of this size become the network's input, and its labels the output.
 

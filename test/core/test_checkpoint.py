@@ -19,6 +19,7 @@ from lmanet_core.errors import ConfigError, OutputError, WeightsError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CAMVID11, CITYSCAPES, LabelSet, distinct_colors
 from lmanet_core.network import MemoryConfig
+from lmanet_core.settings import RENAMED
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.checkpoint import ModelConfig, build_network, load_model, save_model
 from lmanet_core.weights.shipped import default_weights
@@ -110,6 +111,11 @@ def test_the_interval_between_trained_frames_comes_back_and_weights_of_before_do
     old = json.loads(told.to_json())
     del old["memory"]["frame_interval_s"]
     assert ModelConfig.from_json(json.dumps(old)).memory.frame_interval_s is None
+
+
+def test_the_shipped_weights_have_no_name_of_the_release_before():
+    with safe_open(default_weights(), "pt") as file:
+        assert not set(RENAMED) & set(json.loads(file.metadata()["lmanet"])["memory"])
 
 
 def test_the_shipped_weights_know_the_interval_they_were_trained_with():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -166,6 +167,11 @@ def test_evaluation_and_experiments_know_nothing_of_command_lines():
 
 def test_few_modules_stand_outside_of_the_rooms():
     assert len([path for path in MODULES if path.parent == PACKAGE and path.name != "__init__.py"]) <= 6
+
+
+def test_geometry_needs_no_pytorch():
+    said = "import sys, lmanet_core.geometry.points; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_no_module_is_long():

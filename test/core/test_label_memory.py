@@ -180,11 +180,11 @@ def test_evidence_is_kept_however_little_there_is():
 def test_noise_of_the_network_is_averaged():
     """A network that is wrong in 3 of 10 pixels of each frame, other ones each time."""
     generator = torch.Generator().manual_seed(3)
-    frames = [logits_of(0.6, 0.4, size=(40, 40)) for _ in range(10)]
+    frames = [logits_of(0.6, 0.4, size=(40, 40)) for _ in range(11)]  # an odd number, for no pixel is wrong in half of them
     for frame in frames:
         frame[0][:, torch.rand(40, 40, generator=generator) < 0.3] = torch.tensor([[0.4], [0.6]]).log()
     wrong = (sequence(frames)[0] == 1).float().mean()
-    assert wrong < 0.15 < 0.2 < (argmax_labels(frames[-1], False)[0] == 1).float().mean()
+    assert wrong < 0.1 < 0.2 < (argmax_labels(frames[-1], False)[0] == 1).float().mean()
 
 
 # ---- what two pictures say

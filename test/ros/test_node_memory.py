@@ -17,6 +17,20 @@ def stream(node, images, start=SECOND, step=TENTH, **options):
     return [bytes(node.step(image, start + index * step, **options).data) for index, image in enumerate(images)]
 
 
+def clock_of(node):
+    """Tells a node what time it is, in seconds of simulated time."""
+    from rosgraph_msgs.msg import Clock
+
+    clock = node.other.create_publisher(Clock, "/clock", 10)
+    node.wait(clock.get_subscription_count, "the node listens to /clock")
+
+    def tell(seconds):
+        clock.publish(Clock(clock=node.header(round(seconds * SECOND)).stamp))
+        node.wait(lambda: node.node.get_clock().now().nanoseconds == round(seconds * SECOND), "the clock")
+
+    return tell
+
+
 def test_looped_input_clears_the_memory_and_repeats_its_labels(robot, drive):
     node = robot()
     images = drive(5)
@@ -84,16 +98,8 @@ def test_deactivate_and_activate_forget_the_stream(robot, drive):
 
 
 def test_clock_that_jumps_back_clears_the_memory(robot, drive):
-    from rosgraph_msgs.msg import Clock
-
     node = robot({"use_sim_time": True})
-    clock = node.other.create_publisher(Clock, "/clock", 10)
-    node.wait(clock.get_subscription_count, "the node listens to /clock")
-
-    def tell(seconds):
-        clock.publish(Clock(clock=node.header(round(seconds * SECOND)).stamp))
-        node.wait(lambda: node.node.get_clock().now().nanoseconds == round(seconds * SECOND), "the clock")
-
+    tell = clock_of(node)
     images = drive(5)
     tell(100.0)
     for index in range(3):
@@ -106,16 +112,8 @@ def test_clock_that_jumps_back_clears_the_memory(robot, drive):
 
 
 def test_an_image_that_waits_when_the_clock_jumps_back_is_never_segmented(robot, drive, monkeypatch):
-    from rosgraph_msgs.msg import Clock
-
     node = robot({"use_sim_time": True})
-    clock = node.other.create_publisher(Clock, "/clock", 10)
-    node.wait(clock.get_subscription_count, "the node listens to /clock")
-
-    def tell(seconds):
-        clock.publish(Clock(clock=node.header(round(seconds * SECOND)).stamp))
-        node.wait(lambda: node.node.get_clock().now().nanoseconds == round(seconds * SECOND), "the clock")
-
+    tell = clock_of(node)
     tell(100.0)
     segmenter = node.node._cameras[""].segmenter
     step, entered, go_on = segmenter.step, threading.Event(), threading.Event()
