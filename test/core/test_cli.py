@@ -841,7 +841,7 @@ def test_signal_leaves_whole_files(tmp_path, video_weights, images, ros2, number
         time.sleep(0.01)
     process.send_signal(number)
     err = process.communicate(timeout=60)[1]
-    assert process.returncode == code
+    assert process.returncode == code, err
     assert "Traceback" not in err and "error" not in err
     assert last_words is None or err.splitlines()[-1] == last_words
     summary = read_summary(out)

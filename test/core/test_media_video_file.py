@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -89,24 +88,30 @@ def test_video_without_pictures_is_no_file(tmp_path, encoder):
     assert not (tmp_path / "v.webm").exists()
 
 
-def write_for_long(path, ready):
-    noise = np.random.default_rng(0).integers(0, 256, (120, 1000, 3), np.uint8)
-    video = VideoFile(path, 10.0)
-    for index in range(400):
-        video.write(np.ascontiguousarray(noise[:, index : index + 160]))
-        if index == 80:
-            ready.set()
-        time.sleep(0.0 if index < 80 else 0.1)
+WRITER = """
+import sys, time
+import numpy as np
+path, encoder = sys.argv[1:]
+if encoder == "OpenCV":
+    sys.modules["av"] = None
+from lmanet_core.media.video_file import VideoFile
+noise = np.random.default_rng(0).integers(0, 256, (120, 1000, 3), np.uint8)
+video = VideoFile(path, 10.0)
+for index in range(400):
+    video.write(np.ascontiguousarray(noise[:, index : index + 160]))
+    if index == 80:
+        print("ready", flush=True)
+    time.sleep(0.0 if index < 80 else 0.1)
+"""
 
 
 def test_killed_process_leaves_a_video_that_plays(tmp_path, encoder):
-    context = multiprocessing.get_context("fork")  # with what is imported here
-    ready = context.Event()
-    process = context.Process(target=write_for_long, args=(tmp_path / "v.webm", ready), daemon=True)
-    process.start()
-    assert ready.wait(60)
+    # a new interpreter: a fork would inherit the locks of OpenCV's threads and hang on them
+    process = subprocess.Popen([sys.executable, "-c", WRITER, tmp_path / "v.webm", encoder], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
     process.kill()
-    process.join()
+    process.wait()
+    process.stdout.close()
     capture, count = cv2.VideoCapture(str(tmp_path / "v.webm")), 0
     while capture.read()[0]:
         count += 1

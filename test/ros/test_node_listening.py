@@ -54,7 +54,7 @@ def test_lazy_node_listens_only_while_somebody_listens_to_it(robot, drive):
     node.step(drive(1)[0], SECOND)
     node.other.destroy_subscription(node._subscriptions.pop(topic))
     node.wait(lambda: not subscribes(node), "the node lets go of the camera")
-    assert node.said("nobody listens", "info")
+    node.wait(lambda: node.said("nobody listens", "info"), "it says so")
     node.listen(topic, node._image)
     node.wait(lambda: subscribes(node), "the node listens again")
     node.step(drive(2)[1], 20 * SECOND)
