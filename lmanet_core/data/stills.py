@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class LabelledImages(ClipSource):
         encoding: what label images hold.
         size: of frames and label maps.
         motion: how past frames are made up; None: the images are one video in this order, past frames are its own.
+        read: ids of a label image, (H, W) uint8; None: the file holds them.
 
     Raises:
         InputError: no images.
@@ -49,6 +51,7 @@ class LabelledImages(ClipSource):
         encoding: LabelEncoding,
         size: Size,
         motion: MotionConfig | None = MotionConfig(),  # noqa: B008 (frozen)
+        read: Callable[[Path], UInt8Array] | None = None,
     ) -> None:
         if not pairs:
             raise InputError(f"the set is empty: no images in {root}")
@@ -56,6 +59,7 @@ class LabelledImages(ClipSource):
         self.labels, self._encoding = encoding.classes, encoding
         self._images = [image for image, _ in pairs]
         self._label_files = dict(pairs)
+        self._read_ids = read or partial(read_label_ids, colors=encoding.colors)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -110,7 +114,7 @@ class LabelledImages(ClipSource):
 
     def _read_labels(self, path: Path) -> UInt8Array:
         encoding = self._encoding
-        ids = read_label_ids(path, encoding.colors)
+        ids = self._read_ids(path)
         present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
         outside = [int(value) for value in present if not encoding.known[value]]
         if outside:
@@ -145,14 +149,15 @@ class StillsSource(LabelledImages):
         exclude: str | None = None,
     ) -> None:
         root = Path(root)
-        export = None if (root / "images").is_dir() else find_export(root)
+        export = None if (root / "images").is_dir() and (root / "labels").is_dir() else find_export(root)
         own = labels_file or root / "labels.yaml"
         if export is not None and labels_file is None and not own.is_file():
             encoding = encode(export.meaning, root)
         else:
             encoding = read_labels_file(own)
         pairs = _own_pairs(root, encoding.suffix) if export is None else export.pairs
-        super().__init__(root, _leave_out(pairs, exclude, root), encoding, size, motion)
+        read = None if export is None else export.read
+        super().__init__(root, _leave_out(pairs, exclude, root), encoding, size, motion, read)
 
 
 def read_labels_file(path: Path) -> LabelEncoding:

@@ -194,6 +194,51 @@ def test_export_of_supervisely_is_read_by_its_machine_masks(tmp_path, mask):
     assert classes_of(tmp_path) == ("car", "car")
 
 
+def brush_export(root, images="{}", image="1.jpg"):
+    """What "Brush labels to PNG" and a JSON export of Label Studio leave: task 7, two annotations, overlapping regions."""
+    (root / "project.json").write_text(json.dumps([{"id": 7, "data": {"image": images.format(image)}}]))
+    put(root, "task-7-annotation-3-by-a@b.c-tag-old-0.png", 255)
+    put(root, "task-7-annotation-12-by-a@b.c-tag-side-walk-0.png", [0, 255])
+    put(root, "task-7-annotation-12-by-a@b.c-tag-road-0.png", 255)
+    put(root, "task-7-annotation-12-by-a@b.c-tag-road-1.png", [100, 0])  # a brush with opacity
+
+
+@pytest.mark.parametrize(
+    ("address", "file"),
+    [
+        ("/data/upload/2/0a1b2c3d-{}", "0a1b2c3d-1.jpg"),
+        ("/data/upload/2/0a1b2c3d-{}", "images/1.jpg"),
+        ("/data/local-files/?d=drive/{}", "1.jpg"),
+        ("https://store/a%20b/{}?signature=x.png", "1.jpg"),
+        ("s3://bucket/{}", "1.jpg"),
+    ],
+)
+def test_export_of_label_studio_is_put_together_from_the_masks_of_its_newest_annotation(tmp_path, address, file):
+    brush_export(tmp_path, address)
+    put(tmp_path, file, 90)
+    assert classes_of(tmp_path) == ("road", "side-walk")
+    assert StillsSource(tmp_path, SIZE).labels.names == ("background", "road", "side-walk")
+
+
+def test_export_of_label_studio_has_background_where_nobody_painted(tmp_path):
+    put(tmp_path, "1.jpg", 90)
+    put(tmp_path, "task-7-annotation-3-by-1-tag-car-0.png", [0, 255])
+    (tmp_path / "min.json").write_text(json.dumps([{"id": 7, "image": "/data/upload/1.jpg", "annotator": 1}]))  # JSON_MIN
+    assert classes_of(tmp_path) == ("background", "car")
+
+
+def test_export_of_label_studio_says_what_it_lacks(tmp_path):
+    brush_export(tmp_path)
+    with pytest.raises(InputError, match=r"there is no 1\.jpg, the image of task-7-.*png; put the images into this folder"):
+        StillsSource(tmp_path, SIZE)
+    (tmp_path / "project.json").write_text("[]")
+    with pytest.raises(InputError, match=r"no JSON file tells the image of task-7-.*png; export these tasks as JSON, too"):
+        StillsSource(tmp_path, SIZE)
+    (tmp_path / "project.json").write_text("[1]")
+    with pytest.raises(InputError, match=r"task-7-.*png: cannot be understood .*; write labels\.yaml"):
+        StillsSource(tmp_path, SIZE)
+
+
 def test_labels_yaml_says_more_than_an_export(tmp_path):
     put(tmp_path, "a.jpg", 90)
     put(tmp_path, "a_mask.png", [0, 3])
