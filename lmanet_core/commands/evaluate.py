@@ -12,7 +12,13 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from lmanet_core.commands.options import add_segmenter_options, choose_weights, describe_segmenter, make_segmenter
+from lmanet_core.commands.options import (
+    add_segmenter_options,
+    choose_weights,
+    describe_segmenter,
+    make_segmenter,
+    segmenter_config,
+)
 from lmanet_core.commands.terminal import cell, console, progress
 from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation.report import COUNTS, QUALITY, SHARES, SPEED, WAYS
@@ -22,8 +28,15 @@ from lmanet_core.labels.mapping import list_mappings
 from lmanet_core.media.inputs import expand_inputs
 from lmanet_core.media.live import hide_password, is_stream
 from lmanet_core.media.result_folder import ResultFolder
+from lmanet_core.settings import settings_of
 from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.runtime import RuntimeConfig
 from lmanet_core.weights.shipped import default_weights
+
+_USED_BY_SETS = (
+    "input", "data", "conditions", "size", "max_clips", "root", "val_root", "cache", "weights", "out", "overwrite", "config",
+    "memory_frames", "network_size",
+)  # fmt: skip
 
 
 def make_parser() -> ArgumentParser:
@@ -199,6 +212,8 @@ def _run_set(options: Namespace) -> int:
     """`--data`: print the tables and write the files of `--out`; returns the exit code."""
     if options.input:
         raise ConfigError(f"--data says what to evaluate on; leave {options.input[0]} out, or --data")
+    if unused := _unused_by_sets(options):
+        console.print(f"note: --data has no use for {', '.join(unused)}", soft_wrap=True, highlight=False)
     overrides = {name: options[name] for name in ("root", "val_root", "cache", "size") if options[name] is not None}
     config = evaluation_config(options.data, **overrides)
     rows = evaluate_sets(
@@ -209,8 +224,7 @@ def _run_set(options: Namespace) -> int:
         network_size=options.network_size,
         stride=config.stride,
         max_clips=options.max_clips,
-        device=options.device,
-        precision=options.precision,
+        runtime=segmenter_config(options)[0],
     )
     tables = Console(width=160)
     tables.print(scores_table(rows))
@@ -221,6 +235,16 @@ def _run_set(options: Namespace) -> int:
         with ResultFolder(Path(options.out), overwrite=options.overwrite):
             write_scores(Path(options.out), rows, config)
     return 0
+
+
+def _unused_by_sets(options: Namespace) -> list[str]:
+    """Options that were given and say nothing about a set of clips, which are scored with 0 … S frames in the memory."""
+    defaults = vars(make_parser().get_defaults())
+    of_network = {one.option.replace("-", "_") for one in settings_of(RuntimeConfig)}
+    used = {*of_network, *_USED_BY_SETS}
+    return [
+        f"--{name.replace('_', '-')}" for name, default in defaults.items() if name not in used and options[name] != default
+    ]
 
 
 def scores_table(rows: Sequence[dict[str, Any]]) -> Table:

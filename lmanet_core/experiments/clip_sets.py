@@ -133,7 +133,10 @@ class ClipScorer:
         source = condition.source
         names = self.runtime.config.labels.names
         if source.labels.names != names:
-            raise InputError(f"the set has the classes {_some(source.labels.names)}, the weights {_some(names)}")
+            raise InputError(
+                f"the set has the classes {_some(source.labels.names)}, the weights {_some(names)}; "
+                "where they are the same by other names, say so with --label-set"
+            )
         plan = self._plan(source.size)
         scores = ClipScores(names, self.memory_frames or 0)
         for index in range(min(len(source), limit or len(source))):

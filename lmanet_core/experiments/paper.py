@@ -34,6 +34,7 @@ from lmanet_core.media.result_folder import ResultFolder
 from lmanet_core.network import LMANet
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.checkpoint import hash_file, load_model, save_model
+from lmanet_core.weights.runtime import RuntimeConfig
 
 #: What varies in each experiment that trains: setting → (column heading, changed settings) of each variant.
 VARIANTS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
@@ -208,8 +209,7 @@ def _scores(config: ExperimentConfig, weights: str, memory_frames: int | None = 
         memory_frames=memory_frames,
         stride=config.train.stride,
         max_clips=config.max_clips,
-        device=config.device,
-        precision=config.precision,
+        runtime=RuntimeConfig(config.device, config.precision),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lmanet_core.experiments.clip_sets import ClipScorer, Condition, make_condit
 from lmanet_core.geometry import parse_size
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.checkpoint import load_model
-from lmanet_core.weights.runtime import prepare
+from lmanet_core.weights.runtime import RuntimeConfig, prepare_runtime
 
 #: The generated street's validation set, where no configuration says which.
 STREET = {"data": "street", "stage": "backbone", "size": "512x256"}
@@ -48,8 +49,7 @@ def evaluate_sets(
     network_size: str = "auto",
     stride: int = 1,
     max_clips: int | None = None,
-    device: str = "auto",
-    precision: str = "auto",
+    runtime: RuntimeConfig = RuntimeConfig(),  # noqa: B008 (frozen)
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
     """Score each weights file under each condition.
@@ -62,22 +62,25 @@ def evaluate_sets(
         network_size: "auto" or "WxH".
         stride: video frames between frames of a clip.
         max_clips: of each condition; None: all.
-        device, precision: see `prepare`.
+        runtime: where and how the networks run; its window counts for those with a memory.
         console: where progress is shown.
 
     Returns:
         One dict for each pair: "weights", "condition" and what `ClipScores.to_dict` gives.
 
     Raises:
-        LmanetError: weights, data or settings that do not fit, see `load_model`, `prepare`, `make_conditions`, `ClipScorer`.
+        LmanetError: weights, data or settings that do not fit, see `load_model`, `prepare_runtime`, `make_conditions`,
+            `ClipScorer`.
     """
     made = make_conditions(config, conditions)
     size = None if network_size == "auto" else parse_size(network_size)
     rows = []
     with Progress(console=console or Console(stderr=True), transient=True) as progress:
         for path in weights:
-            runtime = prepare(load_model(path), device, precision)
-            scorer = ClipScorer(runtime, memory_frames if runtime.config.memory else None, size, stride)
+            model = load_model(path)
+            single = model.config.memory is None
+            ready = prepare_runtime(model, replace(runtime, window=None) if single else runtime)
+            scorer = ClipScorer(ready, None if single else memory_frames, size, stride)
             for condition in made:
                 task = progress.add_task(f"{Path(path).name} {condition.name}", total=_count(condition, max_clips))
                 scores = scorer.score(condition, max_clips, lambda task=task: progress.advance(task))  # type: ignore[misc]

@@ -22,7 +22,7 @@ from lmanet_core.labels import CAMVID11, CITYSCAPES
 from lmanet_core.metrics import ConfusionMatrix
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import load_model
-from lmanet_core.weights.runtime import prepare
+from lmanet_core.weights.runtime import RuntimeConfig, prepare
 
 SIZE = Size(48, 96)
 STREET = {"size": "64x32", "val_clips": 4, "val_seeds": 1}
@@ -181,7 +181,9 @@ def test_a_configuration_that_cannot_be_read_is_refused(tmp_path):
 
 def test_tables_and_files_hold_the_scores(video_weights, single_frame_weights, tmp_path):
     config = evaluation_config("street", **STREET)
-    rows = evaluate_sets([str(video_weights), str(single_frame_weights)], config, ["none", "noise"], max_clips=2, device="cpu")
+    rows = evaluate_sets(
+        [str(video_weights), str(single_frame_weights)], config, ["none", "noise"], max_clips=2, runtime=RuntimeConfig("cpu")
+    )
     assert [(row["weights"], row["condition"]) for row in rows] == [
         (str(weights), name) for weights in (video_weights, single_frame_weights) for name in ("none", "noise")
     ]
@@ -206,3 +208,24 @@ def test_the_command_evaluates_a_set_and_refuses_recordings_beside_it(video_weig
     assert "leave drive.mcap out, or --data" in " ".join(capsys.readouterr().err.split())
     assert main(["evaluate", "--weights", str(video_weights)]) == 2
     assert "wants recordings and --out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_label_set_counts_for_a_set_of_clips_and_what_does_not_is_said(video_weights, tmp_path, capsys):
+    (tmp_path / "other.yaml").write_text(f"names: {[f'thing {number}' for number in range(19)]}")
+    options = ["--data", "street", "--size", "64x32", "--max-clips", "1", "--weights", str(video_weights), "--device", "cpu"]
+    assert main(["evaluate", *options, "--label-set", str(tmp_path / "other.yaml")]) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the weights thing 0, thing 1, thing 2, … (19)" in said and "--label-set" in said
+    assert main(["evaluate", *options, "--label-set", "cityscapes", "--upsample", "logits", "--mapping", "kitti"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "note: --data has no use for --mapping, --upsample" in said
+
+
+def test_a_window_counts_for_weights_with_a_memory_alone(video_weights, single_frame_weights):
+    config = evaluation_config("street", **STREET)
+    both = [str(video_weights), str(single_frame_weights)]
+    rows, wide = (
+        evaluate_sets(both, config, ["none"], runtime=RuntimeConfig("cpu", window=window)) for window in (None, "global")
+    )
+    assert rows[0]["iou"][0] == wide[0]["iou"][0] and rows[0]["iou"][1] != wide[0]["iou"][1]  # without, with memory
+    assert rows[1] == wide[1]
