@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
@@ -17,19 +18,21 @@ from lmanet_core.commands.terminal import console, progress
 from lmanet_core.errors import ConfigError, OutputError
 from lmanet_core.evaluation.session import name_cameras
 from lmanet_core.frame import Frame, FrameResult
+from lmanet_core.geometry import Size
 from lmanet_core.media import SINK_KINDS, FrameSource, check_sink_kinds, open_frames, open_sinks
 from lmanet_core.media.inputs import expand_inputs
+from lmanet_core.media.kept_results import EARLIER_BAG, KeptResults
 from lmanet_core.media.live import hide_password
+from lmanet_core.media.output import SINK_FILES
 from lmanet_core.media.picture import draw_picture, write_image
 from lmanet_core.media.result_folder import ResultFolder
-from lmanet_core.media.sinks import png_name
 from lmanet_core.media.video_sink import OPACITY
 from lmanet_core.stream.loop import StreamSummary, segment_stream
 from lmanet_core.stream.resuming import skip_done
 from lmanet_core.stream.segmenter import VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, hash_file, load_model
 
-_RESUMABLE = {"labels", "masks"}  # written whole, frame by frame
+_FILES = (*SINK_FILES.values(), EARLIER_BAG, "summary.json", "picture.png")  # that a run may write
 
 
 def make_parser() -> ArgumentParser:
@@ -62,7 +65,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--picture", type=int | None, default=None, help="also write picture.png of the frame with this number")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with a run that was stopped or killed; of --save labels,masks"
+        "--resume", action="store_true", help="go on with a run that was stopped or killed, by the labels that it saved"
     )
     parser.add_argument("--opacity", type=float, default=OPACITY, help="of the colours in overlay and overlay_images, 0 to 1")
     parser.add_argument("--topic", type=str | None, default=None, help="image topic of bags; several cameras with commas")
@@ -95,8 +98,9 @@ def run(options: Namespace) -> int:
         source = stack.enter_context(_open(cameras[0], options))  # before the weights: what is wrong with it is said first
         kinds = _choose_kinds(source, options)
         check_sink_kinds(kinds)
-        if options.resume and not ({"labels"} <= set(kinds) <= _RESUMABLE and len(cameras) == 1):
-            raise ConfigError(f"--resume goes on with PNGs of one camera: --save labels or labels,masks, got {','.join(kinds)}")
+        if options.resume and ("labels" not in kinds or source.kind == "live"):
+            what = "a live stream" if source.kind == "live" else f"--save {','.join(kinds)}"
+            raise ConfigError(f"--resume goes on with a recording whose labels were saved, got {what}; leave it out")
         if options.stills:
             options.memory = options.label_memory = False
         options.weights = choose_weights(options.weights)
@@ -110,7 +114,7 @@ def run(options: Namespace) -> int:
                 overwrite=options.overwrite,
                 inputs=read,
                 resume=options.resume,
-                writes=[*kinds, "summary.json", "picture.png"] if len(cameras) == 1 else [],
+                writes=[f"{camera.name}/{name}".lstrip("/") for camera in cameras for name in _FILES],
                 run=_describe_run(options),
             )
         )
@@ -172,53 +176,50 @@ def _segment(
     options: Namespace,
 ) -> None:
     """One stream, from its source into its folder."""
-    summary = StreamSummary()
-    stopped = True
+    summary, kept, stopped = StreamSummary(), 0, True
+    kinds = _choose_kinds(source, options)
     doing = f"segmenting {camera.name}".rstrip()
     try:
-        with (
-            open_sinks(
-                camera.out,
-                segmenter.labels,
-                kinds=_choose_kinds(source, options),
-                fps=source.fps,
-                opacity=options.opacity,
-            ) as sink,
-            progress(doing, options.max_frames) as advance,
-        ):
+        earlier = KeptResults(camera.out, kinds, segmenter.labels) if options.resume else None
+        sink = open_sinks(camera.out, segmenter.labels, kinds=kinds, fps=source.fps, opacity=options.opacity)
+        with sink, progress(doing, options.max_frames) as advance:
             advance.expect(source.expected_frames)
 
             def on_frame(frame: Frame, result: FrameResult) -> None:
                 folder.keep = True
-                if summary.frames - 1 == options.picture:
+                if kept + summary.frames - 1 == options.picture:
                     write_image(camera.out / "picture.png", draw_picture(frame, result, segmenter.labels))
                 advance()
 
-            limit, frames = options.max_frames, None
-            if options.resume:
-                left = None if limit is None else max(0, limit - len(list((camera.out / "labels").glob("*.png"))))
-                limit, frames = None, islice(skip_done(source, partial(_is_done, camera.out), segmenter), left)
-            segment_stream(source, segmenter, sink, summary, on_frame, limit, frames)
+            def is_done(earlier: KeptResults, frame: Frame) -> bool:
+                nonlocal kept
+                result = earlier.of(frame, segmenter.plan_for(Size(*frame.image.shape[:2]), frame.pixel_aspect))
+                if result is None:
+                    return False
+                kept += 1
+                sink.anew().write(frame, result)
+                on_frame(frame, result)
+                return True
+
+            frames: Iterator[Frame] = islice(source, options.max_frames)
+            if earlier is not None:
+                frames = skip_done(frames, partial(is_done, earlier), segmenter)
+            segment_stream(source, segmenter, sink, summary, on_frame, frames=frames)
+        if earlier is not None:
+            earlier.finish()
         stopped = False
-        if options.picture is not None and summary.frames <= options.picture:
-            console.print(f"no picture.png: frame {options.picture} was wanted, the last one is {summary.frames - 1}")
+        if options.picture is not None and kept + summary.frames <= options.picture:
+            console.print(f"no picture.png: frame {options.picture} was wanted, the last one is {kept + summary.frames - 1}")
     finally:
-        _write_summary(camera, source, summary, segmenter, model, options, stopped)
+        _write_summary(camera, source, summary, segmenter, model, options, stopped, kept)
         _print_summary(camera.out, source, summary)
 
 
 def _describe_run(options: Namespace) -> dict[str, Any]:
     """What decides the labels: a run that goes on must have the same."""
-    left_out = ("config", "out", "overwrite", "resume", "save", "picture", "max_frames", "weights", "opacity")
+    left_out = ("config", "out", "overwrite", "resume", "save", "picture", "max_frames", "weights")
     given = {name: value for name, value in vars(options).items() if name not in left_out}
     return {**given, "input": [hide_password(text) for text in options.input], "weights": hash_file(Path(options.weights))}
-
-
-def _is_done(out: Path, frame: Frame) -> bool:
-    """Whether all PNGs of a frame are there; the masks are written after the labels."""
-    name = png_name(frame)
-    masks = out / "masks"
-    return (out / "labels" / name).is_file() and all((group / name).is_file() for group in masks.glob("*/"))
 
 
 def _write_summary(
@@ -229,6 +230,7 @@ def _write_summary(
     model: Model,
     options: Namespace,
     stopped: bool,
+    kept: int,
 ) -> None:
     runtime, path = segmenter.runtime, camera.out / "summary.json"
     data = {
@@ -236,7 +238,7 @@ def _write_summary(
         "input": hide_password(camera.input),
         **({"topic": source.topic} if source.topic is not None else {}),
         "complete": not stopped and not summary.skipped,
-        **({"resumed": True} if options.resume else {}),
+        **({"resumed": True, "kept": kept} if options.resume else {}),
         "frames": summary.frames,
         "skipped": summary.skipped,
         **({"dropped": source.dropped} if source.kind == "live" else {}),

@@ -17,6 +17,7 @@ from lmanet_core.media.sinks import ClosingSink, safe_name
 _LOGGER = logging.getLogger(__name__)
 
 BAG_TOPICS = ("labels", "color", "overlay", "confidence", "masks", "label_info", "camera_info")
+CONFIDENCE_TOPIC = "/segmentation/confidence"  # of a single camera
 DEFAULT_BAG_TOPICS = ("labels", "color", "confidence", "masks", "label_info", "camera_info")
 
 

@@ -12,7 +12,12 @@ from lmanet_core.media.bag_sink import ResultBagSink
 from lmanet_core.media.sinks import CompositeSink, LabelPngSink, MaskPngSink, ResultSink, make_folder
 from lmanet_core.media.video_sink import OPACITY, PictureSink, VideoSink
 
-SINK_KINDS = ("labels", "masks", "overlay", "color", "overlay_images", "color_images", "bag")
+#: Kind of result → file or folder.
+SINK_FILES = {
+    "labels": "labels", "masks": "masks", "overlay": "overlay.webm", "color": "color.webm", "overlay_images": "overlay",
+    "color_images": "color", "bag": "result",
+}  # fmt: skip
+SINK_KINDS = tuple(SINK_FILES)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -44,14 +49,15 @@ def open_sinks(
     if "masks" in kinds and not label_set.groups:
         _LOGGER.info("no masks are written: the label set has no class groups")
     make_folder(folder)
+    at = {kind: folder / name for kind, name in SINK_FILES.items()}
     makers: Mapping[str, Callable[[], ResultSink]] = {
-        "labels": lambda: LabelPngSink(folder / "labels"),
-        "masks": lambda: MaskPngSink(folder / "masks", label_set),
-        "overlay": lambda: VideoSink(folder / "overlay.webm", label_set, "overlay", fps, opacity),
-        "color": lambda: VideoSink(folder / "color.webm", label_set, "color", fps),
-        "overlay_images": lambda: PictureSink(folder / "overlay", label_set, "overlay", opacity),
-        "color_images": lambda: PictureSink(folder / "color", label_set, "color"),
-        "bag": lambda: ResultBagSink(folder / "result", label_set),
+        "labels": lambda: LabelPngSink(at["labels"]),
+        "masks": lambda: MaskPngSink(at["masks"], label_set),
+        "overlay": lambda: VideoSink(at["overlay"], label_set, "overlay", fps, opacity),
+        "color": lambda: VideoSink(at["color"], label_set, "color", fps),
+        "overlay_images": lambda: PictureSink(at["overlay_images"], label_set, "overlay", opacity),
+        "color_images": lambda: PictureSink(at["color_images"], label_set, "color"),
+        "bag": lambda: ResultBagSink(at["bag"], label_set),
     }
     sinks: list[ResultSink] = []
     try:

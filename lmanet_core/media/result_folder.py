@@ -71,7 +71,9 @@ class ResultFolder:
             self._foreign: frozenset[Path] = frozenset()
             if self._goes_on:
                 self._compare(manifest)
-                claimed = {one for one in found if one.relative_to(path).parts[0] in manifest.get("writes", ())}
+                self._about["writes"] = sorted({*self._about["writes"], *manifest.get("writes", ())})
+                written = [path / one for one in manifest.get("writes", ())]
+                claimed = {one for one in found if any(one == own or own in one.parents for own in written)}
                 self._foreign = frozenset(found) - frozenset(_ours(path)) - claimed
             if found and not self._goes_on:
                 self._check(found, manifest, overwrite, [Path(one) for one in inputs])
@@ -82,7 +84,7 @@ class ResultFolder:
             self._take_lock()
             if not self._goes_on:
                 _remove(path, found)
-                self._write({"complete": False, "files": {}})
+            self._write({"complete": False, "files": manifest["files"] if self._goes_on else {}})
 
     def _compare(self, manifest: dict[str, Any]) -> None:
         """Whether a run of these settings may go on with one of those; raises ConfigError."""

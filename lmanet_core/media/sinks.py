@@ -26,7 +26,13 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class ResultSink(Protocol):
-    """Takes the result of each frame; a context manager that closes itself."""
+    """Takes the result of each frame; a context manager that closes itself.
+
+    Attributes:
+        by_frame: it writes files of their own for each frame, which stay when a run goes on; what else there is begins anew.
+    """
+
+    by_frame: bool
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """Store one result.
@@ -49,6 +55,8 @@ class ResultSink(Protocol):
 
 class ClosingSink:
     """What makes a sink a context manager."""
+
+    by_frame = False
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """See `ResultSink`."""
@@ -80,6 +88,8 @@ class LabelPngSink(ClosingSink):
         OutputError: the folder cannot be made.
     """
 
+    by_frame = True
+
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         make_folder(self.folder)
@@ -99,6 +109,8 @@ class MaskPngSink(ClosingSink):
     Raises:
         OutputError: a folder cannot be made.
     """
+
+    by_frame = True
 
     def __init__(self, folder: str | Path, label_set: LabelSet) -> None:
         self.folder = Path(folder)
@@ -134,6 +146,10 @@ class CompositeSink(ClosingSink):
                 except OutputError as second:
                     _LOGGER.warning("while closing after an error: %s", second)
                 raise
+
+    def anew(self) -> CompositeSink:
+        """Those of them that begin anew when a run goes on; they are closed with this one."""
+        return CompositeSink([sink for sink in self.sinks if not sink.by_frame])
 
     def close(self) -> None:
         """Close all, also when one of them fails; then raise the first error."""

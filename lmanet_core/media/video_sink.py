@@ -100,6 +100,8 @@ class PictureSink(ClosingSink):
         OutputError: the folder cannot be made.
     """
 
+    by_frame = True
+
     def __init__(
         self, folder: str | Path, label_set: LabelSet, kind: Literal["color", "overlay"], opacity: float = OPACITY
     ) -> None:

@@ -58,7 +58,6 @@ def segment_stream(
     sink: ResultSink,
     summary: StreamSummary,
     on_frame: FrameCallback | None = None,
-    max_frames: int | None = None,
     frames: Iterable[Frame] | None = None,
 ) -> None:
     """Run a source through a segmenter into a sink.
@@ -69,7 +68,6 @@ def segment_stream(
         sink: gets every result as soon as it is there.
         summary: kept up to date after each frame, so that it is right when an exception ends the loop.
         on_frame: called after each frame, for progress.
-        max_frames: stop after so many.
         frames: what is to be segmented of the source; None: all of it.
 
     Raises:
@@ -83,7 +81,5 @@ def segment_stream(
             summary.skipped = source.skipped
             if on_frame is not None:
                 on_frame(frame, result)
-            if max_frames is not None and summary.frames >= max_frames:
-                break
     finally:
         summary.skipped = source.skipped

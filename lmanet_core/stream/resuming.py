@@ -17,7 +17,7 @@ def skip_done(frames: Iterable[Frame], is_done: Callable[[Frame], bool], segment
 
     Args:
         frames: of the stream, in order.
-        is_done: whether there is a result of a frame.
+        is_done: whether there is a result of a frame; asked of each in order, up to the first that has none.
         segmenter: of the stream, new.
     """
     coming = iter(frames)

@@ -27,6 +27,7 @@ import lmanet_core
 from lmanet_core import __version__
 from lmanet_core.commands.main import main
 from lmanet_core.labels import CITYSCAPES
+from lmanet_core.media.folder import FolderSource
 from lmanet_core.media.result_folder import MANIFEST
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import load_model
@@ -875,37 +876,132 @@ def test_without_weights_it_is_said_what_those_that_ship_know(lmanet, folder, tm
     assert ran.code == 0 and "know a generated street and nothing else" in " ".join(ran.err)
 
 
-def test_a_killed_run_leaves_whole_pngs_and_goes_on(tmp_path, lmanet, video_weights, images):
-    folder, out = tmp_path / "long", tmp_path / "out"
+def make_long(folder, images, count=60):
+    """A folder of so many images."""
     write_folder(folder, images)
-    for index in range(6, 60):
+    for index in range(6, count):
         shutil.copy(folder / f"{index % 6:03d}.png", folder / f"{index:03d}.png")
-    given = ("segment", folder, "--weights", video_weights, "--save", "labels,masks", "--device", "cpu", "--precision", "fp32")
+    return folder
+
+
+def kill_after(out, name, *given):
+    """Start a run, and kill it as soon as it has written this label image."""
     process = start(*given, "--out", out)
     deadline = time.monotonic() + 60
-    while not (out / "labels" / "009.png").exists():
+    while not (out / "labels" / name).exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
     process.kill()
     process.communicate(timeout=60)
+
+
+def read_pictures(video):
+    capture, pictures = cv2.VideoCapture(str(video)), []
+    while (read := capture.read())[0]:
+        pictures.append(read[1])
+    capture.release()
+    return np.stack(pictures).astype(int)
+
+
+def read_messages(bag):
+    """Topic, time and bytes of each message."""
+    with Reader2(bag) as reader:
+        messages = sorted((connection.topic, stamp, bytes(data)) for connection, stamp, data in reader.messages())
+    topics = {topic for topic, _, _ in messages}
+    assert {f"/segmentation/{name}" for name in ("labels", "confidence", "label_info")} <= topics
+    return messages
+
+
+def assert_same_results(one, other):
+    """PNGs, videos, and every message of the bag."""
+    for kind in ("labels", "masks/person", "color"):
+        of_one, of_other = read_labels(one / kind), read_labels(other / kind)
+        assert of_one.keys() == of_other.keys() and all((of_one[name] == of_other[name]).all() for name in of_other)
+    of_one, of_other = read_pictures(one / "overlay.webm"), read_pictures(other / "overlay.webm")
+    assert of_one.shape == of_other.shape and abs(of_one - of_other).mean() < 1.0
+    assert read_messages(one / "result") == read_messages(other / "result")
+
+
+def test_a_killed_run_leaves_whole_pngs_and_goes_on(tmp_path, lmanet, video_weights, images):
+    folder, out = make_long(tmp_path / "long", images), tmp_path / "out"
+    given = ("segment", folder, "--weights", video_weights, "--device", "cpu", "--precision", "fp32")
+    given += ("--save", "labels,masks,color_images,overlay,bag")
+    kill_after(out, "009.png", *given)
     left = {path: path.stat().st_mtime_ns for path in (out / "labels").glob("*.png")}
     assert 10 <= len(left) < 60 and all(label_map is not None for label_map in read_labels(out / "labels").values())
     assert lmanet(*given, "--out", out).code == 5  # not without being asked
     assert lmanet(*given, "--out", out, "--resume", "--network-size", "32x32").code == 2
     assert lmanet(*given, "--out", out, "--resume").code == 0
-    assert lmanet(*given, "--out", tmp_path / "whole").code == 0
-    for kind in ("labels", "masks/person"):
-        resumed, whole = read_labels(out / kind), read_labels(tmp_path / "whole" / kind)
-        assert len(whole) == 60 and resumed.keys() == whole.keys()
-        assert all((resumed[name] == whole[name]).all() for name in whole)
-    assert len([path for path, time_ns in left.items() if path.stat().st_mtime_ns == time_ns]) >= len(left) - 1
     summary = read_summary(out)
-    assert summary["complete"] and summary["resumed"] and summary["frames"] <= 60 - len(left) + 1
+    assert summary["complete"] and summary["resumed"] and summary["kept"] + summary["frames"] == 60
+    assert len([path for path, time_ns in left.items() if path.stat().st_mtime_ns == time_ns]) == summary["kept"]
+    assert lmanet(*given, "--out", tmp_path / "whole").code == 0
+    assert_same_results(out, tmp_path / "whole")
+    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
     assert lmanet(*given, "--out", out, "--overwrite").code == 0  # all of it is known to be ours
 
 
-def test_only_pngs_can_be_gone_on_with(segment, folder):
-    assert_one_error(segment(folder, "--resume"), 2, "--resume goes on with PNGs of one camera: --save labels or labels,masks")
+def test_a_run_that_is_killed_twice_loses_nothing(tmp_path, lmanet, video_weights, images):
+    folder, out = make_long(tmp_path / "long", images), tmp_path / "out"
+    given = ("segment", folder, "--weights", video_weights, "--device", "cpu", "--precision", "fp32")
+    given += ("--save", "labels,masks,color_images,overlay,bag")
+    assert lmanet(*given, "--out", tmp_path / "whole").code == 0
+    assert lmanet(*given, "--out", out, "--max-frames", "40").code == 0
+    kill_after(out, "045.png", *given, "--resume")
+    bags = [sum(file.stat().st_size for file in (out / name).iterdir()) for name in ("earlier_result", "result")]
+    assert bags[0] > 0
+    assert lmanet(*given, "--out", out, "--resume").code == 0
+    assert read_summary(out)["kept"] >= 40 and not (out / "earlier_result").exists()
+    assert_same_results(out, tmp_path / "whole")
+
+
+def test_what_is_missing_of_a_frame_is_made_anew_with_all_that_follows(segment, folder, tmp_path):
+    out, given = tmp_path / "out", ("--save", "labels,masks,color_images")
+    assert segment(folder, *given).code == 0
+    whole = {kind: read_labels(out / kind) for kind in ("labels", "masks/person", "color")}
+    for number, lost in ((3, "color/003.png"), (2, "masks/person/002.png"), (1, "labels/001.png")):
+        (out / lost).unlink()
+        assert segment(folder, *given, "--resume").code == 0
+        assert read_summary(out)["kept"] == number
+    for kind, before in whole.items():
+        assert all((image == before[name]).all() for name, image in read_labels(out / kind).items()), kind
+
+
+def test_a_run_goes_on_with_more_results_and_a_picture_of_a_frame_that_was_done(segment, folder, tmp_path, ros2):
+    out = tmp_path / "out"
+    assert segment(folder, "--save", "labels", "--max-frames", "4").code == 0
+    assert segment(folder, "--save", "labels,color", "--resume", "--picture", "2").code == 0
+    assert read_summary(out)["kept"] == 4 and (out / "picture.png").is_file() and count_video_frames(out / "color.webm") == 6
+    assert segment(folder, "--save", "labels,bag", "--resume").code == 0
+    assert read_summary(out)["kept"] == 0 and len(read_bag(out / "result", ros2.store)) == 6  # no confidence was there
+    assert segment(folder, "--save", "labels,color,bag", "--overwrite").code == 0
+
+
+def test_several_cameras_go_on_each_where_it_was(lmanet, video_weights, folder, tmp_path, images):
+    other = write_folder(tmp_path / "other", images[:5])
+    given = ("segment", folder, other, "--weights", video_weights, "--out", tmp_path / "out", "--save", "labels,overlay")
+    assert lmanet(*given).code == 0
+    for lost in ("images/labels/004.png", "other/labels/001.png"):
+        (tmp_path / "out" / lost).unlink()
+    assert lmanet(*given, "--resume").code == 0
+    assert [read_summary(tmp_path / "out" / name)["kept"] for name in ("images", "other")] == [4, 1]
+    assert [count_video_frames(tmp_path / "out" / name / "overlay.webm") for name in ("images", "other")] == [6, 5]
+
+
+def test_a_file_of_the_users_in_the_earlier_bag_is_kept(segment, folder, tmp_path):
+    out, given = tmp_path / "out", ("--save", "labels,bag")
+    assert segment(folder, *given).code == 0
+    (out / "result" / "notes.txt").write_text("mine")
+    assert_one_error(segment(folder, *given, "--resume"), 5, r"earlier_result holds notes\.txt, which lmanet did not write")
+    assert (out / "earlier_result" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("given", "what"), [(["--save", "overlay,bag"], "--save overlay,bag"), ([], "a live stream")])
+def test_what_cannot_be_gone_on_with_says_why(segment, folder, monkeypatch, given, what):
+    if not given:
+        monkeypatch.setattr(FolderSource, "kind", "live")
+    said = f"--resume goes on with a recording whose labels were saved, got {what}; leave it out"
+    assert_one_error(segment(folder, "--resume", *given), 2, said)
 
 
 def test_a_run_that_was_done_has_nothing_to_resume(segment, folder, tmp_path):

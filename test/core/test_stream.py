@@ -119,13 +119,6 @@ def test_sink_that_fails_leaves_a_right_summary(run):
     assert {len(values) for values in made.summary.timings_ms.values()} == {2}
 
 
-@pytest.mark.parametrize(("limit", "frames"), [(1, 1), (2, 2), (3, 3), (9, 3), (None, 3)])
-def test_max_frames_takes_no_more_from_the_source(run, limit, frames):
-    source = Source(0, 0.1, 0.2)
-    assert run(source, max_frames=limit).summary.frames == frames
-    assert source.given == frames
-
-
 def test_on_frame_sees_each_frame_already_counted_and_stored(runtime):
     summary, sink, seen = StreamSummary(), Sink(), []
 
