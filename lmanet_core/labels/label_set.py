@@ -187,14 +187,18 @@ def list_label_sets() -> tuple[str, ...]:
     return (*_IN_CODE, *sorted(file.stem for file in _SETS.glob("*.yaml")))
 
 
-def read_label_set(name_or_file: str | os.PathLike[str]) -> LabelSet:
+def read_label_set(name_or_file: str | os.PathLike[str], own: LabelSet | None = None) -> LabelSet:
     """One of `list_label_sets()`, or what a YAML file says.
 
     Such as:
 
-        names: [floor, wall, person]   # in the order of the ids; or one of the sets that ship
+        names: [floor, wall, person]   # in the order of the ids; or one of the sets that ship; left out: those of `own`
         colors: {person: [220, 20, 60]}   # by name, or a list; left out: the set's, or made up
-        groups: {drivable: [floor]}    # left out: see `usual_groups`
+        groups: {drivable: [floor]}    # left out: the set's, or see `usual_groups`
+
+    Args:
+        name_or_file: a name or a path.
+        own: what the classes are called so far; a file without `names` changes their colours or groups.
 
     Raises:
         ConfigError: no such set or file, an unknown key, or what is no label set.
@@ -206,14 +210,14 @@ def read_label_set(name_or_file: str | os.PathLike[str]) -> LabelSet:
     if not file.is_file():
         hint = suggest_name(name, list_label_sets()) or "; no such file"
         raise ConfigError(f"a label set is {', '.join(list_label_sets())} or a YAML file, got {name!r}{hint}")
-    return _read_file(file)
+    return _read_file(file, own)
 
 
-def _read_file(file: Path) -> LabelSet:
+def _read_file(file: Path, own: LabelSet | None = None) -> LabelSet:
     content = read_options(file)
     refuse_unknown(file, content, _KEYS)
     try:
-        return parse_label_set(content)
+        return parse_label_set(content, own)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
 
@@ -223,14 +227,14 @@ def _shipped(name: str) -> LabelSet:
     return _IN_CODE[name] if name in _IN_CODE else _read_file(_SETS / f"{name}.yaml")
 
 
-def parse_label_set(content: Mapping[str, Any]) -> LabelSet:
+def parse_label_set(content: Mapping[str, Any], own: LabelSet | None = None) -> LabelSet:
     """The set that `names`, `colors` and `groups` of a YAML file tell, see `read_label_set`.
 
     Raises:
         ConfigError: what is no label set.
     """
     wanted = content.get("names")
-    base = read_label_set(wanted) if isinstance(wanted, str) else None
+    base = read_label_set(wanted) if isinstance(wanted, str) else own if wanted is None else None
     names = base.names if base is not None else wanted
     if not isinstance(names, list | tuple) or not names:
         raise ConfigError(f"names must be a list in the order of the ids, or one of {', '.join(list_label_sets())}")
@@ -244,4 +248,6 @@ def parse_label_set(content: Mapping[str, Any]) -> LabelSet:
                 raise ConfigError(f"colors names an unknown class {class_name!r}; classes are {', '.join(names)}")
             given[class_name] = color
         colors = list(given.values())
-    return LabelSet.from_dict({"names": names, "colors": colors, "groups": usual_groups(names) if groups is None else groups})
+    if groups is None:
+        groups = usual_groups(names) if base is None else base.groups
+    return LabelSet.from_dict({"names": names, "colors": colors, "groups": groups})

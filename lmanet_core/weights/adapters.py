@@ -164,11 +164,10 @@ def wrap_module(
         if not _numbers(given, 2) or min(given) < 1:
             raise ConfigError(f"{name}: input_size must be (height, width), got {given!r}")
         input_size = Size(*map(int, given))
-    classes: Any = labels
+    named = getattr(module, "class_names", None)
+    classes: Any = named if labels is None else labels
     if isinstance(labels, str | os.PathLike):
-        classes = read_label_set(labels)
-    elif labels is None:
-        classes = getattr(module, "class_names", None)
+        classes = read_label_set(labels, None if named is None else _label_set(named, len(named)))
     source = source or type(module).__name__
     _require_values(module, name)
     module = _settled(module)
@@ -200,7 +199,7 @@ def relabel(model: Model, labels: LabelSet | Sequence[str] | os.PathLike[str]) -
     Raises:
         ConfigError: a label set that cannot be read, or is for another number of classes.
     """
-    given = read_label_set(labels) if isinstance(labels, str | os.PathLike) else labels
+    given = read_label_set(labels, model.config.labels) if isinstance(labels, str | os.PathLike) else labels
     return replace(model, config=replace(model.config, labels=_label_set(given, model.config.num_classes)))
 
 

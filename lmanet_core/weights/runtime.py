@@ -45,7 +45,8 @@ class RuntimeConfig:
     )
     label_set: str = setting(
         "",
-        "Names, colours, groups of the classes: cityscapes, camvid11, ade20k, mapillary or a YAML file; empty: as trained.",
+        "Names, colours, groups of the classes: cityscapes, camvid11, ade20k, mapillary or a YAML file (or only colours); "
+        "empty: as trained.",
     )
     threads: int = setting(0, "CPU threads of the network; 0 lets PyTorch choose.", low=0, high=256)
     window: int | Literal["global"] | None = setting(

@@ -397,6 +397,11 @@ def test_known_names_bring_their_groups_however_they_are_written():
     assert wrap_module(Net(), labels=NAMES).config.labels.groups["drivable"] == ("floor",)
 
 
+def named(module):
+    module.class_names = NAMES
+    return module
+
+
 def test_label_set_names_the_classes_of_any_weights(tmp_path, capsys, frames, write_video):
     (tmp_path / "own.yaml").write_text("names: [floor, wall, door, person]")
     torch.save(ERFNet(12).state_dict(), tmp_path / "w.pth")
@@ -405,6 +410,9 @@ def test_label_set_names_the_classes_of_any_weights(tmp_path, capsys, frames, wr
     assert VideoSegmenter.from_weights(file, labels="camvid11", device="cpu").labels == CAMVID11
     assert VideoSegmenter.from_model(Net(), labels=tmp_path / "own.yaml", device="cpu").labels.names == NAMES
     assert prepare_runtime(load_model(file), RuntimeConfig("cpu", label_set="camvid11")).config.labels is CAMVID11
+    (tmp_path / "palette.yaml").write_text("colors: {door: [1, 2, 3]}")
+    own = VideoSegmenter.from_model(named(Net()), labels=tmp_path / "palette.yaml", device="cpu").labels
+    assert own.names == NAMES and own.colors[2] == (1, 2, 3) != own.colors[1]
     video, out = str(write_video(tmp_path / "d.avi", 2)), tmp_path / "out"
     assert main(["segment", video, "--weights", file, "--out", str(out), "--labels", "camvid11", "--save", "labels"]) == 0
     assert json.loads((out / "summary.json").read_text())["classes"] == list(CAMVID11.names)

@@ -178,6 +178,13 @@ def test_file_may_give_some_colours_by_name_and_groups_of_its_own(label_file):
     )
 
 
+def test_file_of_colours_alone_is_a_palette_for_the_classes_there_are(label_file):
+    own = LabelSet(("a", "b"), ((1, 1, 1), (2, 2, 2)), {"up": ("b",)})
+    assert read_label_set(label_file("colors: {b: [9, 9, 9]}"), own) == LabelSet(own.names, ((1, 1, 1), (9, 9, 9)), own.groups)
+    assert read_label_set(label_file("colors: [[7, 7, 7], [8, 8, 8]]"), own).colors == ((7, 7, 7), (8, 8, 8))
+    assert read_label_set(label_file("names: [c]\ncolors: [[7, 7, 7]]"), own) == LabelSet(("c",), ((7, 7, 7),))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
