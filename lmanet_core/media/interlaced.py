@@ -16,6 +16,8 @@ from lmanet_core.media.source import FrameSource
 
 _FILTER = "bwdif"  # looks at the frames beside, so that what stands still keeps its lines
 
+_ANY_TEXT = {"metadata_errors": "replace"}  # titles are not always UTF-8
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -26,7 +28,7 @@ def is_interlaced(path: Path) -> bool:
     except InputError:
         return False
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), **_ANY_TEXT) as container:
             return bool(next(container.decode(video=0)).interlaced_frame)
     except (av.error.FFmpegError, StopIteration, IndexError):
         return False
@@ -48,7 +50,7 @@ class InterlacedSource(FrameSource):
         super().__init__(path, _LOGGER)
         self._av = require_decoder(f"{path}: interlaced video")
         try:
-            self._container = self._av.open(str(path))
+            self._container = self._av.open(str(path), **_ANY_TEXT)
             self._stream = self._container.streams.video[0]
         except (self._av.error.FFmpegError, IndexError) as error:
             raise InputError(f"{path}: wanted a video: {error}") from error

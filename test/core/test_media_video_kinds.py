@@ -32,10 +32,11 @@ def encode(tmp_path):
     """A video of RGB frames in H.264, written by PyAV; None among the frames leaves their time out."""
     av = pytest.importorskip("av")
 
-    def write(frames, *, aspect=None, interlaced=False, name="v.mp4"):
+    def write(frames, *, aspect=None, interlaced=False, name="v.mp4", title=""):
         height, width = next(picture for picture in frames if picture is not None).shape[:2]
         with av.open(str(tmp_path / name), "w") as container:
             options = {"crf": "1", "g": "8"} | ({"flags": "+ilme+ildct", "x264-params": "tff=1"} if interlaced else {})
+            container.metadata["title"] = title
             stream = container.add_stream("libx264", rate=10, options=options)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             if aspect is not None:
@@ -194,3 +195,13 @@ def test_plan_of_a_stream_is_asked_for_without_its_pixels(make_scene, video_weig
 def test_pixels_that_are_nearly_square_are_square(video_weights):
     segmenter = VideoSegmenter.from_weights(video_weights)
     assert segmenter.plan_for(Size(64, 96), 136 / 135).network_size == segmenter.plan_for(Size(64, 96)).network_size
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_title_that_is_no_utf8_is_no_obstacle(encode, interlaced):
+    path = encode([np.full((64, 96, 3), grey, np.uint8) for grey in (60, 90, 120)], interlaced=interlaced, title="titlX")
+    content = path.read_bytes()
+    assert b"titlX" in content
+    path.write_bytes(content.replace(b"titlX", b"titl\xe9"))
+    with open_frames(path) as read:
+        assert len(list(read)) == 3
