@@ -105,6 +105,11 @@ def run(module: nn.Module, image: torch.Tensor) -> torch.Tensor:
         raise WeightsError(
             f"the model must return logits of two classes or more, got {shape}; for a mask, (B, 2, H, W) of (−x, x)"
         )
+    if logits.device != image.device:
+        raise WeightsError(
+            f"the model must return logits on the device of its input, {image.device}; got {logits.device}; "
+            "keep all of it on one"
+        )
     height, width = shape[-2:]
     if height > size[0] or width > size[1] or abs(height * size[1] / size[0] - width) >= 1:
         raise WeightsError(

@@ -522,6 +522,46 @@ def test_weights_without_values_are_named():
         wrap_module(Net().to("meta"))
 
 
+def test_model_on_several_devices_is_told_of():
+    with pytest.raises(WeightsError, match=r"logits on the device of its input, cpu; got meta; keep all of it on one"):
+        wrap_module(Net(lambda logits, image: logits.to("meta")))
+
+    class Split(Net):
+        def forward(self, image):
+            return self.head(self.stem(image).to("cuda:7"))
+
+    with pytest.raises(WeightsError, match=r"the model does not run on an image .*"):
+        wrap_module(Split())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device beside the CPU")
+def test_model_of_two_devices_is_put_onto_one(image):
+    module = Net()
+    expected = wrap_module(Net()).network.encode(image)
+    module.head.to("cuda")
+    model = wrap_module(module)
+    assert {parameter.device.type for parameter in model.network.parameters()} == {"cpu"}
+    assert torch.equal(model.network.encode(image), expected)
+
+
+@pytest.mark.parametrize("kind", ["hub/model.safetensors", "model.onnx", "model.pt"])
+def test_half_a_file_is_called_damaged(kind, tmp_path):
+    if kind.startswith("hub"):
+        transformers = pytest.importorskip("transformers")
+        transformers.AutoModelForSemanticSegmentation.from_config(segformer(transformers)).save_pretrained(tmp_path / "hub")
+    elif kind.endswith("onnx"):
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        torch.onnx.export(Net().eval(), (torch.zeros(1, 3, 32, 64),), tmp_path / kind, dynamo=True, verbose=False)
+    else:
+        torch.jit.trace(Net().eval(), torch.zeros(1, 3, 32, 64)).save(str(tmp_path / kind))
+    content = (tmp_path / kind).read_bytes()
+    (tmp_path / kind).write_bytes(content[: len(content) // 2])
+    name = f"hf:{tmp_path / 'hub'}" if kind.startswith("hub") else str(tmp_path / kind)
+    with pytest.raises(WeightsError, match=r"or damaged \(.*; (export|copy)|cannot be loaded by transformers"):
+        load_model(name)
+
+
 def test_files_of_ours_and_published_ones_with_nan_are_refused_too(tmp_path):
     network = LMANet(ERFNet(20))
     with torch.no_grad():
