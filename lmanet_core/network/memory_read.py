@@ -150,17 +150,24 @@ class MemoryModule(nn.Module):
         return self._append_position(self.query_head(self._pooled(features)))
 
     def _pooled(self, features: torch.Tensor) -> torch.Tensor:
+        """Channels-last where it is averaged, as read and convolutions want it, in whatever layout somebody else's model is."""
         pool = self.config.pool
-        return features if pool == 1 else F.avg_pool2d(features, pool, ceil_mode=True, count_include_pad=False)
+        if pool == 1:
+            return features
+        averaged = F.avg_pool2d(features, pool, ceil_mode=True, count_include_pad=False)
+        return averaged.contiguous(memory_format=torch.channels_last)
 
     def fuse(self, features: torch.Tensor, query_value: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
         """What the decoder gets: features (B, C, h, w), and query's value and what was read, where these are pooled."""
         fused: torch.Tensor = self.fusion(query_value, read)
         if self.config.pool == 1:
             return fused
-        change, (height, width) = fused - self._pooled(features), features.shape[-2:]
+        pooled = self._pooled(features) if self.config.value_channels else query_value
+        change, (height, width) = fused - pooled, features.shape[-2:]
+        if features.is_contiguous():  # else the sum of two layouts takes longer than all of this
+            change = change.contiguous()
         spread = F.interpolate(change, scale_factor=float(self.config.pool), mode="bilinear", align_corners=False)
-        return features + spread[..., :height, :width]
+        return spread.add_(features) if spread.shape == features.shape else features + spread[..., :height, :width]
 
     def _append_position(self, head: KeyValue) -> KeyValue:
         """Add to keys where they are, so that the product of two says how near each other they are, too.

@@ -175,6 +175,8 @@ def prepare(
             network.backbone.set_submodule(name, _FullPrecision(original, dtype, fold).to(chosen_device))
     if isinstance(network.backbone, ModuleBackbone):
         network.backbone.require_runs(dtype, chosen_device)
+        if network.memory is not None:  # ours
+            network.memory.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     else:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Runtime(network, config, chosen_device, dtype)

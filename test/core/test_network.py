@@ -641,10 +641,11 @@ def test_position_bias_out_of_range_is_refused(wrong, message):
 # ---- pooled reads
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("pool", [2, 3])
-def test_pooled_memory_of_residual_fusion_starts_as_the_identity_and_changes_what_it_reads(pool):
+def test_pooled_memory_of_residual_fusion_starts_as_the_identity_and_changes_what_it_reads(pool, layout):
     torch.manual_seed(0)
-    features = torch.randn(1, 6, 12, 20)
+    features = torch.randn(1, 6, 12, 20).contiguous(memory_format=layout)
     module = MemoryModule(6, MemoryConfig(4, 0, "residual", window=5, pool=pool)).eval()
     with torch.no_grad():
         kept = module.remember(features.flip(3))
@@ -652,11 +653,24 @@ def test_pooled_memory_of_residual_fusion_starts_as_the_identity_and_changes_wha
         past = stack_memory([kept])
         assert torch.equal(module.read(features, past), features)
         module.fusion.blend.bias.fill_(1.0)  # what was read takes the place of what is seen
-        changed = module.read(features, past) - features
+        read = module.read(features, past)
+        assert read.is_contiguous(memory_format=layout)  # as the decoder of somebody else's model had it
+        changed = read - features
         plain = nn.functional.avg_pool2d(features, pool, ceil_mode=True, count_include_pad=False)
         expected = local_attention(module.project_query(features).key, past.keys, past.values, 5) - plain
         spread = nn.functional.interpolate(expected, scale_factor=float(pool), mode="bilinear")[..., :12, :20]
         torch.testing.assert_close(changed, spread, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["residual", "gated"])
+def test_pooled_memory_learns(fusion):
+    torch.manual_seed(0)
+    features = torch.randn(1, 6, 8, 12, requires_grad=True)
+    module = MemoryModule(6, MemoryConfig(4, 0 if fusion == "residual" else 3, fusion, window=3, pool=2))
+    module.read(features, stack_memory([module.remember(features.flip(3))])).square().sum().backward()
+    assert features.grad.abs().min() > 0 and all(
+        parameter.grad.isfinite().all() for parameter in module.fusion.parameters() if parameter.grad is not None
+    )
 
 
 def test_pool_is_a_matter_of_the_weights_and_within_its_range():
