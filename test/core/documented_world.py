@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,15 @@ def make():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
     return model, {CLASSES}
+"""
+#: In place of the checkout that docs/models.md speaks of.
+ESPNETV2 = """
+from torch import nn
+
+
+class ESPNetv2Segmentation(nn.Conv2d):
+    def __init__(self, args, classes, dataset):
+        super().__init__(args.channels, classes, 1)
 """
 #: Of training configurations, so that a step takes no time.
 SMALL = {
@@ -65,6 +75,11 @@ def make_world(home: Path, ros2, weights: Path) -> None:
     assets = home / "lmanet_core/assets"
     assets.mkdir(parents=True)
     shutil.copy(home / "W", assets / "erfnet_street.safetensors")
+
+
+def documented_code(page: str) -> list[str]:
+    """The Python examples of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 def scene(number: int) -> np.ndarray:
@@ -128,6 +143,10 @@ def make_weights(home: Path, weights: Path) -> None:
     shutil.copy(home / "W", home / "run/best.safetensors")
     (home / "own.py").write_text(OWN)
     (home / "camvid.py").write_text(OWN.replace("8, 4, 1", "8, 11, 1").replace(f"{CLASSES}", f"{CAMVID11.names}"))
+    (home / "city.py").write_text(next(one for one in documented_code("models.md") if "ESPNetv2" in one))
+    (home / "model/segmentation").mkdir(parents=True)
+    (home / "model/segmentation/espnetv2.py").write_text(ESPNETV2)
+    torch.save(torch.nn.Conv2d(3, 20, 1).state_dict(), home / "espnetv2_s_2.0_city_1024x512.pth")
     (home / "package").mkdir()
     (home / "package/module.py").write_text(OWN)
     torch.jit.script(torch.nn.Conv2d(3, 4, 1).eval()).save(str(home / "model.pt"))
@@ -166,14 +185,20 @@ def make_cityscapes(root: Path, ids: np.ndarray) -> None:
         cv2.imwrite(str(root / f"gtFine/{split}/{city}/{city}_000000_000019_gtFine_labelIds.png"), ids + 7)
 
 
-def make_hub_folder(folder: Path) -> None:
-    """A SegFormer as save_pretrained writes it; needs transformers."""
+def make_hub_folders(home: Path) -> None:
+    """Models as save_pretrained writes them; needs transformers."""
     import transformers
 
-    config = transformers.SegformerConfig(
+    segformer = transformers.SegformerConfig(
         num_labels=4, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1], decoder_hidden_size=8
     )
-    transformers.SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    dpt = transformers.DPTConfig(
+        num_labels=4, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=64,
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8] * 4, fusion_hidden_size=8,
+    )  # fmt: skip
+    mobilenet = transformers.MobileNetV2Config(num_labels=4, depth_multiplier=0.25)
+    for name, config in (("segformer", segformer), ("dpt", dpt), ("mobilenet", mobilenet)):
+        transformers.AutoModelForSemanticSegmentation.from_config(config).save_pretrained(home / name)
 
 
 def make_onnx(file: Path) -> None:

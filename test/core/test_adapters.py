@@ -1127,7 +1127,8 @@ def test_without_transformers_the_error_names_the_extra(monkeypatch):
 
 
 def test_the_examples_of_the_documentation_run(own, frames):
-    function, from_model = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[:2]
+    examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    function, from_model = (next(one for one in examples if words in one) for words in ("# own.py", "from_model"))
     model = load_model(own(function))
     assert model.config.labels.names == ("floor", "wall", "person", "shelf")
     assert model.network.backbone.mean == (0.485, 0.456, 0.406) and model.network.backbone.cut.layer == "2"
@@ -1138,8 +1139,7 @@ def test_the_examples_of_the_documentation_run(own, frames):
 
 
 def test_every_attribute_of_the_documentation_is_one(own):
-    documented = set(
-        re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", DOCS.read_text().split("\n## ")[1], re.MULTILINE)))
-    )
+    section = next(one for one in DOCS.read_text().split("\n## ") if one.startswith("`python:`"))
+    documented = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))))
     assert documented == {"mean", "std", "bgr", "class_names", "input_size"}
     assert all(f"    {name}" in adapters.__doc__ or f", {name} " in adapters.__doc__ for name in documented)

@@ -9,17 +9,20 @@ import shlex
 import string
 from pathlib import Path
 
+import cv2
 import pytest
+import torch
 
 from lmanet_core.commands.main import COMMANDS, main, make_parser
 from lmanet_core.experiments.paper import EXPERIMENTS
+from lmanet_core.stream.segmenter import VideoSegmenter
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 #: Words of a command → what they are called among the stand-ins.
 STAND_INS = {
-    "INPUT": "drive.mp4", "INPUT…": "drive.mp4", "BAG": "drive.mcap", "RECORDED": "results.mcap", "hf:FOLDER": "hf:hub",
+    "INPUT": "drive.mp4", "INPUT…": "drive.mp4", "BAG": "drive.mcap", "RECORDED": "results.mcap", "hf:FOLDER": "hf:segformer",
     "bag": "bag/images", "RUN.yaml": "config/train/street_memory.yaml", "NAME": "kitti", "TOPIC": "/camera/labels/compressed",
     "/front/image_raw,/rear/image_raw": "two",
 }  # fmt: skip
@@ -94,7 +97,7 @@ def world(tmp_path_factory, ros2, following_weights):
     home = tmp_path_factory.mktemp("world")
     module.make_world(home, ros2, following_weights)
     if importlib.util.find_spec("transformers"):
-        module.make_hub_folder(home / "hub")
+        module.make_hub_folders(home)
     if importlib.util.find_spec("onnxscript"):
         module.make_onnx(home / "model.onnx")
     return home
@@ -140,6 +143,28 @@ def test_documented_command_runs(command, options, world, tmp_path, monkeypatch,
         code = stopped.code
     said = capsys.readouterr()
     assert code == 0 or (code == 1 and command in ("evaluate", "compare", "doctor") and "error" not in said.err), said.err
+
+
+def test_every_family_of_the_documentation_is_segmented_with(world, published_shapes, monkeypatch):
+    for module in ("transformers", "onnxruntime", "onnxscript"):
+        pytest.importorskip(module)
+    for file, kind in (("train_epoch_200.pth", "semseg"), ("lmanet_erf_best.pth", "erf sigmoid-do1")):
+        shapes, _ = published_shapes(kind)
+        torch.save({f"module.{key}": torch.tensor(0.01).expand(shape) for key, shape in shapes.items()}, world / file)
+    monkeypatch.chdir(world)
+    (example,) = re.findall(r"```python\n(# families\.py.*?)```", (ROOT / "docs/models.md").read_text(), re.DOTALL)
+    made = {}
+    exec(example, made)
+    image = cv2.imread("bag/images/000.png")
+    counts = {name: len(one.labels.names) for name, one in made.items() if isinstance(one, VideoSegmenter)}
+    assert counts == {
+        **dict.fromkeys(("erfnet", "pspnet", "lmanet"), 19),
+        **dict.fromkeys(("segformer", "dpt", "mobilenet", "own", "torchscript", "onnx"), 4),
+    }
+    for name, count in counts.items():
+        labels = made[name].step(image, 10**9).labels
+        assert labels.shape == image.shape[:2] and labels.max() < count
+    assert made["lmanet"].memory is not None and made["pspnet"].memory is None
 
 
 def test_scripts_of_the_documentation_are_there():
