@@ -395,6 +395,7 @@ def mirrored(**changed):
         ({"tc": 0.82}, True),
         ({"mirror": mirrored(information=1.1)}, True),
         ({"mirror": mirrored(information=1.1), "flicker": 0.03}, False),
+        ({"mirror": mirrored(information=1.1), "flicker": 0.03, "tc": 0.85}, True),  # more classes, more borders
         ({"mirror": mirrored(information=1.1), "tc": 0.75}, False),
         ({"mirror": mirrored(information=0.99), "flicker": 0.01}, False),
         ({"flicker": 0.015, "mirror": mirrored(confidence=0.99)}, False),
