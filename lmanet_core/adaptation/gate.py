@@ -93,7 +93,7 @@ def judge_weights(
         weights: as `load_model` takes them.
         cameras: recordings, each from where it is judged on.
         config: see `AdaptConfig`.
-        out: folder of the report; one that is there is replaced.
+        out: folder of the report.
         advance: called twice for each frame.
 
     Raises:
@@ -115,7 +115,6 @@ def judge_weights(
             starts_s=tuple(camera.start_s for camera in cameras),
             max_frames=config.judged_frames,
             flow="farneback",
-            overwrite=True,
         ),
         advance,
     )

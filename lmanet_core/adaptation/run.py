@@ -43,7 +43,7 @@ from lmanet_core.network.adapter import ModuleBackbone
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.stream.stream_plan import plan_stream
 from lmanet_core.training.run import train
-from lmanet_core.training.run_files import LAST
+from lmanet_core.training.run_files import LAST, RESUME
 from lmanet_core.weights.checkpoint import FOREIGN, Model, hash_file, load_model, save_model
 from lmanet_core.weights.runtime import prepare
 from lmanet_core.weights.shipped import default_weights
@@ -134,13 +134,13 @@ def _judge(
     out = Path(config.out)
     with progress("judging the weights as they were") as advance:
         advance.expect(2 * held.frames)
-        before = judge_weights(weights, held.cameras, config, out / "before", advance)
+        before = judge_weights(weights, held.cameras, config, _anew(out / "before"), advance)
     unchanged = Condition("statistics of the recordings, by which labels tell more of mirrored pictures", None, None, False)
     results = [Adaptation(out, None, (unchanged,), before, before)]
     for report, candidate in candidates.items():
         with progress("judging the adapted weights") as advance:
             advance.expect(2 * held.frames)
-            after = judge_weights(candidate, held.cameras, config, out / report, advance)
+            after = judge_weights(candidate, held.cameras, config, _anew(out / report), advance)
         conditions = tuple(compare(before, after, model.config.labels.names))
         results.append(Adaptation(out, None, conditions, before, after))
         if all(condition.passed for condition in conditions):
@@ -277,9 +277,20 @@ def _label(config: AdaptConfig, start: str, clips: RecordedClips, out: Path, pro
 def _train(config: AdaptConfig, model: Model, start: str, clips: RecordedClips, out: Path, say: Callable[[str], None]) -> str:
     """The student's run; returns its weights."""
     folder = out / "training"
+    if not (folder / RESUME).is_file():
+        _anew(folder)
     result = train(student_config(config, model.network, start, clips, folder))
     say(f"trained {result.steps} steps, loss {result.loss:.4f}")
     return str(folder / LAST)
+
+
+def _anew(folder: Path) -> Path:
+    """A folder of this adaptation, without what a run that was killed left in it."""
+    assert folder.name in _WRITES
+    if folder.is_dir():
+        with output_errors(folder):
+            shutil.rmtree(folder)
+    return folder
 
 
 def _write_summary(config: AdaptConfig, weights: str, clips: RecordedClips, result: Adaptation) -> None:

@@ -67,6 +67,5 @@ def student_config(config: AdaptConfig, network: LMANet, start: str, clips: Reco
         workers=config.workers,
         checkpoint_every=50,
         resume=(folder / RESUME).is_file(),
-        overwrite=not (folder / RESUME).is_file(),
         **memory,
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +31,7 @@ from lmanet_core.weights.shipped import default_weights
 
 pytest.importorskip("lightning", reason="training needs lightning: pip install '.[train]'")
 
-from lmanet_core.adaptation import AdaptConfig, gate, selection, teacher
-from lmanet_core.adaptation import run as adaptation
+from lmanet_core.adaptation import AdaptConfig, selection, teacher
 from lmanet_core.adaptation.gate import Judged, compare
 from lmanet_core.adaptation.mirror import MirrorAgreement, measure_mirror_agreement, mutual_information
 from lmanet_core.adaptation.selection import choose, survey
@@ -433,13 +435,17 @@ def night(tmp_path_factory):
 def adapt(night, tmp_path, capsys):
     """`lmanet adapt` on the drive, small and without a student unless told; code, and what was printed."""
 
+    def command(out, *arguments, sources=(night / "images",)):
+        usual = ["--network-size=256x128", "--moments=12", "--steps=0", "--workers=0", "--precision=32", "--fps=10"]
+        return ["adapt", *map(str, sources), "--out", str(out), *usual, *map(str, arguments)]
+
     def run(*arguments, out=tmp_path / "out", sources=(night / "images",)):
         capsys.readouterr()
-        usual = ["--network-size=256x128", "--moments=12", "--steps=0", "--workers=0", "--precision=32", "--fps=10"]
-        code = main(["adapt", *map(str, sources), "--out", str(out), *usual, *map(str, arguments)])
+        code = main(command(out, *arguments, sources=sources))
         said = capsys.readouterr()
         return code, said.out, " ".join(said.err.split())
 
+    run.command = command
     return run
 
 
@@ -448,7 +454,7 @@ def summary(out):
 
 
 def test_adapted_weights_are_better_on_frames_they_have_not_seen(adapt, night, tmp_path):
-    code, said, _ = adapt("--labels", night / "labels")
+    code, said, _ = adapt("--labels", night / "labels", "--moments=8", "--judged-frames=8")
     found = summary(tmp_path / "out")
     assert code == 0 and found["adopted"] is True, said
     assert found["after"]["miou"] > found["before"]["miou"] + 0.01
@@ -465,39 +471,46 @@ def test_weights_that_became_worse_are_refused_and_the_old_ones_stay(adapt, nigh
     weights = tmp_path / "mine.safetensors"
     shutil.copy(default_weights(), weights)
     before = weights.read_bytes()
-    code, said, _ = adapt("--steps=2", "--learning-rate=3", "--anchor=0", "--statistics=off", "--weights", weights)
+    code, said, _ = adapt(
+        "--steps=2", "--learning-rate=3", "--anchor=0", "--statistics=off", "--judged-frames=6", "--weights", weights
+    )
     found = summary(tmp_path / "out")
     assert code == 1 and found["adopted"] is False and not (tmp_path / "out" / "adapted.safetensors").exists()
     assert "no better: keep the weights as they are" in said and "which is worse" in said
     assert weights.read_bytes() == before
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(adapt, tmp_path, monkeypatch):
-    usual = ("--steps=3", "--batch-size=2", "--moments=6")
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(adapt, night, tmp_path):
+    usual = ("--network-size=128x64", "--statistics=off", "--steps=2", "--batch-size=1", "--moments=4", "--judged-frames=3")
     adapt(*usual, out=tmp_path / "whole")
-
-    def killed(*arguments, **options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(adaptation, "train", killed)
-        assert adapt(*usual)[0] == 130
-    labelled = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "teacher").rglob("*.png")}
-    assert labelled
-    with monkeypatch.context() as patched:
-        patched.setattr(gate, "evaluate", killed)
-        assert adapt(*usual, "--resume")[0] == 130
-    adapt(*usual, "--resume")
+    out = tmp_path / "out"
+    kill_when(out / "training" / "config.yaml", adapt.command(out, *usual))
+    labelled = {path: path.stat().st_mtime_ns for path in (out / "teacher").rglob("*.png")}
+    assert labelled and not (out / "training" / "resume.ckpt").exists()
+    kill_when(out / "before" / "frames.jsonl", adapt.command(out, *usual, "--resume"))
+    code, _, error = adapt(*usual, "--resume")
+    assert code in (0, 1), error
     assert labelled == {path: path.stat().st_mtime_ns for path in labelled}
     one, two = (load_model(tmp_path / name / "training" / "last.safetensors").network for name in ("whole", "out"))
     for ours, theirs in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
-    assert summary(tmp_path / "whole")["after"] == summary(tmp_path / "out")["after"]
+    assert summary(tmp_path / "whole")["after"] == summary(out)["after"]
+
+
+def kill_when(path, command):
+    """Start a command, and kill it as soon as a file is there."""
+    process = subprocess.Popen([sys.executable, "-m", "lmanet_core.commands", *command], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
 
 
 def test_other_settings_do_not_go_on_with_a_run(adapt):
-    adapt("--moments=6")
-    code, _, error = adapt("--moments=7", "--resume")
+    adapt("--moments=6", "--judged-frames=3", "--statistics=off")
+    code, _, error = adapt("--moments=7", "--judged-frames=3", "--statistics=off", "--resume")
     assert code == 2 and "cannot go on with other settings: moments: was 6, now 7" in error
 
 
