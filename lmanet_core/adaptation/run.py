@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +49,8 @@ from lmanet_core.weights.runtime import prepare
 from lmanet_core.weights.shipped import default_weights
 
 STATISTICS, ADAPTED = "statistics.safetensors", "adapted.safetensors"
-_WRITES = ("teacher", "training", "before", "after", "after_statistics", STATISTICS, ADAPTED, "statistics.json", "summary.json")
+_AFTER = ("after", "after_statistics")  # reports of the candidates, the student first where there is one
+_WRITES = ("teacher", "training", "before", *_AFTER, STATISTICS, ADAPTED, "statistics.json", "summary.json")
 _MEASURED = 32  # clips that statistics are measured on, and images that agreement is
 
 
@@ -75,7 +76,6 @@ class Adaptation:
         weights: the adapted ones; None where they were refused.
         conditions: what was asked of them.
         before, after: what was measured.
-        seconds: of each step.
     """
 
     folder: Path
@@ -119,16 +119,16 @@ def adapt(config: AdaptConfig, progress: Progress | None = None, say: Callable[[
         say(f"{len(clips)} frames to learn from, of {frames}; network size {plan.network_size}")
         start = _adapt_statistics(config, model, weights, clips, out, progress, say)
         _label(config, start, clips, out, progress)
-        candidates = {"after_statistics": start} if start != weights else {}
+        candidates = [start] if start != weights else []
         if config.steps:
-            candidates = {"after": _train(config, load_model(start), start, clips, out, say), **candidates}
+            candidates.insert(0, _train(config, load_model(start), start, clips, out, say))
         result = _judge(config, model, weights, candidates, _Held(config, surveys, judged), progress)
         _write_summary(config, weights, clips, result)
     return result
 
 
 def _judge(
-    config: AdaptConfig, model: Model, weights: str, candidates: Mapping[str, str], held: _Held, progress: Progress
+    config: AdaptConfig, model: Model, weights: str, candidates: Sequence[str], held: _Held, progress: Progress
 ) -> Adaptation:
     """Compare the candidates, the best first, with the weights as they were, and adopt the first that passes."""
     out = Path(config.out)
@@ -137,7 +137,7 @@ def _judge(
         before = judge_weights(weights, held.cameras, config, _anew(out / "before"), advance)
     unchanged = Condition("statistics of the recordings, by which labels tell more of mirrored pictures", None, None, False)
     results = [Adaptation(out, None, (unchanged,), before, before)]
-    for report, candidate in candidates.items():
+    for report, candidate in zip(_AFTER, candidates, strict=False):
         with progress("judging the adapted weights") as advance:
             advance.expect(2 * held.frames)
             after = judge_weights(candidate, held.cameras, config, _anew(out / report), advance)
@@ -147,7 +147,7 @@ def _judge(
             with replace_file(out / ADAPTED) as file:
                 shutil.copyfile(candidate, file)
             return replace(results[-1], weights=out / ADAPTED)
-    return results[min(1, len(results) - 1)]
+    return results[1] if candidates else results[0]
 
 
 class _Held:
@@ -177,7 +177,9 @@ def _require_adaptable(model: Model, config: AdaptConfig) -> None:
     if model.config.architecture == FOREIGN:
         raise WeightsError(f"{model.source} cannot be trained: give the model itself, as python:FILE.py:function or hf:…")
     if config.steps and not config.all and isinstance(backbone, ModuleBackbone) and backbone.cut is None:
-        raise ConfigError("no last layer was found to train in these weights: name it with cut, or give all, or steps 0")
+        raise ConfigError(
+            "no last layer was found to train in these weights: --all trains all of them, --steps 0 adapts statistics alone"
+        )
 
 
 def _past(config: AdaptConfig, model: Model) -> int:
