@@ -46,22 +46,29 @@ def adapt_statistics(
         The model, and for each share of new statistics the information in bits, see `MirrorAgreement`; empty, and the model
         itself, where it has no BatchNorm.
     """
-    old = _statistics(model.network)
-    if not old:
-        return model, {}
-    new = _measure(model.network, clips)
     information: dict[float, float] = {}
-    candidates: dict[float, Model] = {}
+    candidates = mix_statistics(model, clips)
+    if not candidates:
+        return model, {}
     for share in SHARES:
+        information[share] = measure_mirror_agreement(prepare(candidates[share], device), images, advance).information
+    best = max(SHARES, key=lambda share: information[share] * (1.0 - _LEAST_GAIN if share else 1.0))
+    return candidates[best], information
+
+
+def mix_statistics(model: Model, clips: Sequence[torch.Tensor]) -> dict[float, Model]:
+    """The model with each of `SHARES` of the statistics measured on the clips; empty where it has no BatchNorm."""
+    old = _statistics(model.network)
+    new = _measure(model.network, clips) if old else []
+    mixed = {}
+    for share in SHARES if old else ():
         network = copy.deepcopy(model.network)
         for layer, before, after in zip(_layers(network), old, new, strict=True):
             for kept, first, second in zip((layer.running_mean, layer.running_var), before, after, strict=True):
                 assert kept is not None
                 kept.copy_(torch.lerp(first, second, share))
-        candidates[share] = replace(model, network=network)
-        information[share] = measure_mirror_agreement(prepare(candidates[share], device), images, advance).information
-    best = max(SHARES, key=lambda share: information[share] * (1.0 - _LEAST_GAIN if share else 1.0))
-    return candidates[best], information
+        mixed[share] = replace(model, network=network)
+    return mixed
 
 
 def _layers(network: nn.Module) -> list[_BatchNorm]:
