@@ -1,10 +1,10 @@
 """Does the share of new BatchNorm statistics that lets labels tell most of mirrored pictures also have the best mIoU?
 
-    python benchmarks/mirror_statistics.py ../shared/data/bags/camvid_0016E5_15hz_mcap --labels /camera/label_camvid11/compressed \\
-        --mapping camvid11 --weights ../shared/data/weights/erfnet_cityscapes.pth --network-size 640x480
+    python benchmarks/mirror_statistics.py camvid_0016E5_15hz_mcap --labels /camera/label_camvid11/compressed \\
+        --mapping camvid11 --weights erfnet_cityscapes.pth --network-size 640x480
 
-Statistics are measured on the first half of a recording; both halves are judged, single frames without memories. With --tint the
-recording is seen by another camera: "0.35,0.45,0.7,5,15,60" multiplies red, green and blue, and adds.
+Statistics are measured on the first half of a recording; both halves are judged, single frames without memories. With --tint
+the recording is seen by another camera: "0.35,0.45,0.7,5,15,60" multiplies red, green and blue, and adds.
 """
 
 from __future__ import annotations
