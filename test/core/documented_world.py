@@ -101,6 +101,9 @@ def make_recordings(home: Path, images: list[np.ndarray], labels: list[np.ndarra
         for stamp, data in zip(stamps, encoded, strict=True)
     ]
     write_mcap(ros2, home / "drive.mcap", messages)
+    shutil.copy(home / "drive.mcap", home / "other.mcap")
+    moving = [("/camera/image_raw", 10**9 + n * 10**8, ros2.image(scene(3 * n), 10**9 + n * 10**8)) for n in range(30)]
+    write_mcap(ros2, home / "long.mcap", moving)
     rear = [(topic.replace("camera", "rear"), *rest) for topic, *rest in messages[: len(images)]]
     front = [(topic.replace("camera", "front"), *rest) for topic, *rest in messages[: len(images)]]
     write_mcap(ros2, home / "two.mcap", [*front, *rear])
@@ -139,8 +142,9 @@ def make_weights(home: Path, weights: Path) -> None:
     for name in ("erfnet_pretrained.pth", "erfnet_cityscapes.pth", "erfnet.pth", "MODEL"):
         torch.save(published, home / name)
     torch.save(ERFNet(12).state_dict(), home / "own.pth")
-    (home / "run").mkdir()
-    shutil.copy(home / "W", home / "run/best.safetensors")
+    for name in ("run/best", "runs/mine/adapted"):
+        (home / name).parent.mkdir(parents=True)
+        shutil.copy(home / "W", home / f"{name}.safetensors")
     (home / "own.py").write_text(OWN)
     (home / "camvid.py").write_text(OWN.replace("8, 4, 1", "8, 11, 1").replace(f"{CLASSES}", f"{CAMVID11.names}"))
     (home / "city.py").write_text(next(one for one in documented_code("models.md") if "ESPNetv2" in one))
