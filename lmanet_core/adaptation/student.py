@@ -35,7 +35,8 @@ def student_config(config: AdaptConfig, network: LMANet, start: str, clips: Reco
     memory: dict[str, Any] = {}
     if remembers and new_memory:
         memory = {"fusion": "residual", "memory_frames": PAST, "whiten_keys": True}
-        memory |= {"key_channels": OTHER_MEMORY.key_channels, "window": OTHER_MEMORY.window}
+        keys = min(OTHER_MEMORY.key_channels, backbone.feature_channels)
+        memory |= {"key_channels": keys, "window": OTHER_MEMORY.window}
     stage = "all" if config.all and remembers else "backbone" if config.all else "joint" if remembers else "decoder"
     whole = backbone.fixed_size is not None or config.crop == 1.0
     return TrainConfig(

@@ -534,6 +534,27 @@ def test_a_teacher_with_other_classes_is_refused(adapt, tmp_path):
     assert code == WeightsError.exit_code and "has other classes (dark, bright, …) than the weights (road, sidewalk" in error
 
 
+def test_a_network_of_few_features_gets_a_memory_that_fits(night, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n\ndef make():\n"
+        "    features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())\n"
+        "    return nn.Sequential(features, nn.Conv2d(6, 3, 1)), ('a', 'b', 'c')\n"
+    )
+    arguments = [
+        "--out",
+        tmp_path / "out",
+        "--weights",
+        f"python:{tmp_path}/own.py:make",
+        "--steps=1",
+        "--moments=4",
+        "--fps=10",
+    ]
+    small = ["--judged-frames=2", "--workers=0", "--batch-size=1", "--network-size=64x32"]
+    assert main(["adapt", str(night / "images"), *map(str, arguments), *small]) in (0, 1)
+    adapted = load_model(tmp_path / "out" / "training" / "last.safetensors").network
+    assert adapted.memory is not None and adapted.memory.config.key_channels == 6
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
