@@ -111,7 +111,8 @@ class RecordedClips(ClipSource):
         if len(names) == 1:
             void = np.full(self.size, UNLABELLED, np.uint8)
             maps = past_homographies(*self.size, frames, stride, MotionConfig(), rng)[:-1]
-            images[:-1] = [move_still(images[-1], void, homography)[0] for homography in maps]
+            for number, homography in enumerate(maps):
+                images[number] = move_still(images[-1], void, homography)[0]
         labels = np.full(images.shape[:3], UNLABELLED, np.uint8)
         own = self.root / "labels" / f"{names[-1]}.png"
         if not own.is_file():

@@ -196,9 +196,9 @@ def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelCo
 def whiten_keys(network: LMANet, source: ClipSource, config: TrainConfig) -> None:
     """Start the keys of a new memory from the features of some training frames, see `MemoryModule.whiten_keys`."""
     assert network.memory is not None
-    keys, features = network.memory.config.key_channels, network.backbone.feature_channels
-    if keys > features:
-        raise ConfigError(f"whiten_keys makes key_channels of {features} feature channels: wanted at most as many, got {keys}")
+    keys, channels = network.memory.config.key_channels, network.backbone.feature_channels
+    if keys > channels:
+        raise ConfigError(f"whiten_keys makes key_channels of {channels} feature channels: wanted at most as many, got {keys}")
     rng = np.random.default_rng((config.seed, 3))
     features = []
     network.eval()

@@ -203,6 +203,15 @@ def test_a_damaged_list_of_clips_is_told(clips):
         RecordedClips(clips.root)
 
 
+def test_the_past_of_a_still_is_made_up(clips):
+    ClipList(TWO, Size(32, 64), 0.0, (("c_0",), ("c_1",)), ((), ()), (0, 1)).write(clips.root)
+    stills, rng = RecordedClips(clips.root), np.random.default_rng(0)
+    alone = stills.clip(0, 1, 1, rng).frames
+    past, before, now = stills.clip(0, 3, 1, rng).frames
+    assert alone.shape == (1, 32, 64, 3) and np.array_equal(now, alone[0])
+    assert not np.array_equal(before, now) and not np.array_equal(past, before)
+
+
 # -- teacher
 
 
