@@ -34,6 +34,7 @@ from lmanet_core.media.mailbox import Mailbox
 from lmanet_core.weights.checkpoint import Model, load_model
 from lmanet_core.weights.runtime import Runtime, prepare_runtime
 from lmanet_core.weights.shipped import STREET_ONLY
+from lmanet_ros.bond import Bond
 from lmanet_ros.camera import Arrival, Camera
 from lmanet_ros.conversions import camera_info_from_ros, uses_cv_bridge
 from lmanet_ros.diagnostics import ERROR, OK, WARN, camera_status, make_status, used_memory
@@ -75,6 +76,7 @@ class SegmentNode(LifecycleNode):
         self._cameras: dict[str, Camera] = {}
         self._mailbox: Mailbox[Arrival] | None = None
         self._worker: Worker | None = None
+        self._bond: Bond | None = None
         self._listening = Listening(self, self._on_image, self._on_camera_info)
         self._heard_s = 0.0  # when somebody listened to us last, on the steady clock
         self._silent: dict[str, int] = {}  # cameras whose silence was said → images received by then
@@ -133,7 +135,8 @@ class SegmentNode(LifecycleNode):
         self._listening.find({name: camera.prefix for name, camera in self._cameras.items()}, self._settings.transport)
         try:
             self._listening.start()
-        except Exception as error:  # QoS overrides that do not exist
+            self._bond = Bond(self) if self._settings.bond else None
+        except Exception as error:  # QoS overrides that do not exist, no package bond
             reason = str(error) if isinstance(error, LmanetError) else f"{type(error).__name__}: {error}"
             self.get_logger().error(f"cannot activate: {reason}")
             self._stop()
@@ -198,6 +201,9 @@ class SegmentNode(LifecycleNode):
             torch.cuda.empty_cache()
 
     def _stop(self) -> None:
+        if self._bond is not None:
+            self._bond.break_off()
+            self._bond = None
         self._listening.stop()
         mailbox, worker = self._mailbox, self._worker
         self._mailbox = self._worker = None
