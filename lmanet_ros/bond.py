@@ -1,7 +1,7 @@
 """The node's half of a bond, which nav2's lifecycle manager asks of what it manages: heartbeats while the node is active.
 
-The manager takes silence for death. The node does not watch the manager: a camera goes on without it. Belongs to the executor's
-thread.
+The manager takes silence for death. The node does not watch the manager: the camera goes on without it. Belongs to the
+executor's thread.
 """
 
 from __future__ import annotations

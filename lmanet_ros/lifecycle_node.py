@@ -51,6 +51,7 @@ from lmanet_ros.parameters import (
     unknown_names,
 )
 from lmanet_ros.statistics import Snapshot
+from lmanet_ros.transitions import refuse_impossible_transitions
 from lmanet_ros.worker import Worker
 
 _LOOK_EVERY_S = 0.2  # whether somebody listens
@@ -69,6 +70,7 @@ class SegmentNode(LifecycleNode):
         super().__init__("segment_node", **options)
         self._settings: Settings = read_settings(declare_parameters(self))
         self._warn_of_unknown_parameters()
+        refuse_impossible_transitions(self)
         self._state = "unconfigured"
         self._failure = ""  # why it could not configure
         self._model: Model | None = None
@@ -168,6 +170,7 @@ class SegmentNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Also stops the worker."""
+        self._bond = None  # in silence: a manager that was told now would ask what is about to be gone
         self._stop()
         self._jump_handle.unregister()
         super().destroy_node()

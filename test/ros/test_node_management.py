@@ -58,6 +58,18 @@ def test_bond_without_its_package_says_what_to_install(robot, monkeypatch):
     assert node.state() == "inactive"
 
 
+def test_impossible_transition_is_refused_and_answered(robot):
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+
+    node = robot({"autostart": False}, start=False)
+    asked = Transition(id=Transition.TRANSITION_DEACTIVATE)
+    assert not node.call(ChangeState, f"{node.name}/change_state", transition=asked).success
+    node.wait(lambda: node.said("transition 4 refused", "warn"), "the reason")
+    assert node.state() == "unconfigured"
+    assert node.transition("configure")
+
+
 def left_out():
     raise WeightsError("this build left the shipped weights out")
 
