@@ -1,7 +1,7 @@
 """The executable `street_camera`: publish a generated street as a camera would, so that everything runs with no camera at all.
 
-Topics `image` (rgb8), `image/compressed` (JPEG), `depth` (32FC1, metres, registered) and `camera_info`; best effort, as cameras are.
-Images are made only where somebody subscribes.
+Topics `image` (rgb8), `image/compressed` (JPEG), `depth` (32FC1, metres, registered) and `camera_info`; best effort, as cameras
+are. Images are made only where somebody subscribes.
 """
 
 from __future__ import annotations
