@@ -263,10 +263,11 @@ def camera_clock(run: Run) -> None:
 
 
 def clock_back(run: Run) -> None:
-    """Everybody's clock jumps back, as that of a bag that begins anew."""
+    """Everybody's clock jumps back, as that of a bag that begins anew. Behind a camera that lags by more, it tells nothing."""
+    newest_ns = run.clock_ns - run.behind_ns
     run.clock_ns -= run.number(5, 60) * SECOND
     run.robot.wait_for_clock(run.clock_ns)
-    run.step(cause="clock_jump")
+    run.step(cause="clock_jump" if newest_ns > run.clock_ns else "backward_stamp")
 
 
 def freeze(run: Run) -> None:
