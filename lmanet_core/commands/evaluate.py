@@ -75,7 +75,11 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is already there")
     parser.add_argument("--topic", type=str | None, default=None, help="image topic of bags; several cameras with commas")
     parser.add_argument("--fps", type=float | None, default=None, help="frames a second of an image folder (10)")
+    parser.add_argument(
+        "--start", type=str | None, default=None, help="seconds to leave out at the beginning; one each, with commas"
+    )
     parser.add_argument("--max-frames", type=int | None, default=None, help="stop after so many frames of each camera")
+    parser.add_argument("--flow", type=str, default="dis", help="optical flow of the measures over time: dis or farneback")
     parser.add_argument("--stills", action="store_true", help="images are no video: no memory, no measures over time")
     add_segmenter_options(parser)
     parser.add_argument(
@@ -107,7 +111,7 @@ def run(options: Namespace) -> int:
     if not options.input or options.out is None:
         raise ConfigError("lmanet evaluate wants recordings and --out for the report, or --data for a set of labelled clips")
     config = EvaluationConfig(
-        inputs=_recordings(options.input),
+        inputs=list_recordings(options.input, "evaluate"),
         out=Path(options.out),
         weights=Path(choose_weights(options.weights)),
         labels=_listed(options.labels),
@@ -122,6 +126,8 @@ def run(options: Namespace) -> int:
         topics=_listed(options.topic),
         fps=options.fps,
         max_frames=options.max_frames,
+        starts_s=_seconds(options.start),
+        flow=options.flow,
         stills=options.stills,
         settings=segmenter_settings(options),
     )
@@ -145,13 +151,24 @@ def segmenter_settings(options: Namespace | None = None) -> dict[str, Any]:
     return {name: default if options is None else options[name] for name, default in defaults.items()}
 
 
-def _recordings(inputs: Sequence[str]) -> tuple[str, ...]:
-    """One for each stream of frames; raises ConfigError for what is no recording."""
+def list_recordings(inputs: Sequence[str], command: str) -> tuple[str, ...]:
+    """One for each stream of frames; raises ConfigError for what is no recording, in the name of a command."""
     recordings = expand_inputs(inputs)
     for text in recordings:
         if not Path(text).exists() or is_stream(text):
-            raise ConfigError(f"lmanet evaluate wants recordings (videos, bags, folders of images), got {hide_password(text)}")
+            raise ConfigError(f"lmanet {command} wants recordings (videos, bags, folders of images), got {hide_password(text)}")
     return tuple(recordings)
+
+
+def _seconds(text: str | None) -> tuple[float, ...]:
+    """Raises ConfigError for what is no number of seconds, 0 or more."""
+    try:
+        seconds = tuple(float(part) for part in _listed(text))
+    except ValueError:
+        seconds = (-1.0,)
+    if not all(0.0 <= one < math.inf for one in seconds):
+        raise ConfigError(f"--start takes seconds, 0 or more, got {text!r}")
+    return seconds
 
 
 def _listed(text: str | None) -> tuple[str, ...]:

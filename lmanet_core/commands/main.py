@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "segment": "segment a video, a folder of images or a bag",
     "train": "train the backbone, the memory, or the memory and the decoder",
+    "adapt": "adapt weights to a camera from its recordings, without labels",
     "evaluate": "accuracy, steadiness, latency and a verdict from recordings",
     "compare": "what differs between two evaluations",
     "explain": "which past labels hold, and where the memory is read",

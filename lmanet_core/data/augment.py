@@ -49,17 +49,17 @@ class AugmentConfig:
 def augment(
     frames: UInt8Array, labels: UInt8Array, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[UInt8Array, UInt8Array]:
-    """Frames (T, H, W, 3) and labels (H, W) → the same augmented, of the crop's size where there is one."""
+    """Frames (T, H, W, 3) and label maps (N, H, W) → the same augmented, of the crop's size where there is one."""
     # First, for a camera loses them: a crop shows a share of them, as large as they are.
     if config.lost_blocks and rng.random() < config.lost_blocks:
         frames = lose_blocks(frames, rng, int(rng.integers(1, MAX_BLOCKS + 1)))
     if config.crop is not None:
         frames, labels = scale_and_crop(frames, labels, config.crop, rng.uniform(config.scale_min, config.scale_max), rng)
     if config.flip and rng.random() < 0.5:
-        frames, labels = frames[:, :, ::-1], labels[:, ::-1]
+        frames, labels = frames[:, :, ::-1], labels[:, :, ::-1]
     if config.shift:
         down, right = (int(step) for step in rng.integers(-config.shift, config.shift + 1, 2))
-        frames, labels = shifted(frames, down, right, (1, 2), 0), shifted(labels, down, right, (0, 1), UNLABELLED)
+        frames, labels = shifted(frames, down, right, (1, 2), 0), shifted(labels, down, right, (1, 2), UNLABELLED)
     if config.color:
         frames = recolor(frames, *(float(change) for change in rng.uniform(-config.color, config.color, 3)))
     return frames, labels
@@ -88,13 +88,13 @@ def scale_and_crop(
     frames: UInt8Array, labels: UInt8Array, crop: Size, scale: float, rng: np.random.Generator
 ) -> tuple[UInt8Array, UInt8Array]:
     """A window at a random place, given the size `crop`; things in it grow by `scale`, more where the frame is too small."""
-    height, width = labels.shape
+    height, width = labels.shape[1:]
     scale = max(scale, crop.height / height, crop.width / width)
     window = Size(min(height, round(crop.height / scale)), min(width, round(crop.width / scale)))
     top, left = int(rng.integers(height - window.height + 1)), int(rng.integers(width - window.width + 1))
     rows, columns = slice(top, top + window.height), slice(left, left + window.width)
     cut = np.stack([fit_image(frame[rows, columns], crop) for frame in frames])
-    return cut, resize_labels(labels[rows, columns], crop)
+    return cut, np.stack([resize_labels(plane[rows, columns], crop) for plane in labels])
 
 
 def shifted(maps: UInt8Array, down: int, right: int, axes: tuple[int, int], fill: int) -> UInt8Array:

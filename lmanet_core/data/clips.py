@@ -30,10 +30,12 @@ class Clip(NamedTuple):
     Attributes:
         frames: (T, H, W, 3) uint8 RGB, oldest first.
         labels: (T, H, W) uint8 class ids, 255 where nothing is known; of frames without labels all of it.
+        soft: (2 K, H, W) uint8 of the last frame: the K likeliest classes, then their shares of 255; None: its labels are sure.
     """
 
     frames: UInt8Array
     labels: UInt8Array
+    soft: UInt8Array | None = None
 
 
 class ClipSource(ABC):
@@ -96,6 +98,7 @@ class ClipItem(TypedDict, total=False):
     Attributes:
         clip: (T, 3, H, W) uint8 RGB.
         labels: (H, W) uint8 of the last frame, 255 void.
+        soft: (2 K, H, W) uint8, see `Clip`; where the set has such.
         index: () int64, position in the source.
         positions: (T - 1, 2, h, w) float32, row and column of the past frames' cells in the last frame, see `motion.follow`.
         positions_before: (T - 2, 2, h, w) float32, the same in the frame before it.
@@ -104,6 +107,7 @@ class ClipItem(TypedDict, total=False):
 
     clip: torch.Tensor
     labels: torch.Tensor
+    soft: torch.Tensor
     index: torch.Tensor
     positions: torch.Tensor
     positions_before: torch.Tensor
@@ -144,14 +148,19 @@ class ClipDataset(Dataset[ClipItem]):
         rng = np.random.default_rng((self.seed, turn, index))
         stride = int(rng.integers(self.stride, max(self.stride, self.max_stride) + 1))
         clip = self.source.clip(index, self.frames, stride, rng)
-        frames, labels = clip.frames, clip.labels[-1]
+        frames, maps = clip.frames, clip.labels[-1:]
+        if clip.soft is not None:
+            maps = np.concatenate((maps, clip.soft))
         if self.augmentation is not None:
-            frames, labels = augment(frames, labels, self.augmentation, rng)
+            frames, maps = augment(frames, maps, self.augmentation, rng)
+        maps = np.ascontiguousarray(maps)
         item: ClipItem = {
             "clip": torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))),
-            "labels": torch.from_numpy(np.ascontiguousarray(labels)),
+            "labels": torch.from_numpy(maps[0]),
             "index": torch.tensor(index),
         }
+        if clip.soft is not None:
+            item["soft"] = torch.from_numpy(maps[1:])
         if self.feature_stride is not None and len(frames) > 1:
             *_, before, last = follow(frames, feature_grid(Size(*frames.shape[1:3]), self.feature_stride))
             item["positions"] = torch.from_numpy(last)

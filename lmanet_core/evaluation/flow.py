@@ -8,15 +8,24 @@ from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.files import resize_labels
 from lmanet_core.geometry import Size, resize_image
 from lmanet_core.metrics import FlowMatcher, Matches
+from lmanet_core.metrics.temporal import Farneback
 
 MAX_PIXELS = 160 * 120  # of the grid; the flow of larger images costs more than it tells
 
 
-class PairMatcher:
-    """Matches each image with the one before it. One thread at a time."""
+#: Optical flows that measures can go along, in words.
+FLOWS = {"dis": "OpenCV DIS, preset medium", "farneback": "OpenCV Farneback"}
 
-    def __init__(self) -> None:
-        self._matcher = FlowMatcher()
+
+class PairMatcher:
+    """Matches each image with the one before it. One thread at a time.
+
+    Args:
+        flow: of `FLOWS`.
+    """
+
+    def __init__(self, flow: str = "dis") -> None:
+        self._matcher = FlowMatcher(Farneback() if flow == "farneback" else None)
         self._before: UInt8Array | None = None
 
     def next(self, image: UInt8Array) -> Matches | None:

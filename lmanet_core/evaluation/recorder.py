@@ -61,9 +61,10 @@ class Recorder:
         variants: ways to segment, the one the report is about first: see `report.WAYS`.
         save: "bag" and "video" are written where they are in it.
         remembers: the first variant has a feature memory, so that frames which do not enter it are counted.
+        flow: that measures over time go along, of `flow.FLOWS`.
 
     Attributes:
-        mapping: as given.
+        mapping, flow: as given.
 
     Raises:
         OutputError: the folder is not writable.
@@ -78,10 +79,14 @@ class Recorder:
         variants: Sequence[str],
         save: Sequence[str],
         remembers: bool,
+        flow: str = "dis",
     ) -> None:
-        self.out, self._remembers = out, remembers
+        self.out, self._remembers, self.flow = out, remembers, flow
         self.variants = tuple(variants)
-        self.streams = {camera: Stream({name: Measures(labels, mapping) for name in variants}) for camera in cameras}
+        self.streams = {
+            camera: Stream({name: Measures(labels, mapping) for name in variants}, pairs=PairMatcher(flow))
+            for camera in cameras
+        }
         self.summary = StreamSummary()
         self.frame_ms: dict[str, list[float]] = {name: [] for name in variants}
         self.explanations: list[Explanation] = []  # of one frame, set by whoever watched the memory

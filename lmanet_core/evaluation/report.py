@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmanet_core.evaluation.flow import MAX_PIXELS
+from lmanet_core.evaluation.flow import FLOWS, MAX_PIXELS
 from lmanet_core.evaluation.measures import MVC_FRAMES
 from lmanet_core.evaluation.session import CameraInput, Session
 from lmanet_core.evaluation.verdict import Check, Threshold, judge
@@ -127,7 +127,7 @@ def build_summary(
         "unknown_label_values": {str(value): n for value, n in sorted(totals[main].unknown_values.items())},
         "timings_ms": recorder.summary.percentiles(),
         "frame_ms": {name: float(np.median(values[1:] or values)) for name, values in recorder.frame_ms.items() if values},
-        "flow": f"OpenCV DIS, preset medium, both directions, at most {MAX_PIXELS} pixels, agreement {FLOW_AGREEMENT_PX:g} px, "
+        "flow": f"{FLOWS[recorder.flow]}, both directions, at most {MAX_PIXELS} pixels, agreement {FLOW_AGREEMENT_PX:g} px, "
         f"static within {STATIC_GREY_LEVELS} grey levels",
         "run": {**run, "versions": describe_versions()},
         "frames_hash": recorder.digest,

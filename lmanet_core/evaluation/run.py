@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmanet_core.errors import ConfigError
+from lmanet_core.evaluation.flow import FLOWS
 from lmanet_core.evaluation.live import run_live
 from lmanet_core.evaluation.page import write_page
 from lmanet_core.evaluation.preflight import check_inputs
@@ -60,6 +61,8 @@ class EvaluationConfig:
     topics: tuple[str, ...] = ()  # image topics of bags
     fps: float | None = None  # of folders of images
     max_frames: int | None = None  # of each camera
+    starts_s: tuple[float, ...] = ()  # seconds left out at the beginning: none, of all recordings alike, or one for each camera
+    flow: str = "dis"  # that measures over time go along, of `FLOWS`
     stills: bool = False  # images are no video: no memory, and nothing is measured over time
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the segmenter as they were asked for, for the record
 
@@ -70,6 +73,8 @@ class EvaluationConfig:
         for way in self.compare:
             if way not in COMPARE:
                 raise ConfigError(f"--compare takes {', '.join(COMPARE)} or none, got {way!r}")
+        if self.flow not in FLOWS:
+            raise ConfigError(f"--flow takes {' or '.join(FLOWS)}, got {self.flow!r}")
         if not self.tolerance_s >= 0.0:
             raise ConfigError(f"--tolerance must be 0 seconds or more, got {self.tolerance_s}")
         if isinstance(self.live, float) and not 0.0 < self.live < math.inf:
@@ -82,6 +87,11 @@ class EvaluationConfig:
     def cameras(self) -> list[CameraInput]:
         """The streams; raises ConfigError where labels or results are not as many as they."""
         cameras = name_cameras(self.inputs, self.topics, self.labels, self.fps)
+        if len(self.starts_s) not in (0, 1, len(cameras)):
+            raise ConfigError(f"wanted --start once, or for each of {len(cameras)} cameras, got {len(self.starts_s)}")
+        if self.starts_s:
+            starts = self.starts_s * (len(cameras) if len(self.starts_s) == 1 else 1)
+            cameras = [replace(camera, start_s=start) for camera, start in zip(cameras, starts, strict=True)]
         if not self.results:
             return cameras
         if len(self.results) != len(cameras):
@@ -123,7 +133,7 @@ def evaluate(
     inputs = (*config.inputs, *config.labels, *config.results)
     with ResultFolder(config.out, overwrite=config.overwrite, inputs=inputs) as folder:
         names, remembers = [camera.name for camera in cameras], segmenter.memory_enabled and not config.stills
-        recorder = Recorder(config.out, labels, mapping, names, variants, config.save, remembers)
+        recorder = Recorder(config.out, labels, mapping, names, variants, config.save, remembers, config.flow)
         session = Session(cameras, make_segmenters, recorder, config.tolerance_s, config.max_frames, on_frame, config.stills)
         session.bits, session.on_open = segmenter.config.bits, on_open
         figures: dict[str, float | None] = {}
@@ -194,6 +204,8 @@ def _describe_run(config: EvaluationConfig, segmenter: VideoSegmenter) -> dict[s
         "fps": config.fps,
         "max_frames": config.max_frames,
         **({"stills": True} if config.stills else {}),
+        **({"start": ",".join(f"{start:g}" for start in config.starts_s)} if config.starts_s else {}),
+        **({"flow": config.flow} if config.flow != "dis" else {}),
         **config.settings,
     }
     file, sha256 = ("none", "") if config.weights is None else (config.weights.name, hash_file(config.weights))

@@ -38,6 +38,7 @@ class CameraInput:
         labels: see `open_truth`; None where there are none.
         fps: of a folder of images.
         results: BAG or BAG:TOPIC with label maps that a node published; see `recorded`.
+        start_s: seconds left out at the beginning.
     """
 
     name: str
@@ -46,6 +47,7 @@ class CameraInput:
     labels: str | None = None
     fps: float | None = None
     results: str | None = None
+    start_s: float = 0.0
 
     def open(self, bits: int) -> FrameSource:
         """Its frames; raises InputError, ConfigError as `open_frames` does.
@@ -53,7 +55,10 @@ class CameraInput:
         Args:
             bits: of images with 16, see `SampleDepth`.
         """
-        return open_frames(self.recording, topic=self.topic, fps=self.fps, bits=bits)
+        source = open_frames(self.recording, topic=self.topic, fps=self.fps, bits=bits)
+        if self.start_s:
+            source.select(self.start_s)
+        return source
 
 
 @dataclass

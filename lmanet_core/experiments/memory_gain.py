@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lmanet_core.arrays import Float32Array, UInt8Array
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.data.augment import lose_blocks
 from lmanet_core.errors import ConfigError
 from lmanet_core.evaluation.measures import Measures
@@ -32,6 +32,7 @@ from lmanet_core.labels import UNLABELLED
 from lmanet_core.labels.mapping import LabelMapping, load_mapping
 from lmanet_core.media import open_frames
 from lmanet_core.metrics import FlowMatcher, Matches
+from lmanet_core.metrics.temporal import Farneback
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import Runtime, prepare
 
@@ -102,15 +103,6 @@ class GainConfig:
             raise ConfigError("the contender control wants control: weights that were trained as long without a memory")
         if self.seeds < 1:
             raise ConfigError(f"seeds must be 1 or more, got {self.seeds}")
-
-
-class Farneback:
-    """OpenCV's dense flow after Farnebäck (2003), which no contender uses."""
-
-    def calc(self, first: UInt8Array, second: UInt8Array, flow: None) -> Float32Array:
-        """(H, W, 2): from each pixel of the first picture to where it is in the second."""
-        start = np.zeros((*first.shape, 2), np.float32)
-        return np.asarray(cv2.calcOpticalFlowFarneback(first, second, start, 0.5, 5, 15, 3, 5, 1.1, 0), np.float32)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import cv2
 
-from lmanet_core.arrays import UInt8Array
+from lmanet_core.arrays import UInt8Array, UInt16Array
 from lmanet_core.errors import OutputError
 from lmanet_core.files import output_errors, replace_file
 from lmanet_core.frame import Frame, FrameResult
@@ -170,8 +170,8 @@ def file_stem(frame: Frame) -> str:
     return frame.name.replace("/", "_") or str(frame.stamp_ns)
 
 
-def write_png(path: Path, image: UInt8Array) -> None:
-    """Write (H, W) or BGR (H, W, 3), whole or not at all; raises OutputError."""
+def write_png(path: Path, image: UInt8Array | UInt16Array) -> None:
+    """Write (H, W) or BGR (H, W, 3) of 8 or 16 bits, whole or not at all; raises OutputError."""
     ok, encoded = cv2.imencode(".png", image)
     if not ok:
         raise OutputError(f"{path}: OpenCV cannot encode a PNG of shape {image.shape}")

@@ -146,6 +146,12 @@ def no_belief(size: Size, classes: int, device: torch.device) -> torch.Tensor:
     return belief
 
 
+def likeliest(belief: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a belief (2, H, W) int32 says: its two classes (2, H, W) int32, the likelier first, and their probabilities."""
+    shares = torch.stack((belief[0] & _PROBABILITY, belief[1] & _SHORT_PROBABILITY)).view(torch.float32)
+    return belief & _CLASS, shares
+
+
 class _Past:
     """A belief, brought to the pixels of an image some rows at a time."""
 

@@ -14,6 +14,7 @@ from torch import nn
 from lmanet_core.data import CityscapesSource, ClipSource, StillsSource, StreetSource
 from lmanet_core.data.camera_motion import MotionConfig
 from lmanet_core.data.named_sets import NAMED_SETS, NamedSet
+from lmanet_core.data.recorded_clips import RecordedClips, Replayed
 from lmanet_core.errors import ConfigError, InputError, WeightsError
 from lmanet_core.geometry import Size, fit_network_size, parse_size
 from lmanet_core.labels import CITYSCAPES, LabelSet
@@ -48,6 +49,11 @@ def make_training_source(config: TrainConfig) -> ClipSource:
         return CityscapesSource(root, "train", size, config.unlabelled)
     if config.data in NAMED_SETS:
         return NamedSet(config.data, root, "train", size, _motion(config))
+    if config.data == "recorded":
+        clips = RecordedClips(root)
+        if config.replay is None:
+            return clips
+        return Replayed(clips, StillsSource(Path(config.replay), clips.size, motion=_motion(config)), config.replay_share)
     return StillsSource(root, size, _labels_file(config), _motion(config), config.exclude)
 
 
@@ -61,7 +67,7 @@ def make_validation_source(config: TrainConfig) -> ClipSource | None:
         return CityscapesSource(root, "val", size)
     if config.data in NAMED_SETS:
         return NamedSet(config.data, root, "val", size, still)
-    if config.val_root is None:
+    if config.data == "recorded" or config.val_root is None:
         return None
     labels = _labels_file(config) or (root / "labels.yaml" if (root / "labels.yaml").is_file() else None)
     return StillsSource(Path(config.val_root), size, labels, None if config.val_is_video else still)
@@ -112,7 +118,7 @@ def require_complete(source: ClipSource, frames: int, stride: int) -> None:
 
 def clip_frames(config: TrainConfig) -> int:
     """Frames in a clip: S + 1, or 1 for single frames."""
-    if config.stage == "backbone":
+    if config.single_frame:
         return 1
     if config.memory_frames is not None:
         return config.memory_frames + 1
@@ -161,7 +167,7 @@ def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelCo
         architecture=architecture,
         num_classes=model.config.num_classes if model is not None and same_classes else len(labels.names),
         labels=labels,
-        memory=None if config.stage == "backbone" else config.memory(trained, architecture),
+        memory=None if config.single_frame else config.memory(trained, architecture),
         input_size=config.network_size,  # a crop is a window of it: things keep their size in pixels
         provenance=_origin(config, model),
     )
@@ -213,14 +219,16 @@ def frozen_modules(network: LMANet, config: TrainConfig) -> list[nn.Module]:
         return [network.backbone]
     encoder = getattr(network.backbone, "encoder", None)
     if not isinstance(encoder, nn.Module):
-        raise ConfigError(f"stage joint freezes the encoder: {type(network.backbone).__name__} needs a submodule named encoder")
+        raise ConfigError(
+            f"stage {config.stage} freezes the encoder: {type(network.backbone).__name__} needs a submodule named encoder"
+        )
     return [encoder]
 
 
 def thawed_modules(network: LMANet, config: TrainConfig) -> list[nn.Module]:
-    """What of the frozen is trained: in stage joint, of somebody else's model, the layer after the cut."""
+    """What of the frozen is trained: in stages joint and decoder, of somebody else's model, the layer after the cut."""
     backbone = network.backbone
-    if config.stage != "joint" or not isinstance(backbone, ModuleBackbone) or backbone.cut is None:
+    if config.stage not in ("joint", "decoder") or not isinstance(backbone, ModuleBackbone) or backbone.cut is None:
         return []
     return [backbone.module.get_submodule(backbone.cut.layer)]
 

@@ -54,6 +54,8 @@ class ClipLoss(nn.Module):
             module.requires_grad_(False)
         for module in self._thawed:
             module.requires_grad_(True)
+        trained = (parameter for parameter in self.network.parameters() if parameter.requires_grad)
+        self._start = [parameter.detach().clone() for parameter in trained] if config.anchor else []
         self.train()
 
     def train(self, mode: bool = True) -> ClipLoss:
@@ -71,7 +73,7 @@ class ClipLoss(nn.Module):
         memory_frames = self.draw_memory_frames(batch["clip"].shape[1] - 1, number)
         consistent = bool(config.consistency) and memory_frames > 0
         logits, *before = self.predict(batch, memory_frames, consistent)
-        loss = _mean(*cross_entropy_sums(logits, batch["labels"].long(), self.class_weights, config.ohem))
+        loss = _mean(*cross_entropy_sums(logits, batch["labels"].long(), self.class_weights, config.ohem, batch.get("soft")))
         named = logits[:, : len(self.class_weights)]
         if consistent:
             past = before[0][:, : len(self.class_weights)]
@@ -80,6 +82,8 @@ class ClipLoss(nn.Module):
             with torch.no_grad():
                 taught = self.teacher.decode(self.teacher.encode(self.teacher.backbone.normalize(batch["clip"][:, -1])))
             loss = loss + config.distillation * _mean(*distillation_sums(named, taught[:, : len(self.class_weights)]))
+        if config.anchor:
+            loss = loss + config.anchor * self._distance()
         if memory_frames == 0 and self.network.memory is not None:
             # Every parameter takes part in every step, as processes that average gradients expect.
             loss = loss + 0.0 * torch.stack([parameter.sum() for parameter in self.network.memory.parameters()]).sum()
@@ -133,6 +137,12 @@ class ClipLoss(nn.Module):
             return full
         least = 0 if config.stage != "memory" else 1  # with an empty memory, nothing of the memory could learn
         return int(rng.integers(least, max(full, least + 1)))
+
+    def _distance(self) -> torch.Tensor:
+        """Squared distance of what is trained from where it started (L2-SP, Li et al., 2018)."""
+        trained = (parameter for parameter in self.network.parameters() if parameter.requires_grad)
+        parts = [(now - start.to(now.device)).square().sum() for now, start in zip(trained, self._start, strict=True)]
+        return torch.stack(parts).sum()
 
     def _encode(self, pixels: torch.Tensor, trained: bool) -> torch.Tensor:
         """(B, T, 3, H, W) → features (B, T, C, h, w)."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from lmanet_core.data.augment import AugmentConfig
+from lmanet_core.data.recorded_clips import ClipList
 from lmanet_core.errors import ConfigError
 from lmanet_core.geometry import Size, parse_size
 from lmanet_core.network import MemoryConfig
@@ -26,10 +28,10 @@ class TrainConfig:
     """
 
     out: str = setting("", "Folder of the run, for weights, resume file and logs.", live=True)
-    stage: Literal["backbone", "memory", "joint", "all"] = setting(
+    stage: Literal["backbone", "decoder", "memory", "joint", "all"] = setting(
         "memory",
-        "What is trained. backbone: the network on single frames; memory: the memory alone; joint: memory and decoder; "
-        "all: memory, decoder and encoder.",
+        "What is trained. backbone: the network on single frames; decoder: its decoder alone; memory: the memory alone; "
+        "joint: memory and decoder; all: memory, decoder and encoder.",
     )
     weights: str | None = setting(
         None, "Weights to start from: ours, published, or a model of your own (python:…, hf:…); null starts from nothing."
@@ -40,14 +42,19 @@ class TrainConfig:
         None, "Start each class as the mean of the weights' classes that this mapping (as of lmanet evaluate) leads to it."
     )
     # data
-    data: Literal["cityscapes", "stills", "street", "a2d2", "bdd100k", "idd", "kitti", "rellis3d", "rugd", "vistas", "vspw"] = (
-        setting("stills", "Kind of data set: labelled stills, the generated street, or a published set by its name.")
+    data: Literal[
+        "cityscapes", "stills", "street", "a2d2", "bdd100k", "idd", "kitti", "rellis3d", "rugd", "vistas", "vspw", "recorded"
+    ] = setting(
+        "stills",
+        "Kind of data set: labelled stills, the generated street, a published set by its name, or what lmanet adapt recorded.",
     )
     root: str | None = setting(None, "Folder of the data set.")
     val_root: str | None = setting(None, "stills: folder to validate on.")
     val_is_video: bool = setting(False, "stills: val_root is one video in the order of its names.")
     labels: str | None = setting(None, "stills: file with names and ignored ids; null: ROOT/labels.yaml.")
     exclude: str | None = setting(None, "stills: leave out images whose name this regular expression finds.")
+    replay: str | None = setting(None, "recorded: folder of labelled stills with the same classes, not to be forgotten.")
+    replay_share: float = setting(0.25, "recorded: share of these stills among the clips.", low=0.01, high=0.9)
     unlabelled: float = setting(0.0, "cityscapes: share of clips that end at a frame that the teacher labels.", low=0, high=1)
     seeds: int = setting(64, "street: number of towns to train on.", low=1)
     val_seeds: int = setting(8, "street: number of other towns to validate on.", low=1)
@@ -100,6 +107,7 @@ class TrainConfig:
     consistency: float = setting(0.0, "Weight of the temporal-consistency loss.", low=0)
     teacher: str | None = setting(None, "Single-frame weights to distil from.")
     distillation: float = setting(1.0, "Weight of the teacher's loss.", low=0)
+    anchor: float = setting(0.0, "Weight of the squared distance of the weights from where they started.", low=0)
     cold_start: float = setting(0.0, "Probability that the memory of a batch is not full yet, or empty.", low=0, high=1)
     # optimiser
     epochs: int = setting(50, "Number of epochs.", low=1)
@@ -150,8 +158,8 @@ class TrainConfig:
         if self.data != "street" and self.root is None:
             raise ConfigError(f"data: {self.data} needs root, the folder of the set")
         for name, needed in (("consistency", "clips"), ("whiten_keys", "keys")):
-            if getattr(self, name) and self.stage == "backbone":
-                raise ConfigError(f"{name} needs {needed}: stage memory, joint or all, not backbone")
+            if getattr(self, name) and self.single_frame:
+                raise ConfigError(f"{name} needs {needed}: stage memory, joint or all, not {self.stage}")
         if self.unlabelled and self.teacher is None:
             raise ConfigError("unlabelled frames need a teacher: give its weights")
         if self.stage != "backbone" and self.weights is None:
@@ -163,6 +171,11 @@ class TrainConfig:
     def processes(self) -> int:
         """On all machines, one a device."""
         return self.devices * self.nodes
+
+    @property
+    def single_frame(self) -> bool:
+        """Whether the network is trained without a memory."""
+        return self.stage in ("backbone", "decoder")
 
     @property
     def network_size(self) -> Size:
@@ -177,6 +190,8 @@ class TrainConfig:
     @property
     def frame_interval_s(self) -> float | None:
         """Most time between the frames of a clip, seconds; None where motion is made up."""
+        if self.data == "recorded":
+            return self.largest_stride * ClipList.read(Path(self.root or "")).interval_s or None
         fps = _FRAMES_A_SECOND.get(self.data)
         return None if fps is None else self.largest_stride / fps
 

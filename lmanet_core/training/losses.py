@@ -24,7 +24,11 @@ _RARITY = 1.10  # of ERFNet's decoder weights: 1/ln(1.10 + p) reproduces those a
 
 
 def cross_entropy_sums(
-    logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor, hardest: float = 1.0
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    class_weights: torch.Tensor,
+    hardest: float = 1.0,
+    soft: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross entropy of the pixels that are known, weighted by class, and the sum of these weights; 0 and 0 where all is void.
 
@@ -32,13 +36,18 @@ def cross_entropy_sums(
         logits: (B, C, H, W).
         labels: (B, H, W) int64, 255 void.
         class_weights: (C,).
+        soft: (B, 2 K, H, W) uint8, K classes of each pixel and their shares of 255, which the network is to give; None: the
+            label alone.
         hardest: share of the known pixels that count, those of the highest unweighted loss (OHEM, Shrivastava et al., 2016).
 
     Returns:
         Two scalars: sum of weighted losses, sum of the weights of the pixels in it.
     """
     precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = F.cross_entropy(precise, labels, ignore_index=UNLABELLED, reduction="none")
+    if soft is None:
+        losses = F.cross_entropy(precise, labels, ignore_index=UNLABELLED, reduction="none")
+    else:
+        losses = _soft_cross_entropy(precise, *soft.chunk(2, 1))
     counts = labels != UNLABELLED
     weights = class_weights[labels.where(counts, 0)] * counts
     if hardest < 1.0:
@@ -47,6 +56,13 @@ def cross_entropy_sums(
             easiest_kept = losses.detach()[counts].topk(max(1, round(hardest * known))).values[-1]
             weights = weights * (losses.detach() >= easiest_kept)
     return (losses * weights).sum(), weights.sum()
+
+
+def _soft_cross_entropy(logits: torch.Tensor, classes: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W), K likeliest classes (B, K, H, W) and their shares → (B, H, W), 0 where there are none."""
+    wanted = shares.float() * (classes < logits.shape[1])
+    log_shares = logits.log_softmax(1).gather(1, classes.long().clamp(max=logits.shape[1] - 1))
+    return -(log_shares * wanted).sum(1) / wanted.sum(1).clamp(min=1.0)
 
 
 def distillation_sums(logits: torch.Tensor, teacher_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -57,7 +57,7 @@ def test_flip_and_shift_are_equal_for_every_frame_and_the_labels():
     seen = set()
     for seed in range(30):
         clip = pattern.clip(0, 3, 1, None)
-        frames, labels = augment(clip.frames, clip.labels[-1], AugmentConfig(), np.random.default_rng(seed))
+        frames, (labels,) = augment(clip.frames, clip.labels[-1:], AugmentConfig(), np.random.default_rng(seed))
         assert all(same_everywhere(frames[t], labels, 2 - t) for t in range(3))
         void = labels == 255
         seen.add((labels[5, 5] == clip.labels[-1][5, 5], int(void.all(0).sum()), int(void.all(1).sum())))
@@ -66,7 +66,7 @@ def test_flip_and_shift_are_equal_for_every_frame_and_the_labels():
 
 def test_flip_mirrors_left_and_right():
     clip = Pattern().clip(0, 1, 1, None)
-    results = [augment(clip.frames, clip.labels[0], AugmentConfig(shift=0), np.random.default_rng(s))[1] for s in range(20)]
+    results = [augment(clip.frames, clip.labels[:1], AugmentConfig(shift=0), np.random.default_rng(s))[1][0] for s in range(20)]
     flipped = [np.array_equal(labels, clip.labels[0][:, ::-1]) for labels in results]
     assert any(flipped) and not all(flipped)
     assert all(np.array_equal(labels, clip.labels[0]) for labels, f in zip(results, flipped, strict=True) if not f)
@@ -80,7 +80,7 @@ def test_shift_fills_what_comes_in():
 def test_crop_cuts_the_same_window_out_of_every_frame_and_the_labels():
     clip = Pattern(Size(20, 30)).clip(0, 2, 1, None)
     config = AugmentConfig(flip=False, shift=0, crop=Size(8, 8))
-    frames, labels = augment(clip.frames, clip.labels[-1], config, np.random.default_rng(3))
+    frames, (labels,) = augment(clip.frames, clip.labels[-1:], config, np.random.default_rng(3))
     assert frames.shape == (2, 8, 8, 3) and labels.shape == (8, 8)
     assert same_everywhere(frames[1], labels) and same_everywhere(frames[0], labels, 1)
 
@@ -90,7 +90,7 @@ def test_scale_enlarges_what_the_window_shows():
     labels[:, 16:] = 1
     config = AugmentConfig(flip=False, shift=0, crop=Size(16, 16), scale_min=2.0, scale_max=2.0)
     for seed in range(20):
-        frames, cut = augment(np.stack([labels] * 3, -1)[None] * 100, labels, config, np.random.default_rng(seed))
+        frames, (cut,) = augment(np.stack([labels] * 3, -1)[None] * 100, labels[None], config, np.random.default_rng(seed))
         assert ((frames[0, ..., 0] > 50) == cut).mean() > 0.9  # nearest and bilinear differ beside the border
         changes = np.flatnonzero(np.diff(cut[0].astype(int)))
         assert len(changes) <= 1 and (changes % 2 == 1).all()  # each pixel became two
@@ -99,7 +99,7 @@ def test_scale_enlarges_what_the_window_shows():
 def test_color_changes_every_frame_alike():
     frames = np.random.default_rng(0).integers(0, 256, (1, 6, 6, 3), np.uint8).repeat(2, 0)
     config = AugmentConfig(flip=False, shift=0, color=0.4)
-    changed, _ = augment(frames, frames[0, ..., 0], config, np.random.default_rng(1))
+    changed, _ = augment(frames, frames[:1, ..., 0], config, np.random.default_rng(1))
     assert np.array_equal(changed[0], changed[1]) and not np.array_equal(changed, frames)
 
 
@@ -222,7 +222,7 @@ def test_lost_blocks_are_elsewhere_in_each_frame_and_leave_the_labels():
     frames = np.full((3, 90, 160, 3), 50, np.uint8)
     labels = np.arange(90 * 160, dtype=np.uint8).reshape(90, 160)
     config = AugmentConfig(flip=False, shift=0, lost_blocks=1.0)
-    degraded, kept = augment(frames, labels, config, np.random.default_rng(0))
+    degraded, (kept,) = augment(frames, labels[None], config, np.random.default_rng(0))
     lost = (degraded != 50).any(-1)
     shares = lost.mean((1, 2))
     assert (shares > 0).all() and (shares <= MAX_BLOCKS * 16 * 16 / (90 * 160)).all()
@@ -234,7 +234,7 @@ def test_lost_blocks_are_elsewhere_in_each_frame_and_leave_the_labels():
 def test_lost_blocks_are_as_large_as_the_frame_has_them_not_the_crop():
     frames, labels = np.full((2, 90, 160, 3), 50, np.uint8), np.zeros((90, 160), np.uint8)
     config = AugmentConfig(flip=False, shift=0, crop=Size(45, 80), lost_blocks=1.0)
-    degraded, _ = augment(frames, labels, config, np.random.default_rng(0))
+    degraded, _ = augment(frames, labels[None], config, np.random.default_rng(0))
     lost = (degraded != 50).any(-1).astype(np.uint8)
     whole = [cv2.morphologyEx(frame, cv2.MORPH_OPEN, np.ones((16, 16), np.uint8)) for frame in lost]  # 64 / 360 of 90 rows
     assert any(frame.any() for frame in whole)

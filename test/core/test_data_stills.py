@@ -171,7 +171,7 @@ def test_missing_label_map_is_found_before_training(folder):
 
 def test_label_map_in_the_colours_of_its_classes_is_read(folder):
     write(folder / "labels/0.png", np.tile(np.array([[[1, 2, 3], [4, 5, 6], [0, 0, 0], [4, 5, 6]]], np.uint8), (24, 8, 1)))
-    _, labels = StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0))
+    labels = StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0)).labels
     assert labels[0, 0, :4].tolist() == [0, 1, 255, 1]
 
 

@@ -125,6 +125,44 @@ def test_report_is_complete_and_accuracy_is_that_of_the_labels(evaluate, bag, tm
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10.0)
 
 
+def test_the_beginning_can_be_left_out_of_each_camera_by_itself(evaluate, bag, tmp_path):
+    ran = evaluate(bag(), *LABELS, "--start", "0.35", "--save", "none")
+    figures = summary_of(tmp_path / "report")["figures"]
+    assert ran.code == 0, ran.err
+    assert figures["frames"] == figures["labelled_frames"] == FRAMES - 4
+    assert [row["stamp_ns"] for row in rows_of(tmp_path / "report")] == [stamp(index) for index in range(4, FRAMES)]
+    two = bag("two", topics=("/left", "/right"))
+    topics = ("--topic", "/left/image_raw,/right/image_raw", "--save", "none")
+    assert evaluate(two, *topics, "--start", "0.2,0.5", out=tmp_path / "both").code == 0
+    cameras = summary_of(tmp_path / "both")["cameras"]
+    assert {name: camera["frames"] for name, camera in cameras.items()} == {"left": FRAMES - 2, "right": FRAMES - 5}
+
+
+def test_measures_over_time_go_along_the_flow_that_is_asked_for(evaluate, bag, tmp_path):
+    drive = bag()
+    for flow in ("dis", "farneback"):
+        assert evaluate(drive, "--flow", flow, "--save", "none", out=tmp_path / flow).code == 0
+    dis, farneback = (summary_of(tmp_path / flow) for flow in ("dis", "farneback"))
+    assert "DIS" in dis["flow"] and "Farneback" in farneback["flow"]
+    assert dis["figures"]["flicker"] != farneback["figures"]["flicker"]
+    assert dis["hash"] != farneback["hash"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--start", "-1"), "--start takes seconds, 0 or more, got '-1'"),
+        (("--start", "a"), "--start takes seconds, 0 or more, got 'a'"),
+        (("--start", "0.1,0.2"), "wanted --start once, or for each of 1 cameras, got 2"),
+        (("--flow", "raft"), "--flow takes dis or farneback, got 'raft'"),
+        (("--start", "99"), "no"),
+    ],
+)
+def test_starts_and_flows_that_cannot_be_are_refused(evaluate, bag, arguments, said):
+    ran = evaluate(bag(), *arguments)
+    assert ran.code in (2, 3) and said in ran.err
+
+
 def test_the_call_gives_what_the_command_writes(evaluate, bag, tmp_path, video_weights):
     drive, seen = bag(), []
     segmenter = VideoSegmenter.from_weights(video_weights, device="cpu", precision="fp32")
