@@ -6,6 +6,7 @@ Needs a sourced ROS 2: python benchmarks/ros_node.py [--only cost] [--seconds 60
                  a bare one that copies and publishes as much, the same with our allocator settings, and the real one
     overload     640x360 at 30 Hz, inference of 0.2 s (simulated by a pause): age of what is published, resident memory
     two_cameras  the same with two cameras: how the inference rate is shared
+    busy         cost's node alone and beside two processes that never rest, in turn: stamp to published
 
 Every node is a process of its own, this script is camera and listener; weights are random. CPU time of receiving is that of the
 thread that spins the executor, CPU time of publishing that of the thread that publishes; times of day ("wall") are the nodes'
@@ -15,6 +16,7 @@ own, from /diagnostics. Where other programs want the same cores only CPU times 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -24,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +54,7 @@ from lmanet_ros.conversions import image_to_message, stamp_ns
 BENCHMARKS = ROOT / "benchmarks"
 WARM_UP_S = 5.0
 INFERENCE_S = 0.2
+BUSY = 2  # processes
 STAGES = ("wait", "convert", "segment", "publish", "receive_to_publish", "stamp_to_publish")
 
 
@@ -247,6 +250,38 @@ def measure_overload(node: Sequence[str], seconds: float, cameras: Sequence[str]
     }
 
 
+def measure_busy(node: Sequence[str], seconds: float, rounds: int) -> dict:
+    """Latency alone and beside busy processes: medians over the rounds."""
+    command = [str(BENCHMARKS / "measured_node.py"), "0", *node, "-p", "network_size:=128x64"]
+    runs: dict[str, list[Run]] = {"quiet": [], "busy": []}
+    for _ in range(rounds):
+        for name, count in (("quiet", 0), ("busy", BUSY)):
+            with busy_processes(count):
+                runs[name].append(run(command, seconds, (1280, 720), 10.0))
+            print(name, percentiles(next(iter(runs[name][-1].statuses.values())), "stamp_to_publish"), flush=True)
+    rows: dict = {
+        name: {
+            stage: {which: statistics.median(r.percentile(stage, which) for r in done) for which in ("p50", "p95", "p99")}
+            for stage in STAGES
+        }
+        for name, done in runs.items()
+    }
+    p95 = {name: rows[name]["stamp_to_publish"]["p95"] for name in runs}
+    return {"processes": BUSY, **rows, "stamp_to_publish_p95_busy_over_quiet": round(p95["busy"] / p95["quiet"], 2)}
+
+
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """So many processes that never rest."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def check(result: dict) -> dict[str, bool]:
     """The goals of what was measured."""
     checks = {}
@@ -265,14 +300,17 @@ def check(result: dict) -> dict[str, bool]:
         checks[f"two cameras within 10 % of {half:.2f} Hz each: {rates}"] = all(
             abs(rate - half) <= 0.1 * half for rate in rates.values()
         )
+    if "busy" in result:
+        times = result["busy"]["stamp_to_publish_p95_busy_over_quiet"]
+        checks[f"stamp to published beside {BUSY} busy processes, p95 ≤ 2.5 × alone: {times}"] = times <= 2.5
     return checks
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each run")
-    parser.add_argument("--rounds", type=int, default=3, help="of cost")
-    parser.add_argument("--only", choices=("cost", "overload", "two_cameras"), default=None)
+    parser.add_argument("--rounds", type=int, default=3, help="of cost and busy")
+    parser.add_argument("--only", choices=("cost", "overload", "two_cameras", "busy"), default=None)
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/ros_node[_ONLY].json")
     options = parser.parse_args()
     keep_freed_memory()  # of the camera: its stamps are older than its own copying
@@ -287,6 +325,7 @@ def main() -> int:
             "cost": lambda: measure_cost(node, options.seconds, options.rounds),
             "overload": lambda: measure_overload(node, options.seconds),
             "two_cameras": lambda: measure_overload(node, options.seconds, ("front", "rear")),
+            "busy": lambda: measure_busy(node, options.seconds, options.rounds),
         }
         names = [name for name in scenarios if options.only in (None, name)]
         for name in names:

@@ -94,8 +94,8 @@ def make_nodes(context):
     if launching.is_true("demo", chosen["demo"]):
         nodes += [
             make_node(python, "street_camera", arguments, common, name=f"street_camera_{number}", parameters=[{"seed": number}],
-                      remappings=demo_remappings(topic))
-            for number, topic in enumerate(topics.values())
+                      remappings=demo_remappings(topic, depth_topic(chosen, prefix)))
+            for number, (prefix, topic) in enumerate(topics.items())
         ]  # fmt: skip
     if launching.is_true("rviz", chosen["rviz"]):
         use_sim_time = bool(parameters.get("use_sim_time", from_file.get("use_sim_time", False)))
@@ -147,14 +147,19 @@ def make_points(chosen, topics, common, output):
     return [
         make_node(chosen["python"], "semantic_points", arguments, common, name=f"semantic_points_{number}",
                   parameters=[{"output_prefix": f"{prefix}{output}"}],
-                  remappings=[("depth", chosen["depth"].replace("{camera}", prefix.rstrip("/")))])
+                  remappings=[("depth", depth_topic(chosen, prefix))])
         for number, prefix in enumerate(topics)
     ]  # fmt: skip
 
 
-def demo_remappings(topic):
+def depth_topic(chosen, prefix):
+    return chosen["depth"].replace("{camera}", prefix.rstrip("/"))
+
+
+def demo_remappings(topic, depth):
     base = topic.image.removesuffix(names.COMPRESSED)
-    return [("image", base), ("image/compressed", f"{base}/compressed"), ("camera_info", topic.camera_info)]
+    remappings = [("image", base), ("image/compressed", f"{base}/compressed"), ("camera_info", topic.camera_info)]
+    return [*remappings, ("depth", depth or topic.camera_info.removesuffix("camera_info") + "depth")]
 
 
 def make_rviz(namespace, use_sim_time, topics, output):

@@ -11,6 +11,7 @@ anything but an `array.array`.
 from __future__ import annotations
 
 import contextlib
+import sys
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo, VisionClass
 
-from lmanet_core.arrays import UInt8Array
+from lmanet_core.arrays import Float32Array, UInt8Array
 from lmanet_core.errors import InputError
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
@@ -92,17 +93,17 @@ def _is_plain(message: Image) -> bool:
     )
 
 
-def image_to_message(pixels: UInt8Array, header: Header) -> Image:
-    """(H, W) uint8 → mono8, (H, W, 3) uint8 → rgb8; rows packed, the header as it is."""
+def image_to_message(pixels: UInt8Array | Float32Array, header: Header) -> Image:
+    """(H, W) uint8 → mono8, (H, W, 3) uint8 → rgb8, (H, W) float32 → 32FC1; rows packed, the header as it is."""
     height, width = pixels.shape[:2]
     channels = 1 if pixels.ndim == 2 else 3
     message = Image(
         header=header,
         height=height,
         width=width,
-        encoding="mono8" if channels == 1 else "rgb8",
-        is_bigendian=0,
-        step=width * channels,
+        encoding="32FC1" if pixels.dtype == np.float32 else "mono8" if channels == 1 else "rgb8",
+        is_bigendian=int(pixels.itemsize > 1 and sys.byteorder == "big"),
+        step=width * channels * pixels.itemsize,
     )
     return fill(message, pixels)
 

@@ -34,6 +34,7 @@ from lmanet_core.media.mailbox import Mailbox
 from lmanet_core.weights.checkpoint import Model, load_model
 from lmanet_core.weights.runtime import Runtime, prepare_runtime
 from lmanet_core.weights.shipped import STREET_ONLY
+from lmanet_ros.bond import Bond
 from lmanet_ros.camera import Arrival, Camera
 from lmanet_ros.conversions import camera_info_from_ros, uses_cv_bridge
 from lmanet_ros.diagnostics import ERROR, OK, WARN, camera_status, make_status, used_memory
@@ -50,6 +51,7 @@ from lmanet_ros.parameters import (
     unknown_names,
 )
 from lmanet_ros.statistics import Snapshot
+from lmanet_ros.transitions import refuse_impossible_transitions
 from lmanet_ros.worker import Worker
 
 _LOOK_EVERY_S = 0.2  # whether somebody listens
@@ -68,6 +70,7 @@ class SegmentNode(LifecycleNode):
         super().__init__("segment_node", **options)
         self._settings: Settings = read_settings(declare_parameters(self))
         self._warn_of_unknown_parameters()
+        refuse_impossible_transitions(self)
         self._state = "unconfigured"
         self._failure = ""  # why it could not configure
         self._model: Model | None = None
@@ -75,6 +78,7 @@ class SegmentNode(LifecycleNode):
         self._cameras: dict[str, Camera] = {}
         self._mailbox: Mailbox[Arrival] | None = None
         self._worker: Worker | None = None
+        self._bond: Bond | None = None
         self._listening = Listening(self, self._on_image, self._on_camera_info)
         self._heard_s = 0.0  # when somebody listened to us last, on the steady clock
         self._silent: dict[str, int] = {}  # cameras whose silence was said → images received by then
@@ -133,7 +137,8 @@ class SegmentNode(LifecycleNode):
         self._listening.find({name: camera.prefix for name, camera in self._cameras.items()}, self._settings.transport)
         try:
             self._listening.start()
-        except Exception as error:  # QoS overrides that do not exist
+            self._bond = Bond(self) if self._settings.bond else None
+        except Exception as error:  # QoS overrides that do not exist, no package bond
             reason = str(error) if isinstance(error, LmanetError) else f"{type(error).__name__}: {error}"
             self.get_logger().error(f"cannot activate: {reason}")
             self._stop()
@@ -165,6 +170,7 @@ class SegmentNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Also stops the worker."""
+        self._bond = None  # in silence: a manager that was told now would ask what is about to be gone
         self._stop()
         self._jump_handle.unregister()
         super().destroy_node()
@@ -198,6 +204,9 @@ class SegmentNode(LifecycleNode):
             torch.cuda.empty_cache()
 
     def _stop(self) -> None:
+        if self._bond is not None:
+            self._bond.break_off()
+            self._bond = None
         self._listening.stop()
         mailbox, worker = self._mailbox, self._worker
         self._mailbox = self._worker = None

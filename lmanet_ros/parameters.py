@@ -106,6 +106,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("diagnostics.age_warn_s", 1.0, "Age at publish that the diagnostics warn of.", "s", 0.001, 3600.0, when="live"),
     Parameter("diagnostics.age_error_s", 5.0, "Age at publish that is an error.", "s", 0.001, 3600.0, when="live"),
     Parameter("diagnostics.rate_warn_hz", 0.0, "Output rate below which they warn; 0: never.", "Hz", 0.0, 1000.0, when="live"),
+    Parameter("bond", False, "Send the heartbeats that nav2's lifecycle manager waits for (package bond)."),
     Parameter("autostart", True, "Configure and activate without being told.", when="start"),
 )  # fmt: skip
 
@@ -147,6 +148,7 @@ class Settings:
     age_warn_s: float
     age_error_s: float
     rate_warn_hz: float
+    bond: bool
     autostart: bool
 
 
@@ -191,6 +193,7 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
         age_warn_s=v["diagnostics.age_warn_s"],
         age_error_s=v["diagnostics.age_error_s"],
         rate_warn_hz=v["diagnostics.rate_warn_hz"],
+        bond=v["bond"],
         autostart=v["autostart"],
     )
 

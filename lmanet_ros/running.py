@@ -34,9 +34,12 @@ def run_node(name: str, make: Callable[[], Node], arguments: list[str] | None) -
             print(f"{name}: {error}", file=sys.stderr)
             return error.exit_code
         executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        while not stop.is_set():
-            executor.spin_once(timeout_sec=0.1)
+        try:
+            executor.add_node(node)
+            while not stop.is_set():
+                executor.spin_once(timeout_sec=0.1)
+        finally:
+            executor.shutdown()  # else it may complain, collected in any order at the end
         node.destroy_node()
     except ExternalShutdownException:
         pass  # somebody else has ended ROS in this process

@@ -67,7 +67,7 @@ def _run(arguments: list[str] | None, stop: threading.Event) -> int:
                 break
             except Exception:  # of a callback: a robot is better served by a node that goes on
                 node.get_logger().error(f"a callback failed:\n{traceback.format_exc()}")
-        executor.remove_node(node)
+        executor.shutdown()  # else it may complain, collected in any order at the end
         return 0
     finally:
         if node is not None:

@@ -1,7 +1,7 @@
 """The executable `street_camera`: publish a generated street as a camera would, so that everything runs with no camera at all.
 
-Topics `image` (rgb8), `image/compressed` (JPEG, made only where somebody subscribes) and `camera_info`; best effort, as cameras
-are.
+Topics `image` (rgb8), `image/compressed` (JPEG), `depth` (32FC1, metres, registered) and `camera_info`; best effort, as cameras
+are. Images are made only where somebody subscribes.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class StreetCamera(Node):
         self._index = 0
         self._image = self.create_publisher(Image, "image", qos_profile_sensor_data)
         self._compressed = self.create_publisher(CompressedImage, "image/compressed", qos_profile_sensor_data)
+        self._depth = self.create_publisher(Image, "depth", qos_profile_sensor_data)
         self._camera_info = self.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
         self.create_timer(1.0 / config.fps, self._publish)
         self.get_logger().info(f"{config.width}x{config.height} at {config.fps:g} Hz on {self._image.topic_name}")
@@ -60,6 +61,8 @@ class StreetCamera(Node):
         if self._compressed.get_subscription_count():
             _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
             self._compressed.publish(fill(CompressedImage(header=header, format="rgb8; jpeg compressed bgr8"), jpeg))
+        if self._depth.get_subscription_count():
+            self._depth.publish(image_to_message(frame.depth_m, header))
         self._camera_info.publish(camera_info_to_message(frame.camera_info, header))
 
 

@@ -4,7 +4,9 @@ Called once per frame by `continuity.ContinuityMonitor`, which owns a detector. 
 whatever its brightness; noise is no texture, and a night scene with a single lamp has some. A picture is frozen where its very
 bytes are repeated while stamps go on. A parked camera is not, for its noise differs from frame to frame. Neither is a generated
 scene that comes to rest: it slows down first, so that little of the last picture that differed was different, while nearly all
-of it is where a moving or noisy picture stops.
+of it is where a moving or noisy picture stops. A picture that never differed is not told to be frozen, however long it stays:
+the first frames of a generated scene at rest, as of a simulated robot that waits, have the very same bytes as those of a camera
+that hangs from the start.
 
 Not thread-safe: one detector belongs to one stream and one thread.
 """

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from lmanet_core.arrays import UInt8Array
+from lmanet_core.arrays import Float32Array, UInt8Array
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.street.atlas import build_atlas
 from lmanet_core.street.camera import Lens, Pose, Rig, Transform
@@ -21,7 +21,7 @@ from lmanet_core.street.config import StreetConfig
 from lmanet_core.street.drive import BLOCK_S, Drive
 from lmanet_core.street.figures import Bars
 from lmanet_core.street.ground import KERB_UP_M
-from lmanet_core.street.mesh import Mesh, coarse_mesh
+from lmanet_core.street.mesh import LABEL, Mesh, coarse_mesh
 from lmanet_core.street.render import Light, Rendered, Renderer
 from lmanet_core.street.road import CHUNK_M, Road
 from lmanet_core.street.scene import Figure, Scene, figures_scene, join_scenes, mesh_scene, rise_with_distance
@@ -45,12 +45,14 @@ class StreetFrame:
         labels: (H, W) uint8, ids of `CITYSCAPES`; every pixel has a class. Untouched by any degradation.
         stamp_ns: simulated time of the frame since the start of the drive, nanoseconds.
         camera_info: calibration of the camera.
+        depth_m: (H, W) float32 metres along the optical axis, infinite in the sky. Untouched by any degradation.
     """
 
     image: UInt8Array
     labels: UInt8Array
     stamp_ns: int
     camera_info: CameraInfo
+    depth_m: Float32Array
 
 
 class Street:
@@ -87,7 +89,8 @@ class Street:
         pose = self._rig.pose(time_s)
         rendered = self._render(pose, time_s)
         image = self._weather.degrade(rendered, index, time_s, pose.speed)
-        return StreetFrame(image, rendered.labels, round(index * 1e9 / self.config.fps), self._info)
+        depth = np.where(rendered.labels == LABEL["sky"], np.float32(np.inf), rendered.depth)
+        return StreetFrame(image, rendered.labels, round(index * 1e9 / self.config.fps), self._info, depth)
 
     def frames(self, start: int = 0, count: int | None = None) -> Iterator[StreetFrame]:
         """Frames `start`, `start + 1` …; `count` of them, or without end."""

@@ -78,6 +78,15 @@ def test_frames_far_down_the_road_exist_and_repeat():
     assert not np.array_equal(far.frame(1_000_000).labels, far.frame(0).labels)
 
 
+def test_depth_is_that_of_the_road_ahead_and_infinite_in_the_sky(empty_street):
+    frame = empty_street.frame(40)
+    assert frame.depth_m.dtype == np.float32 and frame.depth_m.shape == frame.labels.shape
+    for ahead_m in (8.0, 15.0, 30.0):
+        x, y = empty_street.project(40, ahead_m, 1.5)
+        assert frame.depth_m[round(y), round(x)] == pytest.approx(ahead_m, rel=0.05)  # the camera looks down a little
+    assert np.array_equal(np.isinf(frame.depth_m), frame.labels == SKY)
+
+
 def test_an_endless_drive_is_an_iterator():
     assert [frame.stamp_ns for frame in islice(street(fps=4.0).frames(2), 3)] == [500_000_000, 750_000_000, 1_000_000_000]
 

@@ -135,3 +135,10 @@ def test_png_keeps_every_id():
 def test_stamp_in_nanoseconds():
     assert stamp_ns(Header(stamp=Time(sec=1700000000, nanosec=123456789))) == 1700000000123456789
     assert stamp_ns(Header()) == 0
+
+
+def test_depth_becomes_metres_as_ros_has_them():
+    depth = np.array([[0.5, 2.0, np.inf], [1.0, 3.0, 4.0]], np.float32)
+    message = image_to_message(depth, Header(frame_id="camera"))
+    assert (message.encoding, message.height, message.width, message.step) == ("32FC1", 2, 3, 12)
+    assert np.array_equal(np.frombuffer(message.data, ">f4" if message.is_bigendian else "<f4").reshape(2, 3), depth)

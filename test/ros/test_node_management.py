@@ -34,6 +34,42 @@ def test_lifecycle_walk(robot, drive):
     assert node.state() == "finalized"
 
 
+def test_bond_beats_while_the_node_is_active_and_says_that_it_ends(robot):
+    status = pytest.importorskip("bond.msg", reason="no package bond").Status
+    node = robot({"bond": True})
+    node.listen("bond", status)
+    heard = node.received["bond"]
+    node.wait(lambda: len(heard) >= 5, "heartbeats")
+    assert {(beat.id, beat.active) for beat in heard} == {(node.name, True)}
+    assert len({beat.instance_id for beat in heard}) == 1
+    assert node.transition("deactivate")
+    node.wait(lambda: not heard[-1].active, "the last one")
+    assert node.transition("activate")
+    node.wait(lambda: heard[-1].active, "another bond")
+    assert heard[-1].instance_id != heard[0].instance_id
+
+
+def test_bond_without_its_package_says_what_to_install(robot, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bond.msg", None)
+    node = robot({"bond": True}, start=False)
+    node.node.start()
+    node.wait(lambda: node.said("cannot activate: bond is true", "error"), "the advice")
+    assert node.said("sudo apt install ros-$ROS_DISTRO-bond")
+    assert node.state() == "inactive"
+
+
+def test_impossible_transition_is_refused_and_answered(robot):
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+
+    node = robot({"autostart": False}, start=False)
+    asked = Transition(id=Transition.TRANSITION_DEACTIVATE)
+    assert not node.call(ChangeState, f"{node.name}/change_state", transition=asked).success
+    node.wait(lambda: node.said("transition 4 refused", "warn"), "the reason")
+    assert node.state() == "unconfigured"
+    assert node.transition("configure")
+
+
 def left_out():
     raise WeightsError("this build left the shipped weights out")
 

@@ -143,6 +143,47 @@ def test_launch_with_demo_publishes_every_topic_and_stops_cleanly(start, video_w
 
 
 @pytest.mark.skipif(shutil.which("ros2") is None, reason="no ros2 command")
+def test_launch_with_depth_makes_points_of_the_street(start, video_weights):
+    import numpy as np
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from sensor_msgs.msg import PointCloud2
+
+    from lmanet_core.geometry.points import POINT
+
+    launch = start(
+        "ros2", "launch", str(ROOT / "launch/segment.launch.py"), "demo:=true", f"weights:={video_weights}",
+        f"python:={sys.executable}", "namespace:=robot", "depth:=camera/depth/image_raw",
+    )  # fmt: skip
+    context = rclpy.Context()
+    context.init()
+    node = rclpy.create_node("listener", context=context)
+    clouds = []
+    node.create_subscription(PointCloud2, "/robot/segmentation/points", clouds.append, 5)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+
+    def spun():
+        executor.spin_once(timeout_sec=0.1)
+        return len(clouds) >= 3
+
+    wait_until(spun, lambda: f"{len(clouds)} clouds; {launch.said()}")
+    node.destroy_node()
+    context.try_shutdown()
+    os.killpg(launch.pid, signal.SIGINT)
+    assert launch.wait(20) == 0
+    assert "Traceback" not in launch.said()
+    assert launch.said().count("process has finished cleanly") == 3
+    cloud = clouds[-1]
+    assert (cloud.header.frame_id, cloud.height, cloud.width) == ("street_camera", 256, 512)
+    points = np.frombuffer(bytes(cloud.data), POINT).reshape(256, 512)
+    assert np.isnan(points["z"]).any(), "the sky has no depth"
+    on_the_road = points[-1]  # close before the car, below the camera
+    assert np.all((on_the_road["z"] > 1.0) & (on_the_road["z"] < 12.0))
+    assert np.all((on_the_road["y"] > 0.3) & (on_the_road["y"] < 4.0))
+
+
+@pytest.mark.skipif(shutil.which("ros2") is None, reason="no ros2 command")
 def test_launch_arguments_reach_the_node(start, video_weights):
     launch = start(
         "ros2", "launch", str(ROOT / "launch/segment.launch.py"), f"weights:={video_weights}", f"python:={sys.executable}",
