@@ -77,7 +77,7 @@ class Condition:
     def describe(self) -> str:
         """In a line."""
         shown = (f"{value:.4f}" if value is not None else "not measured" for value in (self.before, self.after))
-        return f"{self.what}: {' → '.join(shown)}{'' if self.passed else ', which is worse'}"
+        return f"{self.what}: {' → '.join(shown)}{'' if self.passed else ': refused'}"
 
 
 def judge_weights(

@@ -59,9 +59,10 @@ def adapt_statistics(
 def mix_statistics(model: Model, clips: Sequence[torch.Tensor]) -> dict[float, Model]:
     """The model with each of `SHARES` of the statistics measured on the clips; empty where it has no BatchNorm."""
     old = _statistics(model.network)
-    new = _measure(model.network, clips) if old else []
-    mixed = {}
-    for share in SHARES if old else ():
+    if not old:
+        return {}
+    new, mixed = _measure(model.network, clips), {0.0: model}
+    for share in SHARES[1:]:
         network = copy.deepcopy(model.network)
         for layer, before, after in zip(_layers(network), old, new, strict=True):
             for kept, first, second in zip((layer.running_mean, layer.running_var), before, after, strict=True):

@@ -350,9 +350,7 @@ def test_statistics_that_fit_are_kept(make_scene):
     pixels = np.stack(images) / 255.0
     model = leaning(float(pixels.mean()), float(pixels.var()))
     adapted, information = adapt_statistics(model, as_clips(images), images, "cpu")
-    assert adapted is not model and max(information.values()) < 1.01 * information[0.0]
-    for ours, theirs in zip(adapted.network.state_dict().values(), model.network.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs)
+    assert adapted is model and max(information.values()) < 1.01 * information[0.0]
 
 
 def test_a_network_without_batch_norm_stays_as_it_is(make_scene):
@@ -485,7 +483,7 @@ def test_weights_that_became_worse_are_refused_and_the_old_ones_stay(adapt, nigh
     )
     found = summary(tmp_path / "out")
     assert code == 1 and found["adopted"] is False and not (tmp_path / "out" / "adapted.safetensors").exists()
-    assert "no better: keep the weights as they are" in said and "which is worse" in said
+    assert "no better: keep the weights as they are" in said and ": refused" in said
     assert weights.read_bytes() == before
 
 
