@@ -31,6 +31,7 @@ class AdaptConfig:
     held_out: float = setting(0.3, "Share of each recording, its end, that is kept to judge.", low=0.05, high=0.9)
     judged_frames: int = setting(150, "Most frames of a recording that are judged.", low=2)
     judge: str = setting("", "Recordings to judge on, with commas; empty: the ends of those that are learned from.")
+    guard: str = setting("", "Recordings of other cameras, with commas, on which the weights must not become worse.")
     labels: str = setting("", "Labels of what is judged, as of lmanet evaluate; nothing learns from them.")
     mapping: str = setting("", "What the ids of the labels mean, as of lmanet evaluate.")
     # statistics and teacher

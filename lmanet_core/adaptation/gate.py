@@ -169,6 +169,30 @@ def compare(before: Judged, after: Judged, classes: Sequence[str]) -> list[Condi
     return conditions
 
 
+def guard(weights: Path | str, adapted: Path | str, recordings: Sequence[str], config: AdaptConfig) -> list[Condition]:
+    """What adapted weights must still know of recordings that they were not adapted to, one condition each.
+
+    Args:
+        weights, adapted: before and after, as `load_model` takes them.
+        recordings: videos, bags or folders of images; each is seen at the size that is usual for it.
+        config: see `AdaptConfig`.
+
+    Raises:
+        LmanetError: recordings or weights are not usable.
+    """
+    told: list[list[float]] = []
+    for one in (weights, adapted):
+        segmenter = VideoSegmenter(prepare(load_model(one), runtime_device(config)))
+        told.append([])
+        for recording in recordings:
+            images = _judged_images([CameraInput("guarded", Path(recording), fps=config.fps)], segmenter, config.judged_frames)
+            told[-1].append(measure_mirror_agreement(segmenter.runtime, images).information)
+    return [
+        _no_less(f"{Path(recording).name}: what labels tell of mirrored pictures, bits", was, now, _LEAST_GAIN * was)
+        for recording, was, now in zip(recordings, *told, strict=True)
+    ]
+
+
 def runtime_device(config: AdaptConfig) -> str:
     """The device as `prepare` takes it."""
     return {"auto": "auto", "cpu": "cpu", "gpu": "cuda"}[config.accelerator]

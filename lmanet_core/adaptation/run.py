@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from lmanet_core.adaptation.config import AdaptConfig
-from lmanet_core.adaptation.gate import Condition, Judged, compare, judge_weights, listed, runtime_device
+from lmanet_core.adaptation.gate import Condition, Judged, compare, guard, judge_weights, listed, runtime_device
 from lmanet_core.adaptation.inspect import write_look
 from lmanet_core.adaptation.selection import Survey, choose, keep_clips, survey
 from lmanet_core.adaptation.statistics import SHARES, adapt_statistics
@@ -108,7 +108,7 @@ def adapt(config: AdaptConfig, progress: Progress | None = None, say: Callable[[
     _check_labels(config, model)
     out = Path(config.out)
     run = {**config.learned_from(), "weights": _identity(weights)}
-    inputs = (*config.recordings, *listed(config.judge))
+    inputs = (*config.recordings, *listed(config.judge), *listed(config.guard))
     with ResultFolder(out, overwrite=config.overwrite, inputs=inputs, resume=config.resume, writes=_WRITES, run=run) as folder:
         folder.keep = False
         surveys, judged = _look(config, progress)
@@ -142,6 +142,9 @@ def _judge(
             advance.expect(2 * held.frames)
             after = judge_weights(candidate, held.cameras, config, _anew(out / report), advance)
         conditions = tuple(compare(before, after, model.config.labels.names))
+        if guarded := listed(config.guard):
+            with progress("looking at what is guarded"):
+                conditions += tuple(guard(weights, candidate, guarded, config))
         results.append(Adaptation(out, None, conditions, before, after))
         if all(condition.passed for condition in conditions):
             with replace_file(out / ADAPTED) as file:

@@ -541,6 +541,17 @@ def test_a_teacher_with_other_classes_is_refused(adapt, tmp_path):
     assert code == WeightsError.exit_code and "has other classes (dark, bright, …) than the weights (road, sidewalk" in error
 
 
+def test_what_is_guarded_must_not_be_forgotten(adapt, night, tmp_path):
+    day = tmp_path / "day"
+    day.mkdir()
+    for number, frame in enumerate(Street(StreetConfig(width=256, height=128, seed=2_000_003)).frames(0, 3)):
+        cv2.imwrite(str(day / f"{number}.png"), frame.image[..., ::-1])
+    code, said, _ = adapt("--guard", day, "--labels", night / "labels", "--moments=8", "--judged-frames=8")
+    assert code == 1 and "day: what labels tell of mirrored pictures" in said and "mIoU" in said
+    refused = [condition for condition in summary(tmp_path / "out")["conditions"] if not condition["passed"]]
+    assert [condition["what"].partition(":")[0] for condition in refused] == ["day"]
+
+
 def test_a_network_of_few_features_gets_a_memory_that_fits(night, tmp_path):
     (tmp_path / "own.py").write_text(
         "from torch import nn\n\ndef make():\n"
