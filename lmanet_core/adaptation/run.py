@@ -118,9 +118,9 @@ def adapt(config: AdaptConfig, progress: Progress | None = None, say: Callable[[
         frames = sum(len(seen.stamps_ns) for seen in surveys)
         say(f"{len(clips)} frames to learn from, of {frames}; network size {plan.network_size}")
         start = _adapt_statistics(config, model, weights, clips, out, progress, say)
-        _label(config, start, clips, out, progress)
         candidates = [start] if start != weights else []
         if config.steps:
+            _label(config, start, clips, out, progress)
             candidates.insert(0, _train(config, load_model(start), start, clips, out, say))
         result = _judge(config, model, weights, candidates, _Held(config, surveys, judged), progress)
         _write_summary(config, weights, clips, result)
