@@ -104,6 +104,9 @@ def make_recordings(home: Path, images: list[np.ndarray], labels: list[np.ndarra
     shutil.copy(home / "drive.mcap", home / "other.mcap")
     moving = [("/camera/image_raw", 10**9 + n * 10**8, ros2.image(scene(3 * n), 10**9 + n * 10**8)) for n in range(30)]
     write_mcap(ros2, home / "long.mcap", moving)
+    labelled = [(topic, 10**9 + n * 10**8, ros2.compressed(encoded[n % len(encoded)], 10**9 + n * 10**8, "png"))
+                for topic in ("/camera/labels/compressed", "/camera/label_camvid11/compressed") for n in range(30)]  # fmt: skip
+    write_mcap(ros2, home / "clip.mcap", [*moving, *labelled])
     rear = [(topic.replace("camera", "rear"), *rest) for topic, *rest in messages[: len(images)]]
     front = [(topic.replace("camera", "front"), *rest) for topic, *rest in messages[: len(images)]]
     write_mcap(ros2, home / "two.mcap", [*front, *rear])

@@ -24,7 +24,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 STAND_INS = {
     "INPUT": "drive.mp4", "INPUT…": "drive.mp4", "BAG": "drive.mcap", "RECORDED": "results.mcap", "hf:FOLDER": "hf:segformer",
     "bag": "bag/images", "RUN.yaml": "config/train/street_memory.yaml", "NAME": "kitti", "TOPIC": "/camera/labels/compressed",
-    "/front/image_raw,/rear/image_raw": "two",
+    "/front/image_raw,/rear/image_raw": "two", "camvid_0016E5_15hz_mcap": "clip.mcap", "night.mcap": "clip.mcap",
+    "python:own.py:espnet": "python:camvid.py:make",
 }  # fmt: skip
 #: Numbers that fit the size and length of the stand-ins.
 SMALLER = {
@@ -113,7 +114,7 @@ def on_stand_ins(command, options, out):
         words = ["two.mcap", *words[1:]]
         words[words.index("two")] = "/front/image_raw,/rear/image_raw"
     if command == "adapt":
-        words = [{"drive.mcap": "long.mcap"}.get(word, word) for word in words]
+        words = [{"drive.mcap": "long.mcap", "solidWhiteRight.mp4": "long.mcap"}.get(word, word) for word in words]
     if "camvid" in options:  # of CamVid's classes
         of_camvid = {"python:own.py:make": "python:camvid.py:make", "W,V": "camvid_memory,camvid_single"}
         words = [of_camvid.get(word, word) for word in words]
