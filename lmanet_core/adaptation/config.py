@@ -27,7 +27,7 @@ class AdaptConfig:
     fps: float | None = setting(None, "Frames a second of folders of images (the times in their names, or 10).")
     stills: bool = setting(False, "The images of the recordings are no video; needs judge, a recording that is one.")
     network_size: str = setting("auto", "Size WxH that the network sees; auto: as lmanet segment has it.")
-    moments: int = setting(100, "Most frames that are given labels to learn from, those that differ most.", low=1, high=100_000)
+    moments: int = setting(100, "Most frames that are given labels to learn from, those that differ most.", low=4, high=100_000)
     held_out: float = setting(0.3, "Share of each recording, its end, that is kept to judge.", low=0.05, high=0.9)
     judged_frames: int = setting(150, "Most frames of a recording that are judged.", low=2)
     judge: str = setting("", "Recordings to judge on, with commas; empty: the ends of those that are learned from.")

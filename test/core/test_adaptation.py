@@ -583,6 +583,7 @@ def test_a_network_of_few_features_gets_a_memory_that_fits(night, tmp_path):
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"scales": "1,x"}, "scales are shares"),
         ({"held_out": 0.0}, "held_out must be 0.05 to 0.9"),
+        ({"moments": 3}, "moments must be 4 to 100000"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changed, said):
