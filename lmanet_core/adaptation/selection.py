@@ -32,7 +32,7 @@ _LEAST_DIFFERENCE = 1.5  # grey levels, mean over the thumbnail; frames that dif
 _LEAST_CHOSEN = 4
 _CANDIDATES = 20  # looked at for each one that is chosen
 _GAP_S, _GAP_SHARE = 1.0, 0.05  # between what is learned from and what is judged, the shorter of the two
-_JPEG_QUALITY = 95
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 
 
 @dataclass
@@ -217,7 +217,7 @@ def _keep_frames(
 
 def write_jpeg(path: Path, image: UInt8Array) -> None:
     """(H, W, 3) uint8 RGB; raises OutputError."""
-    ok, packed = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))
+    ok, packed = cv2.imencode(".jpg", image[..., ::-1], _JPEG)
     if not ok:
         raise OutputError(f"{path}: OpenCV cannot encode a JPEG of shape {image.shape}")
     with replace_file(path) as file:

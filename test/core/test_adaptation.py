@@ -21,7 +21,7 @@ from lmanet_core.commands.main import main
 from lmanet_core.data import AugmentConfig, ClipDataset
 from lmanet_core.data.recorded_clips import KINDS, ClipList, RecordedClips, Replayed, pack_soft, sure, unpack_soft
 from lmanet_core.errors import ConfigError, InputError, OutputError, WeightsError
-from lmanet_core.geometry import Size
+from lmanet_core.geometry import Size, plan_geometry
 from lmanet_core.labels import LabelSet
 from lmanet_core.street import Street, StreetConfig
 from lmanet_core.weights.adapters import wrap_module
@@ -114,6 +114,22 @@ def test_looks_do_not_grow_with_the_recording(tmp_path, make_scene):
 def test_recordings_with_too_little_in_them_are_refused(tmp_path, make_scene, count, moving):
     with pytest.raises(InputError, match=r"wanted 4 or more frames that differ, each with 3 before it"):
         choose([look(drive(tmp_path / "v", count, make_scene, moving))], 100, 3, 0.3, False)
+
+
+def test_damaged_frames_are_left_out_of_both_passes(tmp_path, make_scene):
+    folder = drive(tmp_path / "v", 40, make_scene)
+    for number in (12, 13, 14, 15):
+        (folder / f"{number:03d}.png").write_bytes(b"damage")
+    seen = look(folder)
+    assert len(seen.stamps_ns) == 36
+    moments = choose([seen], 20, 3, 0.0, False)
+    assert not any(11 in moment.window and 12 in moment.window for moment in moments)  # a gap: 11 and 16 of the folder
+    plan = plan_geometry(Size(48, 64), Size(48, 64), "input")
+    kept = selection.keep_clips(tmp_path / "teacher", moments, plan, TWO, lambda: None)
+    last = moments[-1].number
+    image = RecordedClips(tmp_path / "teacher").image(kept.clips[-1][-1]).astype(int)
+    there, before = (cv2.imread(str(folder / f"{last + 4 - back:03d}.png"))[..., ::-1].astype(int) for back in (0, 1))
+    assert last > 12 and np.abs(image - there).mean() < 0.3 * np.abs(image - before).mean()
 
 
 def test_images_of_two_sizes_are_refused(tmp_path, make_scene):
@@ -513,6 +529,15 @@ def kill_when(path, command):
         time.sleep(0.005)
     process.kill()
     process.wait()
+
+
+def test_a_loss_that_is_not_finite_ends_it_and_the_weights_stay(adapt, tmp_path):
+    weights = tmp_path / "mine.safetensors"
+    shutil.copy(default_weights(), weights)
+    small = ("--statistics=off", "--moments=4", "--judged-frames=2", "--network-size=128x64", "--weights", weights)
+    code, _, error = adapt("--steps=20", "--learning-rate=1e30", "--anchor=0", *small)
+    assert code == 1 and "in batch" in error and ("the loss is" in error or "a gradient is" in error)
+    assert weights.read_bytes() == default_weights().read_bytes() and not (tmp_path / "out" / "adapted.safetensors").exists()
 
 
 def test_other_settings_do_not_go_on_with_a_run(adapt):
