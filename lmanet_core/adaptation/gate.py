@@ -8,10 +8,9 @@ there are labels, mIoU decides instead of what labels tell.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from lmanet_core.adaptation.config import AdaptConfig
 from lmanet_core.adaptation.mirror import MirrorAgreement, measure_mirror_agreement
@@ -42,7 +41,7 @@ class Judged:
         flicker, tc: as the product runs, 0–1.
         single_flicker, single_tc: of single frames.
         miou, single_miou: against labels; None without.
-        iou: of each class, as the product runs; empty without labels.
+        iou: of each class, as the product runs; None without labels.
     """
 
     mirror: MirrorAgreement
@@ -53,10 +52,6 @@ class Judged:
     miou: float | None = None
     single_miou: float | None = None
     iou: Mapping[str, float | None] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -157,7 +152,7 @@ def compare(before: Judged, after: Judged, classes: Sequence[str]) -> list[Condi
         ]
         conditions.append(Condition(_vanished(vanished), 0.0, float(len(vanished)), not vanished))
     better = [
-        _gains(before.flicker, after.flicker, -_LEAST_FLICKER_GAIN * (before.flicker or 0.0)),
+        _gains(after.flicker, before.flicker, _LEAST_FLICKER_GAIN * (before.flicker or 0.0)),
         _gains(before.tc, after.tc, _LEAST_GAIN),
         _gains(before.miou, after.miou, _LEAST_GAIN),
         before.miou is None and _gains(*own, _LEAST_GAIN * before.mirror.information),
@@ -169,27 +164,29 @@ def compare(before: Judged, after: Judged, classes: Sequence[str]) -> list[Condi
     return conditions
 
 
-def guard(weights: Path | str, adapted: Path | str, recordings: Sequence[str], config: AdaptConfig) -> list[Condition]:
-    """What adapted weights must still know of recordings that they were not adapted to, one condition each.
-
-    Args:
-        weights, adapted: before and after, as `load_model` takes them.
-        recordings: videos, bags or folders of images; each is seen at the size that is usual for it.
-        config: see `AdaptConfig`.
+def tell_of_guarded(weights: Path | str, config: AdaptConfig) -> dict[str, float]:
+    """What weights know of each recording of `config.guard`, see `MirrorAgreement.information`; at the size usual for it.
 
     Raises:
         LmanetError: recordings or weights are not usable.
     """
-    told: list[list[float]] = []
-    for one in (weights, adapted):
-        segmenter = VideoSegmenter(prepare(load_model(one), runtime_device(config)))
-        told.append([])
-        for recording in recordings:
-            images = _judged_images([CameraInput("guarded", Path(recording), fps=config.fps)], segmenter, config.judged_frames)
-            told[-1].append(measure_mirror_agreement(segmenter.runtime, images).information)
+    recordings = listed(config.guard)
+    segmenter = VideoSegmenter(prepare(load_model(weights), runtime_device(config))) if recordings else None
+    told = {}
+    for recording in recordings:
+        assert segmenter is not None
+        images = _judged_images([CameraInput("guarded", Path(recording), fps=config.fps)], segmenter, config.judged_frames)
+        told[recording] = measure_mirror_agreement(segmenter.runtime, images).information
+    return told
+
+
+def guard(before: Mapping[str, float], after: Mapping[str, float]) -> list[Condition]:
+    """What adapted weights must still know of recordings that they were not adapted to, as `tell_of_guarded` tells it."""
     return [
-        _no_less(f"{Path(recording).name}: what labels tell of mirrored pictures, bits", was, now, _LEAST_GAIN * was)
-        for recording, was, now in zip(recordings, *told, strict=True)
+        _no_less(
+            f"{Path(recording).name}: what labels tell of mirrored pictures, bits", was, after[recording], _LEAST_GAIN * was
+        )
+        for recording, was in before.items()
     ]
 
 
@@ -216,10 +213,8 @@ def _judged_images(cameras: Sequence[CameraInput], segmenter: VideoSegmenter, li
 
 
 def _gains(before: float | None, after: float | None, least: float) -> bool:
-    """Whether a measure moved by this much or more, downwards where `least` is negative."""
-    if before is None or after is None:
-        return False
-    return after - before <= least < 0.0 if least < 0.0 else after - before >= least > 0.0
+    """Whether a measure grew by this much or more."""
+    return before is not None and after is not None and after > before and after - before >= least
 
 
 def _no_less(what: str, before: float | None, after: float | None, margin: float) -> Condition:

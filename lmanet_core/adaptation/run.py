@@ -17,7 +17,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +25,16 @@ import numpy as np
 import torch
 
 from lmanet_core.adaptation.config import AdaptConfig
-from lmanet_core.adaptation.gate import Condition, Judged, compare, guard, judge_weights, listed, runtime_device
+from lmanet_core.adaptation.gate import (
+    Condition,
+    Judged,
+    compare,
+    guard,
+    judge_weights,
+    listed,
+    runtime_device,
+    tell_of_guarded,
+)
 from lmanet_core.adaptation.inspect import write_look
 from lmanet_core.adaptation.selection import Survey, choose, keep_clips, survey
 from lmanet_core.adaptation.statistics import SHARES, adapt_statistics
@@ -135,6 +144,7 @@ def _judge(
     with progress("judging the weights as they were") as advance:
         advance.expect(2 * held.frames)
         before = judge_weights(weights, held.cameras, config, _anew(out / "before"), advance)
+    known = tell_of_guarded(weights, config)
     unchanged = Condition("statistics of the recordings, by which labels tell more of mirrored pictures", None, None, False)
     results = [Adaptation(out, None, (unchanged,), before, before)]
     for report, candidate in zip(_AFTER, candidates, strict=False):
@@ -142,9 +152,7 @@ def _judge(
             advance.expect(2 * held.frames)
             after = judge_weights(candidate, held.cameras, config, _anew(out / report), advance)
         conditions = tuple(compare(before, after, model.config.labels.names))
-        if guarded := listed(config.guard):
-            with progress("looking at what is guarded"):
-                conditions += tuple(guard(weights, candidate, guarded, config))
+        conditions += tuple(guard(known, tell_of_guarded(candidate, config)))
         results.append(Adaptation(out, None, conditions, before, after))
         if all(condition.passed for condition in conditions):
             with replace_file(out / ADAPTED) as file:
@@ -225,7 +233,7 @@ def _choose_clips(
 ) -> RecordedClips:
     if not (root / "clips.json").is_file():
         held_out = 0.0 if config.judge else config.held_out
-        moments = choose(surveys, config.moments, _past(config, model), held_out, config.stills)
+        moments = choose(surveys, config.moments, _past(config, model), held_out)
         with progress("keeping the frames that differ") as advance:
             advance.expect(sum({moment.survey.camera.name: moment.window.stop for moment in moments}.values()))
             keep_clips(root, moments, plan, model.config.labels, advance)
@@ -303,8 +311,8 @@ def _write_summary(config: AdaptConfig, weights: str, clips: RecordedClips, resu
     content = {
         "adopted": result.adopted,
         "conditions": [vars(condition) for condition in result.conditions],
-        "before": result.before.to_dict(),
-        "after": result.after.to_dict(),
+        "before": asdict(result.before),
+        "after": asdict(result.after),
         "weights": _identity(weights),
         "learned_from": {"frames": len(clips), "recordings": [Path(path).name for path in config.recordings]},
         "settings": {name: value for name, value in config.learned_from().items() if name != "recordings"},

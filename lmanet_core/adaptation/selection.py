@@ -30,7 +30,6 @@ FOLLOWING = 3  # frames after each chosen one, for the teacher to look back from
 _LOOK = Size(12, 16)  # thumbnail by which frames are compared
 _LEAST_DIFFERENCE = 1.5  # grey levels, mean over the thumbnail; frames that differ by less are the same
 _LEAST_CHOSEN = 4
-_CANDIDATES = 20  # looked at for each one that is chosen
 _GAP_S, _GAP_SHARE = 1.0, 0.05  # between what is learned from and what is judged, the shorter of the two
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 
@@ -43,8 +42,8 @@ class Survey:
         camera: the recording.
         size: of its images; None before the first.
         stamps_ns: of its frames, as far as stamps go on; those of a damaged recording may repeat.
-        begins: numbers of the frames that do not go on from the one before.
-        blind: numbers of the frames that show nothing.
+        begins: numbers of the frames that do not go on from the one before; of stills, all.
+        unfit: numbers of the frames that no stream remembers: late, repeated, blind ones and flashes.
         looks: number of a frame → its thumbnail, of every so manyth frame.
     """
 
@@ -52,7 +51,7 @@ class Survey:
     size: Size | None = None
     stamps_ns: list[int] = field(default_factory=list)
     begins: set[int] = field(default_factory=set)
-    blind: set[int] = field(default_factory=set)
+    unfit: set[int] = field(default_factory=set)
     looks: dict[int, UInt8Array] = field(default_factory=dict)
 
     @property
@@ -125,11 +124,11 @@ def survey(
                 seen.begins.add(number)
             else:
                 goes_on = monitor.check(frame.image, frame.stamp_ns, frame.frame_id, frame.after_loss)
-                if goes_on.discontinuity is not None or not goes_on.remember:
+                if goes_on.discontinuity is not None:
                     seen.begins.add(number)
-                if goes_on.blind is not None:
-                    seen.blind.add(number)
-            if number % stride == 0 and number not in seen.blind:
+                if not goes_on.remember:
+                    seen.unfit.add(number)
+            if number % stride == 0 and number not in seen.unfit:
                 seen.looks[number] = resize_image(frame.image, _LOOK)
             if len(seen.looks) > 2 * candidates:
                 stride *= 2
@@ -140,15 +139,14 @@ def survey(
     return seen
 
 
-def choose(surveys: Sequence[Survey], count: int, past: int, held_out: float, stills: bool) -> list[Moment]:
+def choose(surveys: Sequence[Survey], count: int, past: int, held_out: float) -> list[Moment]:
     """The frames that differ most, in the order of the recordings.
 
     Args:
         surveys: of the recordings.
         count: at most.
-        past: frames that must go before each.
+        past: frames that must go before each; 0 for stills.
         held_out: share of each recording that is left out at its end.
-        stills: the images are no video.
 
     Raises:
         InputError: too few frames differ, or the recordings are too short.
@@ -157,9 +155,10 @@ def choose(surveys: Sequence[Survey], count: int, past: int, held_out: float, st
     for seen in surveys:
         last = seen.learned_frames(held_out)
         for number, look in seen.looks.items():
-            before, after = _neighbours(seen, number, last)
-            if number < last and (stills or before >= past):
-                moments.append(Moment(seen, number, 0 if stills else past, 0 if stills else min(after, FOLLOWING)))
+            if number < last and _goes_on(seen, range(number - past, number + 1)):
+                ends = range(number + 1, min(number + FOLLOWING, last - 1) + 1)
+                after = next((end - number - 1 for end in ends if not _goes_on(seen, range(number, end + 1))), len(ends))
+                moments.append(Moment(seen, number, past, after))
                 looks.append(look)
     kept = _spread(np.array(looks, np.float32).reshape(len(looks), _LOOK.height * _LOOK.width * 3), count)
     if len(kept) < _LEAST_CHOSEN:
@@ -224,14 +223,10 @@ def write_jpeg(path: Path, image: UInt8Array) -> None:
         file.write_bytes(packed.tobytes())
 
 
-def _neighbours(seen: Survey, number: int, last: int) -> tuple[int, int]:
-    """How many frames before and after one belong to the same stream, as far as they count."""
-    before, after = 0, 0
-    while number - before > 0 and number - before not in seen.begins and number - before - 1 not in seen.blind and before < 64:
-        before += 1
-    while number + after + 1 < last and number + after + 1 not in seen.begins | seen.blind and after < FOLLOWING:
-        after += 1
-    return before, after
+def _goes_on(seen: Survey, window: range) -> bool:
+    """Whether these frames are one stream, in which every one is of use."""
+    whole = window.start >= 0 and not any(number in seen.unfit for number in window)
+    return whole and not any(number in seen.begins for number in window[1:])
 
 
 def _intervals(moment: Moment) -> Iterable[int]:

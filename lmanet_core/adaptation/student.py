@@ -7,8 +7,9 @@ from typing import Any
 
 from lmanet_core.adaptation.config import AdaptConfig
 from lmanet_core.data.recorded_clips import RecordedClips
-from lmanet_core.geometry import Size, fit_network_size
+from lmanet_core.geometry import Size
 from lmanet_core.network import LMANet
+from lmanet_core.stream.stream_plan import fit_to_backbone
 from lmanet_core.training.config import OTHER_MEMORY, TrainConfig
 from lmanet_core.training.run_files import RESUME
 
@@ -28,9 +29,7 @@ def student_config(config: AdaptConfig, network: LMANet, start: str, clips: Reco
     """
     backbone, new_memory = network.backbone, network.memory is None
     crop = Size(round(clips.size.height * config.crop), round(clips.size.width * config.crop))
-    if backbone.fixed_size is None:
-        multiple = backbone.size_multiple or backbone.stride
-        crop = fit_network_size(crop, crop.height * crop.width, multiple, backbone.size_remainder)
+    crop = fit_to_backbone(crop, crop.height * crop.width, backbone)
     remembers = config.memory or not new_memory
     memory: dict[str, Any] = {}
     if remembers and new_memory:
@@ -38,7 +37,6 @@ def student_config(config: AdaptConfig, network: LMANet, start: str, clips: Reco
         keys = min(OTHER_MEMORY.key_channels, backbone.feature_channels)
         memory |= {"key_channels": keys, "window": OTHER_MEMORY.window}
     stage = "all" if config.all and remembers else "backbone" if config.all else "joint" if remembers else "decoder"
-    whole = backbone.fixed_size is not None or config.crop == 1.0
     return TrainConfig(
         out=str(folder),
         stage=stage,  # type: ignore[arg-type]
@@ -46,7 +44,7 @@ def student_config(config: AdaptConfig, network: LMANet, start: str, clips: Reco
         data="recorded",
         root=str(clips.root),
         size=str(clips.size),
-        crop=None if whole else str(crop),
+        crop=None if crop == clips.size else str(crop),
         shift=0,
         color=0.1,
         lost_blocks=config.lost_blocks if remembers else 0.0,

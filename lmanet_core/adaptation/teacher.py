@@ -123,7 +123,9 @@ def label_clips(root: Path, teacher: Teacher, keep: float, sure: float, advance:
             write_png(certain, how_sure)
             write_png(soft, pack_soft(kinds, shares))
         kinds, how_sure = clips.soft(name)[0], clips.certain(name)
-        np.add.at(counts, (kinds.ravel(), how_sure.ravel()), 1)
+        counts += np.bincount(kinds.ravel().astype(np.int64) * 256 + how_sure.ravel(), minlength=counts.size).reshape(
+            counts.shape
+        )
         advance()
     thresholds = class_thresholds(counts, keep, sure)
     for index in range(len(clips)):

@@ -30,6 +30,15 @@ def shared_data():
     return folder
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """As in the processes that tests start: sums over another number of threads differ in their last digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def textured_drive():
     """Six images (64, 128, 3) of a scene that moves right by a feature position each time, large enough to measure it."""

@@ -23,9 +23,10 @@ from lmanet_core.data.recorded_clips import KINDS, ClipList, RecordedClips, Repl
 from lmanet_core.errors import ConfigError, InputError, OutputError, WeightsError
 from lmanet_core.geometry import Size, plan_geometry
 from lmanet_core.labels import LabelSet
+from lmanet_core.network import LMANet
 from lmanet_core.street import Street, StreetConfig
 from lmanet_core.weights.adapters import wrap_module
-from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.checkpoint import load_model, save_model
 from lmanet_core.weights.runtime import prepare
 from lmanet_core.weights.shipped import default_weights
 
@@ -38,18 +39,14 @@ from lmanet_core.adaptation.selection import choose, survey
 from lmanet_core.adaptation.statistics import adapt_statistics
 from lmanet_core.adaptation.teacher import Teacher, class_thresholds, label_clips
 from lmanet_core.evaluation.session import CameraInput
+from lmanet_core.training.clip_loss import ClipLoss
+from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.losses import cross_entropy_sums
 
 TWO = LabelSet(("dark", "bright"), ((0, 0, 0), (255, 255, 255)))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums over another number of threads differ in their last digits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def drive(folder, count, make_scene, moving=lambda number: True):
@@ -75,14 +72,14 @@ def numbers(moments):
 
 def test_a_wait_at_a_traffic_light_counts_as_one_frame(tmp_path, make_scene):
     seen = look(drive(tmp_path / "v", 60, make_scene, lambda number: number >= 40))
-    chosen = numbers(choose([seen], 100, 3, 0.0, False))
+    chosen = numbers(choose([seen], 100, 3, 0.0))
     assert len([number for number in chosen if number < 40]) == 1
     assert len([number for number in chosen if number >= 40]) > 10
 
 
 def test_no_frame_that_is_judged_is_learned_from(tmp_path, make_scene):
     seen = look(drive(tmp_path / "v", 60, make_scene))
-    chosen = choose([seen], 100, 3, 0.3, False)
+    chosen = choose([seen], 100, 3, 0.3)
     judged_from = seen.held_out_from_s(0.3) * 10
     assert max(moment.window[-1] for moment in chosen) < judged_from - 2  # and there is a gap
     assert max(numbers(chosen)) > 30
@@ -94,13 +91,13 @@ def test_clips_do_not_reach_over_a_cut_or_into_black_frames(tmp_path, make_scene
         cv2.imwrite(str(folder / f"{number:03d}.png"), make_scene(77 + number // 60, 48, 200)[:, 2 * number - 60 :][:, :64])
     for number in (10, 11, 12, 13, 14):
         cv2.imwrite(str(folder / f"{number:03d}.png"), np.zeros((48, 64, 3), np.uint8))
-    windows = [moment.window for moment in choose([look(folder)], 100, 3, 0.0, False)]
+    windows = [moment.window for moment in choose([look(folder)], 100, 3, 0.0)]
     assert windows and not any(29 in window and 30 in window for window in windows)
     assert not any(set(window) & {10, 11, 12, 13, 14} for window in windows)
 
 
 def test_at_most_so_many_frames_and_those_that_differ_most(tmp_path, make_scene):
-    chosen = choose([look(drive(tmp_path / "v", 60, make_scene))], 6, 3, 0.0, False)
+    chosen = choose([look(drive(tmp_path / "v", 60, make_scene))], 6, 3, 0.0)
     assert len(chosen) == 6 and numbers(chosen) == sorted(numbers(chosen))
     assert min(np.diff(numbers(chosen))) > 3
 
@@ -113,7 +110,7 @@ def test_looks_do_not_grow_with_the_recording(tmp_path, make_scene):
 @pytest.mark.parametrize(("count", "moving"), [(40, lambda number: False), (4, lambda number: True)])
 def test_recordings_with_too_little_in_them_are_refused(tmp_path, make_scene, count, moving):
     with pytest.raises(InputError, match=r"wanted 4 or more frames that differ, each with 3 before it"):
-        choose([look(drive(tmp_path / "v", count, make_scene, moving))], 100, 3, 0.3, False)
+        choose([look(drive(tmp_path / "v", count, make_scene, moving))], 100, 3, 0.3)
 
 
 def test_damaged_frames_are_left_out_of_both_passes(tmp_path, make_scene):
@@ -122,7 +119,7 @@ def test_damaged_frames_are_left_out_of_both_passes(tmp_path, make_scene):
         (folder / f"{number:03d}.png").write_bytes(b"damage")
     seen = look(folder)
     assert len(seen.stamps_ns) == 36
-    moments = choose([seen], 20, 3, 0.0, False)
+    moments = choose([seen], 20, 3, 0.0)
     assert not any(11 in moment.window and 12 in moment.window for moment in moments)  # a gap: 11 and 16 of the folder
     plan = plan_geometry(Size(48, 64), Size(48, 64), "input")
     kept = selection.keep_clips(tmp_path / "teacher", moments, plan, TWO, lambda: None)
@@ -575,6 +572,52 @@ def test_what_is_guarded_must_not_be_forgotten(adapt, night, tmp_path):
     assert code == 1 and "day: what labels tell of mirrored pictures" in said and "mIoU" in said
     refused = [condition for condition in summary(tmp_path / "out")["conditions"] if not condition["passed"]]
     assert [condition["what"].partition(":")[0] for condition in refused] == ["day"]
+
+
+@pytest.mark.parametrize(("more", "remembers"), [(("--all", "--scales=0.5,1"), True), (("--memory=false",), False)])
+def test_students_of_every_kind_with_a_second_teacher_and_replay(night, tmp_path, more, remembers):
+    single = load_model(default_weights())
+    weights = tmp_path / "single.safetensors"
+    save_model(weights, LMANet(single.network.backbone), replace(single.config, memory=None))
+    stills = tmp_path / "stills"
+    shutil.copytree(night, stills)
+    labels = {name: value for name, value in single.config.labels.to_dict().items() if name != "groups"}
+    (stills / "labels.yaml").write_text(json.dumps(labels))
+    small = ("--network-size=128x64", "--statistics=off", "--moments=4", "--judged-frames=2", "--steps=2", "--batch-size=2")
+    given = (
+        "--out",
+        tmp_path / "out",
+        "--weights",
+        weights,
+        "--teacher",
+        weights,
+        "--replay",
+        stills,
+        "--fps=10",
+        "--workers=0",
+    )
+    assert main(["adapt", str(night / "images"), *map(str, (*given, *small, *more))]) in (0, 1)
+    trained = load_model(tmp_path / "out" / "training" / "last.safetensors").network
+    assert (trained.memory is not None) is remembers
+    changed = any(
+        not torch.equal(ours, theirs)
+        for ours, theirs in zip(
+            trained.backbone.encoder.parameters(), single.network.backbone.encoder.parameters(), strict=True
+        )
+    )
+    assert changed is ("--all" in more)
+    decoders = (one.backbone.decoder.parameters() for one in (trained, single.network))
+    assert any(not torch.equal(ours, theirs) for ours, theirs in zip(*decoders, strict=True))
+
+
+def test_an_anchor_costs_the_distance_from_the_start():
+    network = load_model(default_weights()).network
+    config = TrainConfig(stage="all", weights="any", data="street", anchor=2.0)
+    loss = ClipLoss(network, [], config, torch.ones(19))
+    assert loss._distance().item() == 0.0
+    with torch.no_grad():
+        next(network.parameters())[0, 0, 0] += 0.5  # three weights
+    assert loss._distance().item() == pytest.approx(0.75, abs=1e-4)
 
 
 def test_a_network_of_few_features_gets_a_memory_that_fits(night, tmp_path):
