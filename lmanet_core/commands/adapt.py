@@ -10,10 +10,8 @@ from rich.table import Table
 
 from lmanet_core.adaptation.config import AdaptConfig
 from lmanet_core.commands.evaluate import list_recordings
-from lmanet_core.commands.options import choose_weights
+from lmanet_core.commands.options import choose_weights, wants_lightning
 from lmanet_core.commands.terminal import cell, console, progress
-from lmanet_core.errors import ConfigError
-from lmanet_core.process import leave_quietly
 from lmanet_core.settings import settings_of
 
 if TYPE_CHECKING:
@@ -47,15 +45,8 @@ def run(options: Namespace) -> int:
     given = {one.name: options[one.name] for one in settings_of(AdaptConfig)}
     given["weights"] = choose_weights(options.weights)
     config = AdaptConfig(recordings=list_recordings(options.input, "adapt"), out=options.out, **given)
-    try:
-        with leave_quietly():
-            from lmanet_core.adaptation.run import adapt
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("lightning", "lightning_utilities", "tensorboard"):
-            raise
-        raise ConfigError(
-            f"adapting needs Lightning ({error.name} is missing): in the checkout, pip install '.[train]'"
-        ) from error
+    with wants_lightning("adapting"):
+        from lmanet_core.adaptation.run import adapt
     result = adapt(config, progress, lambda text: console.print(text, highlight=False, soft_wrap=True))
     _print_figures(result.before, result.after)
     for condition in result.conditions:

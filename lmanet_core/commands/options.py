@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Literal
 
@@ -10,12 +11,14 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lmanet_core.commands.terminal import console
 from lmanet_core.errors import ConfigError, suggest_name
+from lmanet_core.process import leave_quietly
 from lmanet_core.settings import SettingField, from_values, settings_of
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import Model
 from lmanet_core.weights.runtime import RuntimeConfig, prepare_runtime
 from lmanet_core.weights.shipped import STREET_ONLY, default_weights
 
+_TRAIN_EXTRA = ("lightning", "lightning_utilities", "tensorboard")
 _CONFIGS = (RuntimeConfig, SegmenterConfig)
 
 
@@ -82,6 +85,24 @@ def options_from_node(parameters: Mapping[str, Any], source: str) -> list[str]:
         elif name.partition(".")[0] in {one.partition(".")[0] for one in known}:
             raise ConfigError(f"config {source}: unknown parameter {name}{suggest_name(name, known)}")
     return arguments
+
+
+@contextmanager
+def wants_lightning(doing: str) -> Iterator[None]:
+    """For imports that need Lightning: Ctrl-C ends them quietly; raises ConfigError where it is not installed.
+
+    Args:
+        doing: what needs it, such as "training".
+    """
+    try:
+        with leave_quietly():
+            yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _TRAIN_EXTRA:
+            raise
+        raise ConfigError(
+            f"{doing} needs Lightning ({error.name} is missing): in the checkout, pip install '.[train]'"
+        ) from error
 
 
 def choose_weights(given: str | None) -> str:

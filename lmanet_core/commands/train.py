@@ -7,15 +7,12 @@ import sys
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
+from lmanet_core.commands.options import wants_lightning
 from lmanet_core.data.class_counts import count_classes
-from lmanet_core.errors import ConfigError
-from lmanet_core.process import leave_quietly
 from lmanet_core.settings import RENAMED, rename_old, settings_of
 from lmanet_core.training.build import list_problems, make_sources
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.processes import is_first_process
-
-_EXTRA = ("lightning", "lightning_utilities", "tensorboard")
 
 
 def main() -> int:
@@ -50,15 +47,8 @@ def run(options: Namespace) -> int:
     config = read_config(options)
     if config.check:
         return _check(config)
-    try:
-        with leave_quietly():
-            from lmanet_core.training.run import train
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
-            raise
-        raise ConfigError(
-            f"training needs Lightning ({error.name} is missing): in the checkout, pip install '.[train]'"
-        ) from error
+    with wants_lightning("training"):
+        from lmanet_core.training.run import train
     result = train(config)
     if not is_first_process():
         return 0
