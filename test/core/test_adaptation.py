@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -519,7 +520,11 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(adapt, night, tmp_p
 
 def kill_when(path, command):
     """Start a command, and kill it as soon as a file is there."""
-    process = subprocess.Popen([sys.executable, "-m", "lmanet_core.commands", *command], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lmanet_core.commands", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as in this process: other numbers of threads give other last digits
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while not path.exists():
         assert process.poll() is None and time.monotonic() < deadline
