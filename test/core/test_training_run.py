@@ -764,7 +764,7 @@ def test_the_command_trains_with_overrides(settings, tmp_path, capsys):
 
 
 def test_check_lists_what_is_wrong_with_the_data(settings, stills, capsys):
-    arguments = ["train", "--root", str(stills), "--weights", settings.weights, "--check", "true"]
+    arguments = ["train", "--root", str(stills), "--weights", settings.weights, "--check"]
     assert main(arguments) == 0
     label = stills / "labels/2.png"
     content = label.read_bytes()
