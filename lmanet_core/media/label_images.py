@@ -32,6 +32,7 @@ _SPREAD = 257  # 65535 / 255: what converters multiply 8 bits by to fill 16
 _PER_INSTANCE = 1000  # Cityscapes' instanceIds: id · 1000 + number, for classes whose things are counted
 _STRAY_COLORS = 0.01  # of the pixels
 _LOGGER = logging.getLogger(__name__)
+_told: set[str] = set()  # folders whose spread values were told
 _SAMPLES = {"mono8": "u1", "8UC1": "u1", "8SC1": "i1", "mono16": "u2", "16UC1": "u2", "16SC1": "i2", "32SC1": "i4"}
 
 
@@ -89,9 +90,11 @@ def _narrow(ids: npt.NDArray[Any], name: str) -> UInt8Array:
     return ids.astype(np.uint8)
 
 
-@lru_cache
 def _tell_of_spread(folder: str) -> None:
-    """Once for each folder."""
+    """Once for each folder, as soon as warnings are heard."""
+    if folder in _told or not _LOGGER.isEnabledFor(logging.WARNING):
+        return
+    _told.add(folder)
     _LOGGER.warning(
         "%s: label maps of 16 bits hold multiples of %d alone, as where 8 bits were spread; read as 8 bits", folder, _SPREAD
     )

@@ -674,3 +674,17 @@ def test_explain_shows_which_past_labels_hold_with_any_weights(explain, bag, sin
 def test_explain_says_why_it_cannot(explain, bag, arguments, code, message):
     ran = explain(bag(), *arguments)
     assert ran.code == code and message in ran.err
+
+
+def test_labels_of_8_bits_spread_to_16_are_judged_and_told_of(evaluate, images, truth, tmp_path, caplog):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    for index, (image, labels) in enumerate(zip(images[:3], truth[:3], strict=True)):
+        assert cv2.imwrite(str(tmp_path / f"images/{index}.png"), image[:, :, ::-1])
+        assert cv2.imwrite(str(tmp_path / f"labels/{index}.png"), labels.astype(np.uint16) * 257)
+    ran = evaluate(tmp_path / "images", "--labels", tmp_path / "labels", "--save", "none")
+    assert ran.code == 0, ran.err
+    assert sum("label maps of 16 bits hold multiples of 257" in record.getMessage() for record in caplog.records) == 1
+    report = json.loads((tmp_path / "report" / "summary.json").read_text())
+    (camera,) = report["cameras"].values()
+    assert camera["figures"]["labelled_frames"] == 3 and camera["figures"]["accuracy"] > 0.9
