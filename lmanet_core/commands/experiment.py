@@ -68,7 +68,7 @@ def run(options: Namespace) -> int:
     stages = tuple(options.stages.split(","))
     config = ExperimentConfig(
         name=options.name,
-        train=TrainConfig.from_yaml(options.data, stage=stages[0], progress=False, **overrides),
+        train=TrainConfig.from_yaml(options.data, stage=stages[0], **overrides),
         out=Path(options.out),
         stages=stages,
         conditions=tuple(options.conditions.split(",")),

@@ -6,6 +6,8 @@ import contextlib
 import csv
 import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -700,6 +702,19 @@ def test_missing_labels_stop_a_run_before_it_starts(settings, stills):
     finally:
         hidden.rename(stills / "labels/5.png")
     assert not Path(settings.out).exists()
+
+
+def test_a_run_tells_at_its_start_what_its_label_maps_hold(settings, stills, tmp_path, capsys, caplog):
+    own = tmp_path / "masks"
+    shutil.copytree(stills, own)
+    for file in (own / "labels").glob("*.png"):
+        cv2.imwrite(str(file), np.where(cv2.imread(str(file), cv2.IMREAD_UNCHANGED) < 9, 0, 255).astype(np.uint8))
+    train(replace(settings, root=str(own), val_root=None, epochs=1, progress=True))
+    said = capsys.readouterr().err
+    assert re.search(r"6 label maps: road \d+ %, void \d+ %", said) and "3/3" in said
+    warned = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("never seen: sidewalk, building") for line in warned)
+    assert any("ids: {0: road, 255: sidewalk}" in line for line in warned)
 
 
 def test_memory_options_that_the_weights_do_not_have_are_refused(settings, video_weights):
