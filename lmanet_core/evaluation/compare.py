@@ -82,7 +82,10 @@ def compare(
 
 
 def list_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """What else differs: weights, inputs, settings, versions, in words."""
+    """What else differs: the flow of the measures, weights, inputs, settings, versions, in words."""
+    flows = before.get("flow"), after.get("flow")
+    if flows[0] != flows[1]:
+        yield f"flow, so that measures over time cannot be compared: {flows[0]} → {flows[1]}"
     for key, old, new in _differing("", before["run"], after["run"]):
         yield f"{key}: {old} → {new}"
 

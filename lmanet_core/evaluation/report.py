@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmanet_core.evaluation.flow import FLOWS, MAX_PIXELS
+from lmanet_core.evaluation.flow import FLOWS, MAX_FLOW_PIXELS, MAX_PIXELS
 from lmanet_core.evaluation.measures import MVC_FRAMES
 from lmanet_core.evaluation.session import CameraInput, Session
 from lmanet_core.evaluation.verdict import Check, Threshold, judge
@@ -127,8 +127,8 @@ def build_summary(
         "unknown_label_values": {str(value): n for value, n in sorted(totals[main].unknown_values.items())},
         "timings_ms": recorder.summary.percentiles(),
         "frame_ms": {name: float(np.median(values[1:] or values)) for name, values in recorder.frame_ms.items() if values},
-        "flow": f"{FLOWS[recorder.flow]}, both directions, at most {MAX_PIXELS} pixels, agreement {FLOW_AGREEMENT_PX:g} px, "
-        f"static within {STATIC_GREY_LEVELS} grey levels",
+        "flow": f"{FLOWS[recorder.flow]}, both directions, computed at {MAX_FLOW_PIXELS} and compared at {MAX_PIXELS} pixels "
+        f"at most, agreement {FLOW_AGREEMENT_PX:g} px, static within {STATIC_GREY_LEVELS} grey levels",
         "run": {**run, "versions": describe_versions()},
         "frames_hash": recorder.digest,
         "machine": {

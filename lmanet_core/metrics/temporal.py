@@ -4,6 +4,8 @@ A constant label map is perfectly steady, so none of these means anything withou
 
 Neighbouring frames are matched by optical flow (OpenCV DIS, preset medium, in both directions on grey images). A pixel counts
 where it stays in the picture and forward and backward flow agree within `FLOW_AGREEMENT_PX`; the rest is occlusion or error.
+Flow is smooth and may be computed on a smaller picture; labels are not, and compared on a coarse grid they seem to flicker at
+every border. So flow is enlarged to the labels, never are labels reduced to the flow.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lmanet_core.arrays import Float32Array, UInt8Array
+from lmanet_core.geometry import Size, fit_network_size, resize_image
 from lmanet_core.metrics.confusion import ConfusionMatrix
 
-FLOW_AGREEMENT_PX = 1.0  # forward and then backward must come back this close, pixels
+FLOW_AGREEMENT_PX = 1.0  # forward and then backward must come back this close, pixels, or half a pixel where flow is computed
 STATIC_GREY_LEVELS = 10  # along the flow, a pixel that keeps its looks changes by no more than this, of 0–255
 _UNLABELLED = 255
 
@@ -68,11 +71,13 @@ class FlowMatcher:
 
     Args:
         flow: None: what the measures use, OpenCV's DIS, preset medium.
+        max_flow_pixels: larger frames are made smaller, at the same aspect, before flow is computed; None: never.
     """
 
-    def __init__(self, flow: DenseFlow | None = None) -> None:
+    def __init__(self, flow: DenseFlow | None = None, max_flow_pixels: int | None = None) -> None:
         medium = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
         self._flow: DenseFlow = flow or cast(DenseFlow, cv2.DISOpticalFlow.create(medium))
+        self._max_pixels = max_flow_pixels
 
     def match(self, image: UInt8Array, following: UInt8Array) -> Matches:
         """Match two frames.
@@ -86,17 +91,28 @@ class FlowMatcher:
         if image.shape != following.shape:
             raise ValueError(f"neighbouring frames must have one size, got {image.shape} and {following.shape}")
         grey, next_grey = (np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in (image, following))
-        forth = np.asarray(self._flow.calc(grey, next_grey, None), np.float32)
-        back = np.asarray(self._flow.calc(next_grey, grey, None), np.float32)
         height, width = grey.shape
+        size = fit_network_size(Size(height, width), self._max_pixels or height * width, multiple=1)
+        small, next_small = resize_image(grey, size), resize_image(next_grey, size)
+        forth, back = self._calc(small, next_small, grey.shape), self._calc(next_small, small, grey.shape)
+        agreement = FLOW_AGREEMENT_PX * max(1.0, 0.5 * width / size.width)
         rows, columns = np.mgrid[:height, :width].astype(np.float32)
         columns, rows = columns + forth[..., 0], rows + forth[..., 1]
         inside = (columns >= 0) & (columns <= width - 1) & (rows >= 0) & (rows <= height - 1)
         returned = forth + np.asarray(cv2.remap(back, columns, rows, cv2.INTER_LINEAR), np.float32)
-        valid = inside & (np.hypot(returned[..., 0], returned[..., 1]) <= FLOW_AGREEMENT_PX)
+        valid = inside & (np.hypot(returned[..., 0], returned[..., 1]) <= agreement)
         arrived = np.asarray(cv2.remap(next_grey, columns, rows, cv2.INTER_LINEAR), np.int16)
         static = valid & (np.abs(arrived - grey) <= STATIC_GREY_LEVELS)
         return Matches(columns, rows, valid, static)
+
+    def _calc(self, first: UInt8Array, second: UInt8Array, shape: tuple[int, ...]) -> Float32Array:
+        """Flow between two small grey pictures, (H, W, 2) float32 in pixels of the large ones."""
+        flow = np.asarray(self._flow.calc(first, second, None), np.float32)
+        if flow.shape[:2] == shape:
+            return flow
+        height, width = shape
+        scale = np.array((width / flow.shape[1], height / flow.shape[0]), np.float32)
+        return np.asarray(cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR), np.float32) * scale
 
 
 class Steadiness:

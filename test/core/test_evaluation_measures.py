@@ -14,7 +14,6 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.evaluation import Measures, PairMatcher
-from lmanet_core.evaluation.flow import grid_size
 from lmanet_core.evaluation.measures import MVC_FRAMES, near_boundary
 from lmanet_core.frame import Discontinuity, FrameResult
 from lmanet_core.geometry import Size, plan_geometry
@@ -290,9 +289,23 @@ def mapping_of(text, labels):
         return load_mapping(file.name, labels)
 
 
-def test_a_grid_keeps_the_aspect_and_small_images_their_size():
-    assert grid_size(Size(360, 480)) == (120, 160)
-    assert grid_size(Size(90, 120)) == (90, 120)
+def test_large_label_maps_are_compared_at_a_bounded_size(make_scene):
+    pairs = PairMatcher()
+    image = make_scene(0, 960, 1280)
+    assert pairs.next(image) is None
+    assert pairs.next(image).valid.shape == (480, 640)
+    assert pairs.next(image[:90, :120]) is None  # another size
+    assert pairs.next(image[:90, :120]).valid.shape == (90, 120)
+
+
+def test_borders_that_move_with_the_picture_do_not_flicker():
+    """Labels that are exactly those of the scene, thin and at twice the size that flow is computed at."""
+    images = moving_scene(4, 360, 640)
+    measures, pairs = Measures(THREE), PairMatcher()
+    for image in images:
+        measures.add(result(image[..., 0] // 86), matches=pairs.next(image))
+    assert measures.summary()["flicker"] < 0.01
+    assert measures.summary()["tc"] > 0.95
 
 
 def test_nothing_measured_is_none():

@@ -16,6 +16,7 @@ ROS = {"lmanet_ros", "rclpy", "cv_bridge", "launch", "launch_ros", "rosidl_runti
 
 #: Modules and folders that resize besides geometry/, and what.
 MAY_RESIZE = {
+    "metrics/temporal.py": "flow, to the labels' size",
     "network/adapter.py": "logits of somebody else's network, to its input's size",
     "network/dry_run.py": "likewise, as that network itself would",
     "network/memory_read.py": "what a pooled read changes, to the features' size",
