@@ -85,6 +85,7 @@ class Adaptation:
         weights: the adapted ones; None where they were refused.
         conditions: what was asked of them.
         before, after: what was measured.
+        report: folder of the report after.
     """
 
     folder: Path
@@ -92,6 +93,7 @@ class Adaptation:
     conditions: tuple[Condition, ...]
     before: Judged
     after: Judged
+    report: Path
 
     @property
     def adopted(self) -> bool:
@@ -139,26 +141,40 @@ def adapt(config: AdaptConfig, progress: Progress | None = None, say: Callable[[
 def _judge(
     config: AdaptConfig, model: Model, weights: str, candidates: Sequence[str], held: _Held, progress: Progress
 ) -> Adaptation:
-    """Compare the candidates, the best first, with the weights as they were, and adopt the first that passes."""
+    """Compare the candidates, the student first, with the weights as they were; adopt what passes.
+
+    Where there are labels, of several that pass it is the one with the best mIoU. Without, it is the student, which flickers
+    less: what labels tell of mirrored pictures would favour it anyway, for it learned from mirrored pictures.
+    """
     out = Path(config.out)
     with progress("judging the weights as they were") as advance:
         advance.expect(2 * held.frames)
         before = judge_weights(weights, held.cameras, config, _anew(out / "before"), advance)
     known = tell_of_guarded(weights, config)
     unchanged = Condition("statistics of the recordings, by which labels tell more of mirrored pictures", None, None, False)
-    results = [Adaptation(out, None, (unchanged,), before, before)]
+    if not candidates:
+        return Adaptation(out, None, (unchanged,), before, before, out / "before")
+    refused: list[Adaptation] = []
+    passed: list[tuple[str, Adaptation]] = []
     for report, candidate in zip(_AFTER, candidates, strict=False):
         with progress("judging the adapted weights") as advance:
             advance.expect(2 * held.frames)
             after = judge_weights(candidate, held.cameras, config, _anew(out / report), advance)
         conditions = tuple(compare(before, after, model.config.labels.names))
         conditions += tuple(guard(known, tell_of_guarded(candidate, config)))
-        results.append(Adaptation(out, None, conditions, before, after))
-        if all(condition.passed for condition in conditions):
-            with replace_file(out / ADAPTED) as file:
-                shutil.copyfile(candidate, file)
-            return replace(results[-1], weights=out / ADAPTED)
-    return results[1] if candidates else results[0]
+        judged = Adaptation(out, None, conditions, before, after, out / report)
+        if not all(condition.passed for condition in conditions):
+            refused.append(judged)
+            continue
+        passed.append((candidate, judged))
+        if after.miou is None:
+            break
+    if not passed:
+        return refused[0]
+    adopted, result = max(passed, key=lambda one: one[1].after.miou or 0.0)  # the first of equals
+    with replace_file(out / ADAPTED) as file:
+        shutil.copyfile(adopted, file)
+    return replace(result, weights=out / ADAPTED)
 
 
 class _Held:
@@ -310,6 +326,7 @@ def _write_summary(config: AdaptConfig, weights: str, clips: RecordedClips, resu
     path = result.folder / "summary.json"
     content = {
         "adopted": result.adopted,
+        "report": result.report.name,
         "conditions": [vars(condition) for condition in result.conditions],
         "before": asdict(result.before),
         "after": asdict(result.after),
