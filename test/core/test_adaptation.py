@@ -33,7 +33,7 @@ from lmanet_core.weights.shipped import default_weights
 
 pytest.importorskip("lightning", reason="training needs lightning: pip install '.[train]'")
 
-from lmanet_core.adaptation import AdaptConfig, run, selection, teacher
+from lmanet_core.adaptation import AdaptConfig, decision, selection, teacher
 from lmanet_core.adaptation.gate import Condition, Judged, compare
 from lmanet_core.adaptation.mirror import MirrorAgreement, measure_mirror_agreement, mutual_information
 from lmanet_core.adaptation.selection import choose, survey
@@ -491,9 +491,9 @@ def test_adapted_weights_are_better_on_frames_they_have_not_seen(adapt, night, t
 @pytest.mark.parametrize(("student", "statistics", "adopted"), [(0.5, 0.6, "after_statistics"), (0.6, 0.5, "after")])
 def test_with_labels_the_better_of_two_that_pass_is_adopted(adapt, night, tmp_path, monkeypatch, student, statistics, adopted):
     mious = iter((0.4, student, statistics))
-    judge = run.judge_weights
-    monkeypatch.setattr(run, "judge_weights", lambda *given: replace(judge(*given), miou=next(mious)))
-    monkeypatch.setattr(run, "compare", lambda before, after, classes: [Condition("of this test", None, None, True)])
+    judge = decision.judge_weights
+    monkeypatch.setattr(decision, "judge_weights", lambda *given: replace(judge(*given), miou=next(mious)))
+    monkeypatch.setattr(decision, "compare", lambda before, after, classes: [Condition("of this test", None, None, True)])
     code, said, _ = adapt("--labels", night / "labels", "--steps=1", "--batch-size=1", "--moments=8", "--judged-frames=2")
     assert code == 0 and f"the report is {tmp_path / 'out' / adopted}" in said
     assert summary(tmp_path / "out")["report"] == adopted
