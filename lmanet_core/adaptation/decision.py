@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmanet_core.adaptation.config import AdaptConfig
-from lmanet_core.adaptation.gate import Condition, Judged, compare, guard, judge_weights, tell_of_guarded
+from lmanet_core.adaptation.gate import LEAST_GAIN, Condition, Judged, compare, guard, judge_weights, tell_of_guarded
 from lmanet_core.adaptation.progress import Progress
 from lmanet_core.adaptation.selection import Survey
 from lmanet_core.files import output_errors, replace_file
@@ -69,8 +69,8 @@ def decide(
 ) -> Adaptation:
     """Compare the candidates with the weights as they were, and write what passes to `ADAPTED`.
 
-    Where there are labels, of several that pass it is the one with the best mIoU. Without, it is the student, which flickers
-    less: what labels tell of mirrored pictures would favour it anyway, for it learned from mirrored pictures.
+    Of several that pass it is the student, which flickers less, unless labels say that the statistics alone are better: by
+    `LEAST_GAIN` of mIoU. (What labels tell of mirrored pictures favours the student, which learned from mirrored pictures.)
 
     Args:
         config: see `AdaptConfig`.
@@ -108,7 +108,10 @@ def decide(
             break
     if not passed:
         return refused[0]
-    adopted, result = max(passed, key=lambda one: one[1].after.miou or 0.0)  # the first of equals
+    adopted, result = passed[0]
+    for candidate, other in passed[1:]:
+        if (other.after.miou or 0.0) - (result.after.miou or 0.0) >= LEAST_GAIN:
+            adopted, result = candidate, other
     with replace_file(out / ADAPTED) as file:
         shutil.copyfile(adopted, file)
     return replace(result, weights=out / ADAPTED)
