@@ -13,6 +13,7 @@ Each step leaves its result on the disk, so that an adaptation that was killed g
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -207,7 +208,8 @@ def _train(config: AdaptConfig, model: Model, start: str, clips: RecordedClips, 
     if not (folder / RESUME).is_file():
         anew(folder)
     result = train(student_config(config, model.network, start, clips, folder))
-    say(f"trained {result.steps} steps, loss {result.loss:.4f}")
+    loss = f", loss {result.loss:.4f}" if math.isfinite(result.loss) else " before"  # nothing was left to train
+    say(f"trained {result.steps} steps{loss}")
     return str(folder / LAST)
 
 
