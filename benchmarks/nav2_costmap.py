@@ -62,6 +62,7 @@ LOOKS_NS = (PERIOD_NS // 2, 9 * PERIOD_NS // 10)  # after a frame, when costmaps
 SETTLE_S = 0.1  # time of day that the layer has for the points of a frame, before the clock goes on
 RATE_HZ = 40.0  # of the costmap, for it has to follow a clock that stands and jumps
 ANSWER_S = 30.0
+START_S = 120.0  # on a machine that others use, too
 UNKNOWN, FREE, AVOID, LETHAL = -1, 0, 1, 2
 DANGER = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 LEAST_FRAMES = 5  # that a thing is in range, to count
@@ -177,6 +178,7 @@ class Robot:
         self.wait(
             lambda: all(self._node.count_subscribers(topic) >= count for topic, count in needed.items()),
             f"listeners to {', '.join(needed)}",
+            START_S,
         )
         self.spin(2.0)  # the latched classes arrive
 
@@ -260,11 +262,11 @@ class Robot:
         still = [self._transform(FIRST_NS, "map", "odom", np.eye(4)), self._transform(FIRST_NS, "base_link", "camera", IN_BASE)]
         self._tf_static.publish(self._tf_type(transforms=still))
         client = self._node.create_client(ChangeState, "/local_costmap/local_costmap/change_state")
-        self.wait(client.service_is_ready, "costmap")
+        self.wait(client.service_is_ready, "costmap", START_S)
         timer = self._node.create_timer(0.05, lambda: self.set_clock(FIRST_NS, pose))
         for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
             answer = client.call_async(ChangeState.Request(transition=Transition(id=number)))
-            self.wait(answer.done, "answer of the costmap")
+            self.wait(answer.done, "answer of the costmap", START_S)
             if not answer.result().success:
                 raise SystemExit(f"the costmap refuses transition {number}\n{self._tail()}")
         self._node.destroy_timer(timer)
