@@ -544,7 +544,7 @@ COLORS = {UNKNOWN: (205, 205, 205), FREE: (255, 255, 255), AVOID: (240, 190, 80)
 def draw(runs: dict[str, Played], frame: StreetFrame, index: int, seen: Sequence[Seen]) -> npt.NDArray[np.uint8]:
     """Camera and true labels, the costmap of a frame with each setting, how often its tiles flipped in the whole drive."""
     names = {"off": "memories off", "on": "memories on", "truth": "true labels"}
-    reach, scale = 56, 4  # tiles around the middle of what is seen
+    reach, scale = 56, 3  # tiles around the middle of what is seen
     middle = np.rint(seen[index].tiles.mean(0)).astype(np.int64)
     size = 2 * reach * scale
     around = np.stack(np.meshgrid(np.arange(-reach, reach), np.arange(-reach, reach)), -1).reshape(-1, 2) + middle
