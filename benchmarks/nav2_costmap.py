@@ -687,7 +687,7 @@ def main() -> int:
     medians = summarize(drives)
     result: dict[str, Any] = {
         **describe_run(),
-        **{name.lower(): os.environ.get(name, "") for name in ("ROS_DISTRO", "RMW_IMPLEMENTATION", "CYCLONEDDS_URI")},
+        **{name.lower(): os.environ.get(name, "") for name in ("ROS_DISTRO", "RMW_IMPLEMENTATION")},
         "costmap": "the layer's rule in Python" if options.without_nav2 else "nav2's",
         "frames": options.frames,
         "edge_px": options.edge_px,
