@@ -28,6 +28,7 @@ ARGUMENTS = {
                   "/compressed: compressed images. Empty: camera/image_raw, or {camera}/image_raw"),
     "camera_info": ("", "calibration topic, with {camera} where there are several; empty: camera_info beside the image"),
     "depth": ("", "depth image registered to the camera's, with {camera} where there are several; given: semantic_points runs"),
+    "edge_px": ("0", "of semantic_points: so many pixels beside a nearer thing have no point"),
     "cameras": ("", "names of cameras, comma-separated; empty: one camera without a name"),
     "weights": ("", "weights file or model; empty: as in params_file, else the shipped ones"),
     "params_file": (str(HERE / "config" / "segment.yaml"), "parameters as YAML"),
@@ -144,9 +145,10 @@ def middleware():
 def make_points(chosen, topics, common, output):
     """One `semantic_points` for each camera."""
     arguments = ["--ros-args", "--log-level", chosen["log_level"]]
+    edge_px = launching.whole_number("edge_px", chosen["edge_px"])
     return [
         make_node(chosen["python"], "semantic_points", arguments, common, name=f"semantic_points_{number}",
-                  parameters=[{"output_prefix": f"{prefix}{output}"}],
+                  parameters=[{"output_prefix": f"{prefix}{output}", "edge_px": edge_px}],
                   remappings=[("depth", depth_topic(chosen, prefix))])
         for number, prefix in enumerate(topics)
     ]  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -22,7 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from lmanet_core.errors import InputError
-from lmanet_core.geometry.points import POINT, Points, depth_in_metres, semantic_points
+from lmanet_core.geometry.points import POINT, Points, depth_in_metres, drop_depth_edges, semantic_points
 from lmanet_ros.conversions import camera_info_from_ros, fill, stamp_ns
 from lmanet_ros.names import OUTPUT
 from lmanet_ros.running import run_node
@@ -31,19 +32,26 @@ _KEPT = 30  # messages of each topic that wait for their partners
 _WARN_EVERY_S = 5.0
 _LOOK_EVERY_S = 0.2  # whether somebody listens
 _KINDS = {"<f4": PointField.FLOAT32, "<u4": PointField.UINT32}
+_EDGE_PX = ParameterDescriptor(
+    description="So many pixels beside a nearer thing have no point; 0: every pixel has one.",
+    integer_range=[IntegerRange(from_value=0, to_value=32, step=1)],
+    read_only=True,
+)
 _DEPTHS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
 
 
 class SemanticPoints(Node):
     """See the module.
 
-    Parameters: `output_prefix`, as of segment_node; `slop_s`, how far the stamps of depth and labels may lie apart.
+    Parameters: `output_prefix`, as of segment_node; `slop_s`, how far the stamps of depth and labels may lie apart; `edge_px`,
+    how many pixels beside a nearer thing have no point (`drop_depth_edges`).
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__("semantic_points", **options)
         output = str(self.declare_parameter("output_prefix", OUTPUT).value)
         self._slop_ns = round(float(self.declare_parameter("slop_s", 0.02).value) * 1e9)
+        self._edge_px = int(self.declare_parameter("edge_px", 0, _EDGE_PX).value)
         self._topics: dict[str, tuple[Any, str]] = {
             "depth": (Image, "depth"),
             **{name: (Image, f"{output}/{name}") for name in ("labels", "confidence", "color")},
@@ -96,7 +104,7 @@ class SemanticPoints(Node):
         try:
             points = semantic_points(
                 _plane(labels, "u1"),
-                depth_in_metres(_depth(depth)),
+                drop_depth_edges(depth_in_metres(_depth(depth)), self._edge_px),
                 camera_info_from_ros(info),
                 _plane(color, "u1", 3),
                 _plane(confidence, "u1"),

@@ -33,6 +33,25 @@ def depth_in_metres(depth: npt.NDArray[Any]) -> Float32Array:
     return metres
 
 
+def drop_depth_edges(depth_m: Float32Array, reach_px: int, jump: float = 0.15) -> Float32Array:
+    """Depth without what lies beside something nearer: a label that is a pixel too wide would land metres behind its thing.
+
+    Args:
+        depth_m: (H, W) metres, NaN or infinite where nothing was measured.
+        reach_px: how far beside it, pixels along both axes; 0 drops nothing.
+        jump: by which share of the nearer depth the pixel lies behind.
+
+    Returns:
+        (H, W) with NaN for what was dropped.
+    """
+    near = np.where(np.isfinite(depth_m), depth_m, np.float32(np.inf))
+    for axis in (0, 1):
+        padded = np.pad(near, [(reach_px, reach_px) if each == axis else (0, 0) for each in (0, 1)], constant_values=np.inf)
+        shifts = [np.take(padded, np.arange(near.shape[axis]) + shift, axis) for shift in range(2 * reach_px + 1)]
+        near = np.minimum.reduce(shifts)
+    return np.where(depth_m > near * np.float32(1.0 + jump), np.float32(np.nan), depth_m)
+
+
 def semantic_points(
     labels: UInt8Array,
     depth_m: Float32Array,

@@ -20,6 +20,7 @@ from lmanet_core.street.seeding import Topic, Wobble, generator
 
 _HORIZON = 0.46  # share of the image height above the optical axis
 _FLIP_Y = np.diag([1.0, -1.0, 1.0])
+_TO_ROS = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # x right, y up, z forward → x forward, y left, z up
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,22 @@ class Rig:
             back = _turn_right(-heading) @ np.array([-x, 0.0, -z])
             found[chunk] = found[chunk + 1].placed(float(back[0]), 0.0, float(back[2]), -heading)
         return found
+
+    def in_town(self, pose: Pose, first_chunk: int) -> Float64Array:
+        """(4, 4): camera coordinates → a frame fixed in the town, see `Street.camera_pose`.
+
+        Args:
+            first_chunk: at whose start that frame lies; not after the chunk of the pose.
+        """
+        found = Transform(np.eye(3), np.zeros(3))
+        for chunk in range(first_chunk, pose.chunk):
+            x, z, heading = self._road.step_to_next(chunk)
+            found = found.placed(x, 0.0, z, heading)
+        turn = found.turn @ pose.into_camera.turn.T
+        matrix = np.eye(4)
+        matrix[:3, :3] = _TO_ROS @ turn
+        matrix[:3, 3] = _TO_ROS @ (found.shift - turn @ pose.into_camera.shift)
+        return matrix
 
 
 def _turn_right(angle: float) -> Float64Array:

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from lmanet_core.arrays import Float32Array, UInt8Array
+from lmanet_core.arrays import Float32Array, Float64Array, UInt8Array
 from lmanet_core.geometry import CameraInfo
 from lmanet_core.street.atlas import build_atlas
 from lmanet_core.street.camera import Lens, Pose, Rig, Transform
@@ -102,6 +102,19 @@ class Street:
     def driven_m(self, index: int) -> float:
         """Metres along the road that the camera has come to in frame `index`; only differences matter."""
         return self._drive.driven(self._time(index))
+
+    def camera_pose(self, index: int) -> Float64Array:
+        """Where the camera of frame `index` is, as a robot with perfect odometry knows it.
+
+        Returns:
+            (4, 4): camera coordinates (x right, y down, z forward; REP 104) → a frame fixed in the town (x forward, y left,
+            z up; REP 103), metres. Its origin lies on the carriageway a little behind the camera of frame 0.
+
+        Raises:
+            ValueError: a negative index.
+        """
+        start = self._rig.pose(self._time(0))
+        return self._rig.in_town(self._rig.pose(self._time(index)), start.chunk)
 
     def project(self, index: int, along_m: float, across_m: float, up_m: float = 0.0) -> tuple[float, float]:
         """Where a point of the town appears in frame `index`.

@@ -9,7 +9,7 @@ import pytest
 
 from lmanet_core.errors import InputError
 from lmanet_core.geometry import CameraInfo
-from lmanet_core.geometry.points import POINT, depth_in_metres, semantic_points
+from lmanet_core.geometry.points import POINT, depth_in_metres, drop_depth_edges, semantic_points
 
 # fx 200, fy 100, principal point (1, 0.5)
 CAMERA = CameraInfo(3, 2, p=(200.0, 0.0, 1.0, 0.0, 0.0, 100.0, 0.5, 0.0, 0.0, 0.0, 1.0, 0.0))
@@ -76,3 +76,18 @@ def test_what_does_not_fit_is_refused(changes: dict[str, object], words: str) ->
 def test_what_is_no_depth_image_is_refused(depth: np.ndarray) -> None:
     with pytest.raises(InputError, match="a depth image must be"):
         depth_in_metres(depth)
+
+
+def test_what_lies_behind_a_nearer_thing_beside_it_is_dropped() -> None:
+    depth = np.full((3, 7), 10.0, np.float32)
+    depth[1, 3], depth[0, 0], depth[2, 6] = 2.0, np.nan, np.inf
+    kept = drop_depth_edges(depth, 1)
+    assert np.isnan(kept).astype(int).tolist() == [[1, 0, 1, 1, 1, 0, 0], [0, 0, 1, 0, 1, 0, 0], [0, 0, 1, 1, 1, 0, 1]]
+    assert kept[1, 3] == 2.0 and np.isnan(drop_depth_edges(depth, 2)[:, 1:6]).sum() == 3 * 5 - 1
+    assert np.array_equal(drop_depth_edges(depth, 0), depth, equal_nan=True)
+
+
+def test_ground_that_rises_slowly_has_no_edge() -> None:
+    slope = np.linspace(5.0, 6.0, 12, dtype=np.float32)[:, None].repeat(4, 1)
+    assert not np.isnan(drop_depth_edges(slope, 1)).any()
+    assert np.isnan(drop_depth_edges(slope, 1, jump=0.01)).any()

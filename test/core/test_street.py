@@ -87,6 +87,39 @@ def test_depth_is_that_of_the_road_ahead_and_infinite_in_the_sky(empty_street):
     assert np.array_equal(np.isinf(frame.depth_m), frame.labels == SKY)
 
 
+def in_town(frame, pose: np.ndarray) -> np.ndarray:
+    """(H, W, 3) metres of every pixel in the frame that the camera's pose is given in."""
+    k = frame.camera_info.k
+    y, x = np.indices(frame.labels.shape)
+    rays = np.stack([(x - k[2]) / k[0], (y - k[5]) / k[4], np.ones(x.shape)], axis=-1)
+    depth = np.where(np.isinf(frame.depth_m), 0.0, frame.depth_m)  # the sky is nowhere
+    return (rays * depth[..., None]) @ pose[:3, :3].T + pose[:3, 3]
+
+
+def test_what_stands_still_has_one_place_in_the_town(empty_street):
+    first, last = 20, 60  # 30 m and a chunk further
+    frame, pose = empty_street.frame(first), empty_street.camera_pose(first)
+    later, later_pose = empty_street.frame(last), empty_street.camera_pose(last)
+    assert np.linalg.det(pose[:3, :3]) == pytest.approx(1.0)
+    assert pose[2, 3] == pytest.approx(1.4, abs=0.05) and pose[2, 2] == pytest.approx(0.0, abs=0.02)  # above the road, level
+    assert later_pose[0, 3] - pose[0, 3] > 25.0  # x is forward
+    ground = in_town(frame, pose)[frame.labels == ROAD]
+    assert np.abs(np.median(ground[:, 2])) < 0.1
+    still = (
+        np.isin(frame.labels, [LABEL["building"], LABEL["pole"], LABEL["fence"]])
+        & (frame.depth_m > 45.0)
+        & (frame.depth_m < 80.0)
+    )
+    points = (in_town(frame, pose)[still] - later_pose[:3, 3]) @ later_pose[:3, :3]  # as the later camera sees them
+    k = later.camera_info.k
+    x, y = np.rint(points[:, :2] / points[:, 2:] * (k[0], k[4]) + (k[2], k[5])).astype(int).T
+    height, width = later.labels.shape
+    seen = (points[:, 2] > 5.0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    assert seen.sum() > 200
+    agree = np.abs(later.depth_m[y[seen], x[seen]] / points[seen, 2] - 1.0) < 0.05
+    assert agree.mean() > 0.8  # the rest is hidden, or beside an edge
+
+
 def test_an_endless_drive_is_an_iterator():
     assert [frame.stamp_ns for frame in islice(street(fps=4.0).frames(2), 3)] == [500_000_000, 750_000_000, 1_000_000_000]
 

@@ -33,6 +33,7 @@ REFUSED = [
     ("segment", {"log_level": "warning"}, "log_level:=warning must be debug, info, warn, error, fatal; did you mean warn?"),
     ("segment", {"python": "/nowhere/python"}, "python:=/nowhere/python is no program"),
     ("segment", {"threads": "two"}, "threads:=two must be a whole number"),
+    ("segment", {"depth": "depth", "edge_px": "wide"}, "edge_px:=wide must be a whole number"),
     ("segment", {"threads": "-1"}, "threads:=-1 must be a whole number"),
     ("segment", {"image_reliability": "sometimes"}, "image_reliability:=sometimes must be reliable, best_effort"),
     ("segment", {"name": "seg node"}, "name:=seg node must be letters"),

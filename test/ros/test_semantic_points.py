@@ -15,10 +15,11 @@ SIZE = (32, 64)
 
 
 @pytest.fixture
-def cloud(robot):
-    """A robot with `semantic_points` beside its node; `clouds` are what it publishes."""
+def cloud(robot, request):
+    """A robot with `semantic_points` beside its node, with the parameters that a test gives."""
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
+    from rclpy.parameter import Parameter
     from sensor_msgs.msg import Image, PointCloud2
 
     from lmanet_ros.semantic_points import SemanticPoints
@@ -26,7 +27,8 @@ def cloud(robot):
     node = robot(outputs=("labels", "confidence"))
     context = rclpy.Context()
     context.init()
-    points = SemanticPoints(context=context)
+    parameters = [Parameter(name, value=value) for name, value in getattr(request, "param", {}).items()]
+    points = SemanticPoints(context=context, parameter_overrides=parameters)
     executor, stop = SingleThreadedExecutor(context=context), threading.Event()
     executor.add_node(points)
 
@@ -94,3 +96,51 @@ def test_depth_of_another_time_makes_no_points(cloud, drive):
     cloud.step(drive(1)[0], SECOND)
     time.sleep(0.3)
     assert not cloud.received["segmentation/points"]
+
+
+@pytest.mark.parametrize("cloud", [{"edge_px": 2}], indirect=True)
+def test_pixels_beside_a_nearer_thing_have_no_point_but_a_place(cloud, drive):
+    from lmanet_core.geometry.points import POINT
+
+    calibrate(cloud)
+    plane = np.full(SIZE, 5.0, np.float32)
+    plane[10:20, 30:40] = 2.0
+    send_depth(cloud, plane, SECOND, "32FC1")
+    cloud.step(drive(1)[0], SECOND)
+    cloud.wait(lambda: cloud.received["segmentation/points"], "points")
+    (message,) = cloud.received["segmentation/points"]
+    points = np.frombuffer(bytes(message.data), POINT).reshape(SIZE)
+    wanted = np.zeros(SIZE, bool)
+    wanted[8:22, 28:42] = True
+    wanted[10:20, 30:40] = False
+    assert np.array_equal(np.isnan(points["z"]), wanted)
+
+
+def test_what_navigation_2s_semantic_layer_asks_for_comes_together(cloud, drive):
+    """Its subscriptions: classes before anything else, then labels, confidence and points of the very same stamp and size."""
+    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+    from sensor_msgs.msg import Image, PointCloud2, PointField
+    from vision_msgs.msg import LabelInfo
+
+    arrived = []
+    streams = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+    latched = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    topics = {"labels": Image, "confidence": Image, "points": PointCloud2, "label_info": LabelInfo}
+    for name, kind in topics.items():
+        qos = latched if name == "label_info" else streams
+        cloud.other.create_subscription(kind, f"segmentation/{name}", lambda m, n=name: arrived.append((n, m)), qos)
+    cloud.wait(lambda: arrived, "the classes")
+    cloud.wait(lambda: cloud.node.count_subscribers("segmentation/points") == 2, "the layer's subscription is seen")
+    calibrate(cloud)
+    send_depth(cloud, np.full(SIZE, 2.0, np.float32), SECOND + 3_000_000, "32FC1")
+    cloud.step(drive(1)[0], SECOND)
+    cloud.wait(lambda: len(arrived) == 4, "all of a frame")
+    messages = dict(arrived)
+    labels, confidence, points = (messages[name] for name in ("labels", "confidence", "points"))
+    assert arrived[0][0] == "label_info"
+    assert labels.header == confidence.header == points.header
+    assert labels.encoding == confidence.encoding == "mono8"
+    assert labels.width * labels.height == points.width * points.height == len(labels.data) == len(confidence.data)
+    assert [field.datatype for field in points.fields if field.name in "xyz"] == [PointField.FLOAT32] * 3
+    names = {one.class_id: one.class_name for one in messages["label_info"].class_map}
+    assert set(bytes(labels.data)) <= {*names, 255}
