@@ -1,6 +1,7 @@
-"""How many labels of an exported step, run by onnxruntime, are those of our own step, over a long stream with resets.
+"""How many labels of an exported step, run by onnxruntime or OpenVINO, are our own step's, over a long stream with resets.
 
     python benchmarks/export_agreement.py solidWhiteRight.mp4 --json benchmarks/results/export_agreement.json
+    python benchmarks/export_agreement.py solidWhiteRight.mp4 --run-by openvino    # pip install openvino
 
 The recording is repeated until there are enough frames; every repetition is a reset, and so is a gap of two seconds after every
 60 frames. Both compute in float32 on the CPU, and see the same motion of the picture.
@@ -11,9 +12,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from recording import describe_run, finish
 
@@ -41,6 +44,25 @@ def repeated(recording: str, count: int, gap_every: int) -> Iterator[Frame]:
                     return
 
 
+def open_openvino(path: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """As `open_onnx`, run by OpenVINO on the CPU in float32."""
+    import openvino
+
+    model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(given: dict[str, Any]) -> dict[str, Any]:
+        found = model(
+            {index: next(given[name] for name in one.names if name in given) for index, one in enumerate(model.inputs)}
+        )
+        # A tensor may have several names, and OpenVINO writes the next frame's over this one's.
+        return {name: found[one].copy() for one in model.outputs for name in one.names}
+
+    return run
+
+
+OPEN = {"onnxruntime": open_onnx, "openvino": open_openvino}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recording")
@@ -48,6 +70,7 @@ def main() -> int:
     parser.add_argument("--size", default="480x272")
     parser.add_argument("--frames", type=int, default=500)
     parser.add_argument("--gap-every", type=int, default=60)
+    parser.add_argument("--run-by", choices=OPEN, default="onnxruntime")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     size = parse_size(options.size)
@@ -58,15 +81,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "step.onnx"
         write_program(exported, "onnx", file)
-        program, megabytes = open_onnx(file), file.stat().st_size / 1e6
+        program, megabytes = OPEN[options.run_by](file), file.stat().st_size / 1e6
     segmenter = VideoSegmenter(prepare_runtime(model, runtime), config)
     frames = repeated(options.recording, options.frames, options.gap_every)
     agreement = compare_with_program(segmenter, program, exported.signature, frames)
-    import onnxruntime
-
     result = {
         "run": describe_run(),
-        "onnxruntime": onnxruntime.__version__,
+        options.run_by: version(options.run_by),
         "weights": Path(options.weights).name,
         "recording": Path(options.recording).name,
         "size": options.size,

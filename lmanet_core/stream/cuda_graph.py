@@ -110,6 +110,8 @@ class DeviceRunner:
         lap: Lap,
     ) -> StepResult:
         memory, view = past.memory, past.view
+        if past.looks:
+            lap("motion")
         buffered = self._buffered_for(None if memory is None else memory.buffer)
         labels, confidence = buffered.run(image, past, remember=wanted.key_value, confidence=wanted.confidence)
         if memory is not None and view is not None and wanted.key_value:
@@ -208,7 +210,7 @@ class BufferedStep:
         frames = memory.slots(count) if memory is not None and count else None
         positions = None if self._positions is None or frames is None else self._positions[:, :count]
         past = Past(frames, positions, self._belief, self._evidence)
-        made = self._step.compute(self._image, past, Wanted(True, confidence, memory is not None))
+        made = self._step.compute(self._image, lambda: past, Wanted(True, confidence, memory is not None))
         if memory is not None and made.key_value is not None:
             rings = memory.reserve(made.key_value)
             if remember:

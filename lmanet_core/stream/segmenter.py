@@ -12,6 +12,7 @@ import contextlib
 import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, DeviceMemoryError
 from lmanet_core.frame import Discontinuity, Frame, FrameResult
 from lmanet_core.geometry import GeometryPlan, Size, feature_grid, parse_size
@@ -26,13 +28,14 @@ from lmanet_core.labels import LabelSet
 from lmanet_core.media import open_frames
 from lmanet_core.media.pixels import SampleDepth, to_rgb
 from lmanet_core.ops import available_implementations
+from lmanet_core.stream.beside import Beside, done_at_once
 from lmanet_core.stream.continuity import ContinuityMonitor
 from lmanet_core.stream.cuda_graph import DeviceRunner
 from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
 from lmanet_core.stream.motion import thumbnail
 from lmanet_core.stream.segmenter_config import SegmenterConfig as SegmenterConfig
-from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Wanted
+from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Views, Wanted
 from lmanet_core.stream.stream_plan import plan_stream, require_allowed
 from lmanet_core.weights.adapters import relabel, wrap_module
 from lmanet_core.weights.checkpoint import load_model
@@ -66,6 +69,7 @@ class VideoSegmenter:
             self._memory = StreamMemory(frames, self.config.memory_interval_s, trained.motion_compensation)
         self.memory_enabled = self.config.memory and trained is not None
         self._labels = LabelMemory()
+        self._beside = Beside()
         self._label_strength = self.config.label_strength
         self._depth = SampleDepth(self.config.bits)
         self._plan: GeometryPlan | None = None
@@ -235,25 +239,24 @@ class VideoSegmenter:
         held, done = 0 if memory is None else len(memory), None
         if labels or remember or self._on_device or (label_memory is not None and continuity.remember):
             follows = label_memory is not None or (memory is not None and memory.follows_motion)
-            seen = small = view = label_view = None
+            seen, views = None, None
             if follows or not self._on_device:
                 seen = plan.to_network(rgb)
                 clock.lap("preprocess")
-            if follows and seen is not None:
-                small = thumbnail(seen)  # which both memories look at
-            if memory is not None:
-                view = memory.view(small, feature_grid(plan.network_size, self.runtime.network.memory_stride))
-            if label_memory is not None and small is not None:
-                label_view = label_memory.view(small)
-            if follows:
-                clock.lap("motion")
-            past = StreamPast(memory, view, label_memory, label_view, continuity.remember)
+            if memory is not None or label_memory is not None:
+                grid = feature_grid(plan.network_size, self.runtime.network.memory_stride)
+                look = partial(_look, memory, label_memory, seen if follows else None, grid)
+                views = self._beside.start(look) if follows else done_at_once(look())
+            past = StreamPast(memory, label_memory, views, continuity.remember)
             try:
                 wanted = Wanted(labels, labels and confidence, remember)
                 done = self._runner_for(plan).run(rgb, seen, past, wanted, stamp_ns, clock.lap)
             except DeviceMemoryError:
+                past.wait()
                 self.reset()
                 raise
+            finally:
+                past.wait()
             if done.forgot:
                 self.continuity.reset()
         certain = None if done is None else done.confidence
@@ -331,3 +334,12 @@ class VideoSegmenter:
             else:
                 self._runner = HostRunner(FrameStep(self.runtime, plan, attention, upsample_logits, label_strength=strength))
         return self._runner
+
+
+def _look(memory: StreamMemory | None, labels: LabelMemory | None, seen: UInt8Array | None, grid: Size) -> Views:
+    """What an image (H, W, 3) uint8 RGB may use of the memories; None is enough where neither looks at it."""
+    small = None if seen is None else thumbnail(seen)  # which both look at
+    return Views(
+        None if memory is None else memory.view(small, grid),
+        None if labels is None or small is None else labels.view(small),
+    )

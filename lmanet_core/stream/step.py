@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -74,21 +76,48 @@ class Computed:
     belief: torch.Tensor | None = None
 
 
+class Views(NamedTuple):
+    """What one image may use of the memory of features, and of that of labels; None for a memory that there is not."""
+
+    features: MemoryView | None = None
+    labels: LabelView | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class StreamPast:
     """The memories of a stream, and what one image may use of them; None for a memory that there is not.
 
     Attributes:
-        memory, view: of features.
-        label_memory, label_view: of labels.
+        memory: of features.
+        label_memory: of labels.
+        views: for this image, found beside the network; None where there is no memory.
         follows: whether the image goes on from the one before in time, so that the label memory believes it.
     """
 
     memory: StreamMemory | None = None
-    view: MemoryView | None = None
     label_memory: LabelMemory | None = None
-    label_view: LabelView | None = None
+    views: Future[Views] | None = None
     follows: bool = True
+
+    @property
+    def view(self) -> MemoryView | None:
+        """Of the features; waits for it."""
+        return None if self.views is None else self.views.result().features
+
+    @property
+    def label_view(self) -> LabelView | None:
+        """Of the labels; waits for it."""
+        return None if self.views is None else self.views.result().labels
+
+    @property
+    def looks(self) -> bool:
+        """Whether either memory looked at the picture; waits for it."""
+        return self.label_view is not None or (self.view is not None and self.view.positions is not None)
+
+    def wait(self) -> None:
+        """Until nothing works on the memories any more."""
+        if self.views is not None:
+            self.views.exception()
 
     def commit_belief(self, belief: torch.Tensor | None) -> None:
         """Believe what was computed for the image, unless it is late or repeated."""
@@ -171,7 +200,7 @@ class FrameStep:
     def compute(
         self,
         image: torch.Tensor,
-        past: Past,
+        past: Callable[[], Past],
         wanted: Wanted,
         lap: Lap = lambda stage: None,
     ) -> Computed:
@@ -179,7 +208,7 @@ class FrameStep:
 
         Args:
             image: (H, W, 3) uint8 on the device, as the resampling takes it.
-            past: what may be read.
+            past: gives what may be read; asked once the image is encoded.
             wanted: what to compute.
             lap: told the name of each stage that is done.
         """
@@ -188,10 +217,11 @@ class FrameStep:
         lap("preprocess")
         features = network.encode(pixels)  # (1, C, h, w)
         lap("encode")
+        read = past()
         labels = confidence = key_value = belief = certain = None
         chooses = wanted.labels or (wanted.belief and self.label_strength > 0.0)
         if chooses:
-            logits = network.decode(features, past.frames, self._attention, past.positions)
+            logits = network.decode(features, read.frames, self._attention, read.positions)
             logits = logits[:, : self._classes]  # a void channel never wins
             lap("decode")
         if wanted.key_value:
@@ -201,7 +231,7 @@ class FrameStep:
             if self._upsample_logits:
                 logits = self.plan.logits_to_output(logits)
             if self.label_strength:
-                chosen, certain, belief = blend(logits, past.belief, past.evidence, self.label_strength)
+                chosen, certain, belief = blend(logits, read.belief, read.evidence, self.label_strength)
                 lap("label_memory")
             else:
                 chosen, certain = argmax_labels(logits, wanted.confidence)
@@ -246,17 +276,10 @@ class HostRunner:
             stamp_ns: of the frame.
             lap: told the name of each stage that is done.
         """
-        memory, view = past.memory, past.view
-        evidence = None if past.label_view is None else past.label_view.evidence
-        readable = Past(
-            frames=memory.buffer.frames() if memory is not None else None,
-            positions=view.positions if view is not None else None,
-            belief=past.label_memory.belief if past.label_memory is not None else None,
-            evidence=None if evidence is None else torch.from_numpy(evidence),
-        )
         pixels = self._step.plan.to_network(image) if seen is None else seen
         writable = np.require(pixels, requirements="W")  # a copy of read-only frames, of which PyTorch warns
-        made = self._step.compute(torch.from_numpy(writable), readable, wanted, lap)
+        made = self._step.compute(torch.from_numpy(writable), lambda: _readable(past, lap), wanted, lap)
+        memory, view = past.memory, past.view
         if memory is not None and view is not None and made.key_value is not None:
             memory.commit(view, stamp_ns, made.key_value)
             lap("remember")
@@ -264,3 +287,17 @@ class HostRunner:
         labels = NO_LABELS if made.labels is None else made.labels.numpy()
         confidence = None if made.confidence is None else made.confidence.numpy()
         return StepResult(labels, confidence, view.count if view is not None else 0, made.key_value is not None)
+
+
+def _readable(past: StreamPast, lap: Lap) -> Past:
+    """On the CPU; "motion" is what was waited for it."""
+    memory, view, label_memory, label_view = past.memory, past.view, past.label_memory, past.label_view
+    if past.looks:
+        lap("motion")
+    evidence = None if label_view is None else label_view.evidence
+    return Past(
+        frames=memory.buffer.frames() if memory is not None else None,
+        positions=view.positions if view is not None else None,
+        belief=label_memory.belief if label_memory is not None else None,
+        evidence=None if evidence is None else torch.from_numpy(evidence),
+    )

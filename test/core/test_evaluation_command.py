@@ -576,6 +576,15 @@ def test_compare_tells_worse_from_the_same_and_from_better(lmanet, evaluate, bag
     assert lmanet("compare", report, edited(report, tmp_path / "none", accuracy=None)).code == 1
 
 
+def test_compare_says_where_steadiness_was_measured_otherwise(lmanet, evaluate, bag, tmp_path):
+    evaluate(bag())
+    other = edited(tmp_path / "report", tmp_path / "other")
+    summary = json.loads((other / "summary.json").read_text())
+    (other / "summary.json").write_text(json.dumps({**summary, "flow": "of another kind"}))
+    ran = lmanet("compare", tmp_path / "report", other)
+    assert "differs: flow, so that measures over time cannot be compared: " in ran.out and "→ of another kind" in ran.out
+
+
 def test_compare_refuses_what_is_no_report(lmanet, tmp_path):
     ran = lmanet("compare", tmp_path, tmp_path)
     assert ran.code == 3 and "wanted a report of lmanet evaluate" in ran.err
