@@ -56,7 +56,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "lmanet = lmanet_core.commands.main:main",
+            "lmanet = lmanet_core.commands.main:script",
             "train = lmanet_core.commands.train:main",
             "segment_node = lmanet_ros.segment_node:main",
             "open_rviz = lmanet_ros.open_rviz:main",

@@ -1,4 +1,8 @@
-"""What every executable of ours does to its process before PyTorch is imported. A library has no business calling this."""
+"""What every executable of ours does to its process: before PyTorch is imported, and where it is asked to stop.
+
+A library has no business calling this, but for `uninterrupted` and `leave_if_asked`: these do nothing where no `stopping` is
+around them. Signals come to the main thread, and all of this is its own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
+from typing import NoReturn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20  # bytes; older glibc refuses more
@@ -27,29 +33,118 @@ def prepare_process() -> None:
     let_threads_sleep()
 
 
+@dataclass
+class _Asked:
+    """Whether this process was asked to stop.
+
+    Attributes:
+        signal: by which signal; 0: it was not.
+        held: `uninterrupted` bodies that run.
+        waits: the signal came in such a body, whose end raises.
+    """
+
+    signal: int = 0
+    held: int = 0
+    waits: bool = False
+
+
+_asked = _Asked()
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[None]:
+    """While the body runs, Ctrl-C raises KeyboardInterrupt, and SIGTERM SystemExit with 143: files are closed on the way out.
+
+    What is raised where Python passes over exceptions, as in `__del__` and in what C code calls back, is lost. It is not told
+    on standard error then, and `leave_if_asked` raises it again.
+    """
+    global _asked
+    before, hook = _asked, sys.unraisablehook
+    _asked = _Asked()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        first, _asked.signal = not _asked.signal, number
+        if first and _asked.held:
+            _asked.waits = True
+        else:
+            _leave()
+
+    def pass_over(unraisable: sys.UnraisableHookArgs) -> None:
+        if not (_asked.signal and issubclass(unraisable.exc_type, (KeyboardInterrupt, SystemExit))):
+            hook(unraisable)
+
+    sys.unraisablehook = pass_over
+    try:
+        with handle_signals(ask, signal.SIGINT, signal.SIGTERM):
+            yield
+    finally:
+        _asked, sys.unraisablehook = before, hook
+
+
+def leave_if_asked() -> None:
+    """Raise what a signal raised and what was lost on the way; for loops, once a turn."""
+    if _asked.signal:
+        _leave()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let the body come to its end before a signal stops it, so that files agree; a second signal does not wait."""
+    asked = _asked
+    asked.held += 1
+    try:
+        yield
+    finally:
+        asked.held -= 1
+    if asked.waits and not asked.held:
+        asked.waits = False
+        _leave()
+
+
+def _leave() -> NoReturn:
+    if _asked.signal == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + _asked.signal)
+
+
 @contextlib.contextmanager
 def leave_quietly() -> Iterator[None]:
     """While the body imports, Ctrl-C and SIGTERM end the process at once, with exit code 130 or 143.
 
     An import in C code that is interrupted turns the exception into others, and there is nothing to clean up yet.
     """
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            print("stopped", file=sys.stderr, flush=True)
-        os._exit(128 + number)
-
-    with handle_signals(leave, signal.SIGINT, signal.SIGTERM):
+    with handle_signals(_end, signal.SIGINT, signal.SIGTERM):
         yield
+
+
+def always_leave_quietly() -> None:
+    """The same for as long as the process lives: wherever nothing else is said, and while the interpreter takes its leave."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    with contextlib.suppress(Exception):  # somebody may just be writing there
+        sys.stdout.flush()
+    if number == signal.SIGINT:
+        with contextlib.suppress(Exception):
+            print("stopped", file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 @contextlib.contextmanager
 def handle_signals(handler: Callable[[int, FrameType | None], None], *signals: int) -> Iterator[None]:
-    """Handle signals while the body runs, and as before afterwards; outside of the main thread somebody else does."""
+    """Handle signals while the body runs, and as before afterwards.
+
+    Outside of the main thread somebody else does. What whoever started this process had ignored stays so, as with a job that a
+    script puts into the background.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in signals}
+    heard = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:

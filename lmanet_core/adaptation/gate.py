@@ -22,7 +22,7 @@ from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import prepare
 
-_LEAST_GAIN = 0.01  # of temporal consistency or mIoU, or share of the information, to be called better
+LEAST_GAIN = 0.01  # of temporal consistency or mIoU, or share of the information, to be called better
 _LEAST_FLICKER_GAIN = 0.1  # share of the flicker that goes, likewise
 _TC_MARGIN = 0.005
 _FLICKER_MARGIN = 1.1  # times what it was …
@@ -153,9 +153,9 @@ def compare(before: Judged, after: Judged, classes: Sequence[str]) -> list[Condi
         conditions.append(Condition(_vanished(vanished), 0.0, float(len(vanished)), not vanished))
     better = [
         _gains(after.flicker, before.flicker, _LEAST_FLICKER_GAIN * (before.flicker or 0.0)),
-        _gains(before.tc, after.tc, _LEAST_GAIN),
-        _gains(before.miou, after.miou, _LEAST_GAIN),
-        before.miou is None and _gains(*own, _LEAST_GAIN * before.mirror.information),
+        _gains(before.tc, after.tc, LEAST_GAIN),
+        _gains(before.miou, after.miou, LEAST_GAIN),
+        before.miou is None and _gains(*own, LEAST_GAIN * before.mirror.information),
     ]
     conditions.append(Condition("measures that became better", 0.0, float(sum(better)), any(better)))
     surer = (before.mirror.overconfidence, after.mirror.overconfidence)
@@ -184,7 +184,7 @@ def guard(before: Mapping[str, float], after: Mapping[str, float]) -> list[Condi
     """What adapted weights must still know of recordings that they were not adapted to, as `tell_of_guarded` tells it."""
     return [
         _no_less(
-            f"{Path(recording).name}: what labels tell of mirrored pictures, bits", was, after[recording], _LEAST_GAIN * was
+            f"{Path(recording).name}: what labels tell of mirrored pictures, bits", was, after[recording], LEAST_GAIN * was
         )
         for recording, was in before.items()
     ]

@@ -12,30 +12,19 @@ Each step leaves its result on the disk, so that an adaptation that was killed g
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from lmanet_core.adaptation.config import AdaptConfig
-from lmanet_core.adaptation.gate import (
-    Condition,
-    Judged,
-    compare,
-    guard,
-    judge_weights,
-    listed,
-    runtime_device,
-    tell_of_guarded,
-)
+from lmanet_core.adaptation.decision import STATISTICS, WRITES, Adaptation, HeldOut, anew, decide
+from lmanet_core.adaptation.gate import listed, runtime_device
 from lmanet_core.adaptation.inspect import write_look
+from lmanet_core.adaptation.progress import Progress, silent
 from lmanet_core.adaptation.selection import Survey, choose, keep_clips, survey
 from lmanet_core.adaptation.statistics import SHARES, adapt_statistics
 from lmanet_core.adaptation.student import PAST, student_config
@@ -57,46 +46,7 @@ from lmanet_core.weights.checkpoint import FOREIGN, Model, hash_file, load_model
 from lmanet_core.weights.runtime import prepare
 from lmanet_core.weights.shipped import default_weights
 
-STATISTICS, ADAPTED = "statistics.safetensors", "adapted.safetensors"
-_AFTER = ("after", "after_statistics")  # reports of the candidates, the student first where there is one
-_WRITES = ("teacher", "training", "before", *_AFTER, STATISTICS, ADAPTED, "statistics.json", "summary.json")
 _MEASURED = 32  # clips that statistics are measured on, and images that agreement is
-
-
-class Advance(Protocol):
-    """Moves a progress bar on."""
-
-    def __call__(self) -> None:
-        """One is done."""
-
-    def expect(self, count: int | None) -> None:
-        """So many more are to come, as far as known."""
-
-
-Progress = Callable[[str], AbstractContextManager[Advance]]
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """What came of it.
-
-    Attributes:
-        folder: see the module.
-        weights: the adapted ones; None where they were refused.
-        conditions: what was asked of them.
-        before, after: what was measured.
-    """
-
-    folder: Path
-    weights: Path | None
-    conditions: tuple[Condition, ...]
-    before: Judged
-    after: Judged
-
-    @property
-    def adopted(self) -> bool:
-        """Whether the adapted weights may take the place of the old ones."""
-        return self.weights is not None
 
 
 def adapt(config: AdaptConfig, progress: Progress | None = None, say: Callable[[str], None] = lambda text: None) -> Adaptation:
@@ -110,7 +60,7 @@ def adapt(config: AdaptConfig, progress: Progress | None = None, say: Callable[[
     Raises:
         LmanetError: recordings, weights, labels or the place for results are not usable; the message says which.
     """
-    progress = progress or _silent
+    progress = progress or silent
     weights = config.weights or str(default_weights())
     model = load_model(weights)
     _require_adaptable(model, config)
@@ -118,7 +68,7 @@ def adapt(config: AdaptConfig, progress: Progress | None = None, say: Callable[[
     out = Path(config.out)
     run = {**config.learned_from(), "weights": _identity(weights)}
     inputs = (*config.recordings, *listed(config.judge), *listed(config.guard))
-    with ResultFolder(out, overwrite=config.overwrite, inputs=inputs, resume=config.resume, writes=_WRITES, run=run) as folder:
+    with ResultFolder(out, overwrite=config.overwrite, inputs=inputs, resume=config.resume, writes=WRITES, run=run) as folder:
         folder.keep = False
         surveys, judged = _look(config, progress)
         plan = _plan(config, model, [*surveys, *judged])
@@ -131,45 +81,9 @@ def adapt(config: AdaptConfig, progress: Progress | None = None, say: Callable[[
         if config.steps:
             _label(config, start, clips, out, progress)
             candidates.insert(0, _train(config, load_model(start), start, clips, out, say))
-        result = _judge(config, model, weights, candidates, _Held(config, surveys, judged), progress)
+        result = decide(config, model.config.labels.names, weights, candidates, HeldOut(config, surveys, judged), progress)
         _write_summary(config, weights, clips, result)
     return result
-
-
-def _judge(
-    config: AdaptConfig, model: Model, weights: str, candidates: Sequence[str], held: _Held, progress: Progress
-) -> Adaptation:
-    """Compare the candidates, the best first, with the weights as they were, and adopt the first that passes."""
-    out = Path(config.out)
-    with progress("judging the weights as they were") as advance:
-        advance.expect(2 * held.frames)
-        before = judge_weights(weights, held.cameras, config, _anew(out / "before"), advance)
-    known = tell_of_guarded(weights, config)
-    unchanged = Condition("statistics of the recordings, by which labels tell more of mirrored pictures", None, None, False)
-    results = [Adaptation(out, None, (unchanged,), before, before)]
-    for report, candidate in zip(_AFTER, candidates, strict=False):
-        with progress("judging the adapted weights") as advance:
-            advance.expect(2 * held.frames)
-            after = judge_weights(candidate, held.cameras, config, _anew(out / report), advance)
-        conditions = tuple(compare(before, after, model.config.labels.names))
-        conditions += tuple(guard(known, tell_of_guarded(candidate, config)))
-        results.append(Adaptation(out, None, conditions, before, after))
-        if all(condition.passed for condition in conditions):
-            with replace_file(out / ADAPTED) as file:
-                shutil.copyfile(candidate, file)
-            return replace(results[-1], weights=out / ADAPTED)
-    return results[1] if candidates else results[0]
-
-
-class _Held:
-    """What is judged: the ends of the recordings, or others."""
-
-    def __init__(self, config: AdaptConfig, surveys: Sequence[Survey], judged: Sequence[Survey]) -> None:
-        share = 1.0 if judged else config.held_out
-        chosen = judged or surveys
-        starts = [0.0 if judged else seen.held_out_from_s(share) for seen in chosen]
-        self.cameras = [replace(seen.camera, start_s=start) for seen, start in zip(chosen, starts, strict=True)]
-        self.frames = sum(min(config.judged_frames, round(share * len(seen.stamps_ns))) for seen in chosen)
 
 
 def _check_labels(config: AdaptConfig, model: Model) -> None:
@@ -291,25 +205,17 @@ def _train(config: AdaptConfig, model: Model, start: str, clips: RecordedClips, 
     """The student's run; returns its weights."""
     folder = out / "training"
     if not (folder / RESUME).is_file():
-        _anew(folder)
+        anew(folder)
     result = train(student_config(config, model.network, start, clips, folder))
     say(f"trained {result.steps} steps, loss {result.loss:.4f}")
     return str(folder / LAST)
-
-
-def _anew(folder: Path) -> Path:
-    """A folder of this adaptation, without what a run that was killed left in it."""
-    assert folder.name in _WRITES
-    if folder.is_dir():
-        with output_errors(folder):
-            shutil.rmtree(folder)
-    return folder
 
 
 def _write_summary(config: AdaptConfig, weights: str, clips: RecordedClips, result: Adaptation) -> None:
     path = result.folder / "summary.json"
     content = {
         "adopted": result.adopted,
+        "report": result.report.name,
         "conditions": [vars(condition) for condition in result.conditions],
         "before": asdict(result.before),
         "after": asdict(result.after),
@@ -328,15 +234,3 @@ def _identity(weights: str) -> str:
 
 def _names(config: AdaptConfig) -> str:
     return ", ".join(Path(path).name for path in config.recordings)
-
-
-@contextlib.contextmanager
-def _silent(doing: str) -> Iterator[Advance]:
-    class Nothing:
-        def __call__(self) -> None:
-            pass
-
-        def expect(self, count: int | None) -> None:
-            pass
-
-    yield Nothing()

@@ -54,7 +54,7 @@ def run(options: Namespace) -> int:
     if result.weights is None:
         print(f"no better: keep the weights as they are; {result.folder / 'summary.json'} says why")
         return 1
-    print(f"adopted: {result.weights}")
+    print(f"adopted: {result.weights}, the report is {result.report}")
     return 0
 
 

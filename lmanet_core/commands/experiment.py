@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from lmanet_core.commands.options import choose_weights
+from lmanet_core.commands.terminal import console, progress
 from lmanet_core.errors import ConfigError
 from lmanet_core.experiments.memory_gain import CONDITIONS, CONTENDERS, GainConfig, measure_gain
 from lmanet_core.experiments.paper import EXPERIMENTS, ExperimentConfig, run_experiment, write_result
@@ -68,7 +69,7 @@ def run(options: Namespace) -> int:
     stages = tuple(options.stages.split(","))
     config = ExperimentConfig(
         name=options.name,
-        train=TrainConfig.from_yaml(options.data, stage=stages[0], progress=False, **overrides),
+        train=TrainConfig.from_yaml(options.data, stage=stages[0], **overrides),
         out=Path(options.out),
         stages=stages,
         conditions=tuple(options.conditions.split(",")),
@@ -101,8 +102,8 @@ def _run_gain(options: Namespace) -> int:
         device=options.device,
         precision=options.precision,
     )
-    with ResultFolder(out, resume=True):
-        result = measure_gain(config, Console(stderr=True).print)
+    with ResultFolder(out, resume=True), progress("comparing") as advance:
+        result = measure_gain(config, console.print, advance.expect, advance)
         write_result(out, _GAIN, result)
     Console(width=140).print(result.table())
     return 0

@@ -8,12 +8,13 @@ import cv2
 from jsonargparse import ArgumentParser, Namespace
 
 from lmanet_core.commands.options import add_segmenter_options, choose_weights, make_segmenter
-from lmanet_core.errors import ConfigError, InputError
+from lmanet_core.errors import ConfigError, InputError, OutputError
 from lmanet_core.evaluation.attention import AttentionWatch, draw_sheet
 from lmanet_core.evaluation.label_gate import GateWatch
 from lmanet_core.evaluation.session import step_watched
 from lmanet_core.files import output_errors
 from lmanet_core.media import open_frames
+from lmanet_core.media.result_folder import free_name
 from lmanet_core.weights.checkpoint import load_model
 
 
@@ -47,6 +48,8 @@ def run(options: Namespace) -> int:
     path = Path(options.out)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ConfigError(f"--out must end in .png or .jpg, got {path.name}")
+    if path.exists():
+        raise OutputError(f"{path} exists and stays; choose another --out, such as {free_name(path)}")
     options.weights = choose_weights(options.weights)
     model = load_model(options.weights)
     segmenter = make_segmenter(model, options)

@@ -16,7 +16,7 @@ from lmanet_core.files import output_errors
 from lmanet_core.geometry import parse_size
 from lmanet_core.media import open_frames
 from lmanet_core.media.result_folder import free_name
-from lmanet_core.stream.export import Exported, open_onnx, prepare_export, write_program
+from lmanet_core.stream.export import Exported, is_exported, open_onnx, prepare_export, write_program
 from lmanet_core.stream.export_check import compare_with_program
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, load_model
@@ -45,7 +45,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--compile", action="store_true", help="pt2: machine code for this processor, by AOTInductor; minutes")
     parser.add_argument("--check", type=str | None, default=None, help="onnx: compare with our own step on this recording")
     parser.add_argument("--max-frames", type=int | None, default=None, help="--check: stop after so many frames")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     add_segmenter_options(parser, short={"label-set": "labels"}, only=_EXPORTED)
     return parser
 
@@ -63,28 +63,43 @@ def run(options: Namespace) -> int:
         raise ConfigError("--compile is for --to pt2; ONNX is compiled by whatever runs it")
     if options.check is not None and (options.stateless or options.to != "onnx"):
         raise ConfigError("--check compares the streamed step as ONNX; leave --stateless and --to pt2 out")
-    if out.exists() and not options.overwrite:
-        raise OutputError(f"{out} exists; choose another --out, such as {free_name(out)}, or pass --overwrite")
+    _check_target(out, options)
     model = load_model(options.weights)
     runtime, config = segmenter_config(options, device="cpu", precision="fp32", network_size=str(size), output_size="network")
     exported = prepare_export(model, size, config, runtime, options.stateless, options.background)
+    ontology, classes = out.with_suffix(".ontology.yaml"), _ontology(exported) if options.background else None
+    if classes is not None and ontology.exists() and ontology.read_bytes() != classes.encode():
+        raise OutputError(f"{ontology} exists, holds something else and stays; move it away, or choose another --out")
     write_program(exported, options.to, out, options.compile)
     print(f"{out}: {model.source} at {size}")
     for name, tensor in exported.signature.inputs.items():
         print(f"  {name} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}")
     print(f"  → {', '.join(exported.signature.outputs)}")
-    if options.background:
-        _write_ontology(out.with_suffix(".ontology.yaml"), exported)
+    if classes is not None:
+        with output_errors(ontology):
+            ontology.write_text(classes, encoding="utf-8")
+        print(f"{ontology}: its classes")
     return 0 if options.check is None else _check(options, model, exported, runtime, config)
 
 
-def _write_ontology(path: Path, exported: Exported) -> None:
-    """The classes as the node of nav2's tutorial reads them; its colours are BGR."""
+def _check_target(out: Path, options: Namespace) -> None:
+    """Whether the program may be written there; raises OutputError where something would be lost."""
+    if not out.exists():
+        return
+    other = f"choose another --out, such as {free_name(out)}"
+    if Path(options.weights).exists() and out.samefile(options.weights):
+        raise OutputError(f"{out} is the file to export; {other}")
+    if not options.overwrite:
+        raise OutputError(f"{out} exists; {other}, or pass --overwrite")
+    if not is_exported(out):
+        raise OutputError(f"{out} was not written by lmanet export and stays; {other}")
+
+
+def _ontology(exported: Exported) -> str:
+    """The classes as the node of nav2's tutorial reads them, YAML; its colours are BGR."""
     pairs = zip(exported.metadata["names"], exported.metadata["colors"], strict=True)
     classes: list[dict[str, Any]] = [{"name": name, "color": color[::-1]} for name, color in pairs]
-    with output_errors(path):
-        path.write_text(yaml.safe_dump({"ontology": {"classes": classes}}, sort_keys=False, default_flow_style=None))
-    print(f"{path}: its classes")
+    return yaml.safe_dump({"ontology": {"classes": classes}}, sort_keys=False, default_flow_style=None)
 
 
 def _check(options: Namespace, model: Model, exported: Exported, runtime: RuntimeConfig, config: SegmenterConfig) -> int:

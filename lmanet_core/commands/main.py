@@ -7,17 +7,14 @@ so far are complete files in every case.
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from lmanet_core import __version__
 from lmanet_core.errors import ConfigError, LmanetError, suggest_name
-from lmanet_core.process import handle_signals, leave_quietly, prepare_process
+from lmanet_core.process import always_leave_quietly, leave_quietly, prepare_process, stopping
 
 if TYPE_CHECKING:
     from argparse import ArgumentError
@@ -40,6 +37,12 @@ COMMANDS = {
     "weights": "look at weights, or convert them to our format",
     "bench": "measure the memory read and a streamed frame here",
 }
+
+
+def script() -> int:
+    """`main` as a process of its own, which Ctrl-C and SIGTERM end without a traceback at any time."""
+    always_leave_quietly()
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +71,16 @@ def make_parser(command: str) -> ArgumentParser:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    try:
+        return _run_command(name, arguments)
+    except KeyboardInterrupt:
+        from lmanet_core.commands.terminal import console
+
+        console.print("stopped")
+        return 130
+
+
+def _run_command(name: str, arguments: list[str]) -> int:
     with leave_quietly():
         import logging
         from argparse import ArgumentError
@@ -77,19 +90,18 @@ def _run(name: str, arguments: list[str]) -> int:
         from lmanet_core.commands.terminal import console
 
         command = import_module(f"lmanet_core.commands.{name}")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+        logging.basicConfig(
+            level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+        )
     try:
-        parser = make_parser(name)
-        options = parser.parse_args(_config_first(arguments, parser))
-        with _sigterm_as_exit():
+        with stopping():
+            parser = make_parser(name)
+            options = parser.parse_args(_config_first(arguments, parser))
             return int(command.run(options))
     except LmanetError as error:
         return _fail(str(error), error.exit_code)
     except ArgumentError as error:
         return _fail(f"{_in_short(error)}; see lmanet {name} --help", ConfigError.exit_code)
-    except KeyboardInterrupt:
-        console.print("stopped")
-        return 130
 
 
 def _usage() -> str:
@@ -159,16 +171,5 @@ def _read_config(file: str, known: Sequence[str]) -> list[str]:
     return [f"--config={file}"]
 
 
-@contextlib.contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    """SIGTERM leaves through `with` and `finally`, so that files are closed as after Ctrl-C."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    with handle_signals(leave, signal.SIGTERM):
-        yield
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script())

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lmanet_core.process import leave_if_asked
+
 console = Console(stderr=True, markup=False)  # paths may hold brackets
 
 
@@ -21,7 +23,8 @@ class Advance:
         self._total: int | None = 0
 
     def __call__(self) -> None:
-        """One frame is done."""
+        """One frame is done; raises what a signal raised and what was lost on the way."""
+        leave_if_asked()
         self._bar.advance(self._task)
         task = self._bar.tasks[0]
         speed = task.finished_speed or task.speed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
@@ -32,7 +33,10 @@ def make_parser() -> ArgumentParser:
         "--config", action="config", help="YAML file with any of these options, such as config/train/street.yaml"
     )
     for one in settings_of(TrainConfig):
-        parser.add_argument(f"--{one.option}", type=one.kind, default=one.default, help=one.setting.help)
+        flag: dict[str, Any] = (
+            {"nargs": "?", "const": True} if isinstance(one.default, bool) else {}
+        )  # the bare option means true
+        parser.add_argument(f"--{one.option}", type=one.kind, default=one.default, help=one.setting.help, **flag)
         for old in (old for old, new in RENAMED.items() if new == one.name):
             parser.add_argument(f"--{old.replace('_', '-')}", type=one.kind | None, default=None, help=SUPPRESS)
     return parser

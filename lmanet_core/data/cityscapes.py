@@ -140,7 +140,7 @@ def _parse(name: str, folder: Path) -> _Labelled:
 def _read_frame(path: Path) -> UInt8Array:
     if not path.is_file():
         raise InputError(
-            f"missing frame {path}; `lmanet train … --check true` lists all that are missing "
+            f"missing frame {path}; `lmanet train … --check` lists all that are missing "
             "(frames before the labelled one are in leftImg8bit_sequence_trainvaltest.zip)"
         )
     return read_image(path)

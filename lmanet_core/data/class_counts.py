@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmanet_core.data.clips import ClipSource
+from lmanet_core.data.stills import StillsSource
 from lmanet_core.errors import InputError
 from lmanet_core.labels import UNLABELLED
 
@@ -25,6 +26,7 @@ class ClassCounts:
         void: pixels of no class.
         maps: label maps that were counted.
         of: label maps that there are.
+        by_file: whether a labels.yaml says what their values mean, which could say it otherwise.
     """
 
     names: tuple[str, ...]
@@ -32,6 +34,7 @@ class ClassCounts:
     void: int
     maps: int
     of: int
+    by_file: bool = True
 
     @property
     def never(self) -> tuple[str, ...]:
@@ -52,14 +55,15 @@ class ClassCounts:
         if self.never:
             where = "" if self.maps == self.of else f" in {self.maps} of {self.of} label maps"
             yield f"never seen{where}: {', '.join(self.never)}"
-        if len(self.never) == len(self.names) - 1 >= 1 and self.pixels[0] and self.void:
+        if self.by_file and len(self.never) == len(self.names) - 1 >= 1 and self.pixels[0] and self.void:
             first, second = self.names[:2]
             yield (
                 f"label maps hold {first} and void alone; where they are masks of 0 and 255, labels.yaml has to say "
                 f"ids: {{0: {first}, 255: {second}}}"
             )
         elif total and self.void / total > _MUCH_VOID:
-            yield f"{100 * self.void / total:.0f} % of the pixels are void; does labels.yaml name all ids of the label maps?"
+            question = "; does labels.yaml name all ids of the label maps?" if self.by_file else ""
+            yield f"{100 * self.void / total:.0f} % of the pixels are void{question}"
 
 
 def count_classes(source: ClipSource, most: int | None = None) -> ClassCounts | None:
@@ -85,4 +89,6 @@ def count_classes(source: ClipSource, most: int | None = None) -> ClassCounts | 
         counts += np.bincount(labels.ravel(), minlength=256)
         maps += 1
     classes = len(source.labels.names)
-    return ClassCounts(source.labels.names, counts[:classes], int(counts[UNLABELLED]), maps, of)
+    return ClassCounts(
+        source.labels.names, counts[:classes], int(counts[UNLABELLED]), maps, of, isinstance(source, StillsSource)
+    )

@@ -5,6 +5,7 @@ The files are `lmanet_core/labels/mappings/NAME.yaml`; those with a `layout` are
     layout:
       train: {images: "images/*/*.jpg", labels: "labels/*/*.png"}
       val: {…, only: [park-8]}    # `without`, `every: 5`, `not_every: 5`, `list: val.txt` choose, too
+      hint: where label images come from that the data set does not have as it is published
 
 Both patterns have the same stars: what stands for them in the name of an image stands for them in that of its label image. Of
 several layouts the first that finds label images is taken.
@@ -13,7 +14,7 @@ several layouts the first that finds label images is taken.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,14 @@ class NamedSet(LabelledImages):
         if not pairs:
             wanted = " or ".join(f"{layout['images']} and {layout['labels']}" for layout in layouts)
             raise InputError(f"{name}, {split}: no images in {root}; wanted {wanted}")
+        self._hint = str(content["layout"].get("hint", ""))
         super().__init__(root, pairs, encode(content, file), size, motion)
+
+    def problems(self, frames: int, stride: int, deep: bool) -> Iterator[str]:
+        """See `ClipSource`. Where there is not one label image, it is said first where they come from."""
+        if self._hint and not any(labels.is_file() for labels in self._label_files.values()):
+            yield f"no label images: {self._hint}"
+        yield from super().problems(frames, stride, deep)
 
 
 def find_pairs(root: Path, layout: Mapping[str, Any]) -> list[tuple[Path, Path]]:

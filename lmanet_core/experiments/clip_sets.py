@@ -25,6 +25,7 @@ from lmanet_core.geometry import GeometryPlan, Size, plan_geometry
 from lmanet_core.metrics import ConfusionMatrix, FlowMatcher, Steadiness
 from lmanet_core.network.backbone import image_batch
 from lmanet_core.network.lmanet import stack_memory
+from lmanet_core.process import leave_if_asked
 from lmanet_core.stream.argmax import argmax_labels
 from lmanet_core.stream.motion import follow
 from lmanet_core.stream.stream_plan import fit_to_backbone
@@ -142,6 +143,7 @@ class ClipScorer:
         for index in range(min(len(source), limit or len(source))):
             self._score_clip(condition, index, plan, scores)
             scores.clips += 1
+            leave_if_asked()
             on_clip()
         return scores
 

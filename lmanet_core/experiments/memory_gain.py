@@ -120,8 +120,19 @@ class Score:
         return {**kept, "changed_accuracy": right / count if count else None}
 
 
-def measure_gain(config: GainConfig, say: Callable[[str], None] = print) -> ExperimentResult:
+def measure_gain(
+    config: GainConfig,
+    say: Callable[[str], None] = print,
+    expect: Callable[[int], None] = lambda frames: None,
+    advance: Callable[[], None] = lambda: None,
+) -> ExperimentResult:
     """Compare, and write `memory-gain.json` with every figure into `config.out`, an existing folder.
+
+    Args:
+        config: see `GainConfig`.
+        say: told the figures of each condition.
+        expect: told how many frames there will be, conditions and seeds included.
+        advance: called after each.
 
     Raises:
         LmanetError: recording, labels or weights are not usable.
@@ -133,12 +144,14 @@ def measure_gain(config: GainConfig, say: Callable[[str], None] = print) -> Expe
     pairs = list(_read(config, mapping))
     record: dict[str, Any] = {}
     rows: list[tuple[Any, ...]] = []
+    seeds = {condition: config.seeds if condition in _RANDOM else 1 for condition in config.conditions}
+    expect(sum(count * sum(1 for _ in _due(pairs, condition)) for condition, count in seeds.items()))
     for condition in config.conditions:
         runs = []
-        for seed in range(config.seeds if condition in _RANDOM else 1):
+        for seed in range(seeds[condition]):
             contenders = _contenders(config, runtime, control)
             scores = {name: Score({part: Measures(labels, mapping) for part in PARTS}) for name in contenders}
-            _run(pairs, condition, seed, contenders, scores, mapping)
+            _run(pairs, condition, seed, contenders, scores, mapping, advance)
             runs.append({name: {part: score.figures(part) for part in PARTS} for name, score in scores.items()})
         record[condition], latest = runs, _rows(condition, runs)
         rows += latest
@@ -180,6 +193,7 @@ def _run(
     contenders: Mapping[str, Contender],
     scores: Mapping[str, Score],
     mapping: LabelMapping,
+    advance: Callable[[], None],
 ) -> None:
     rng, matcher = np.random.default_rng(seed), FlowMatcher(Farneback())
     kept = list(_due(pairs, condition))
@@ -202,6 +216,7 @@ def _run(
                 scores[name].changed[part][0] += right
                 scores[name].changed[part][1] += count
         before = (frame, truth)
+        advance()
 
 
 def _due(pairs: Sequence[tuple[Frame, UInt8Array | None]], condition: str) -> Iterator[tuple[Frame, UInt8Array | None]]:

@@ -17,6 +17,7 @@ from lmanet_core.data.named_sets import NAMED_SETS
 from lmanet_core.errors import OutputError
 from lmanet_core.experiments.clip_sets import ClipScorer, Condition, make_conditions
 from lmanet_core.geometry import parse_size
+from lmanet_core.training.build import require_complete
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import RuntimeConfig, prepare_runtime
@@ -71,6 +72,7 @@ def evaluate_sets(
     Raises:
         LmanetError: weights, data or settings that do not fit, see `load_model`, `prepare_runtime`, `make_conditions`,
             `ClipScorer`.
+        InputError: files are missing of sets that are used in full (no `max_clips`); said before the first clip is scored.
     """
     made = make_conditions(config, conditions)
     size = None if network_size == "auto" else parse_size(network_size)
@@ -81,6 +83,9 @@ def evaluate_sets(
             single = model.config.memory is None
             ready = prepare_runtime(model, replace(runtime, window=None) if single else runtime)
             scorer = ClipScorer(ready, None if single else memory_frames, size, stride)
+            for condition in made if max_clips is None else ():
+                frames = (scorer.memory_frames or 0) + 2
+                require_complete(condition.source, frames, stride, "lmanet train with these --data and --root")
             for condition in made:
                 task = progress.add_task(f"{Path(path).name} {condition.name}", total=_count(condition, max_clips))
                 scores = scorer.score(condition, max_clips, lambda task=task: progress.advance(task))  # type: ignore[misc]

@@ -132,8 +132,13 @@ class BagSource(FrameSource):
     def _warn_of_stamps(self) -> None:
         found = (self._stamps.zero, self._stamps.standing)
         if found != self._warned_stamps:
-            problem = "header stamps that stand still" if self._stamps.standing else "zero header stamps"
-            _LOGGER.warning("%s: %s has %s; going by the times of recording", self.path, self.topic, problem)
+            problem = "stand still" if self._stamps.standing else "are zero"
+            _LOGGER.warning(
+                "%s: %s has header stamps that %s; what they should be is told by the times of recording",
+                self.path,
+                self.topic,
+                problem,
+            )
             self._warned_stamps = found
 
     def _find_decoder(self) -> PacketDecoder | None:

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -27,9 +28,11 @@ _JPEG = b"\xff\xd8"
 _PALETTE, _GREY = 3, 0  # PNG colour types
 _COLORS = ("rgb8", "bgr8", "rgba8", "bgra8")
 _UNLABELLED_16 = 65535
+_SPREAD = 257  # 65535 / 255: what converters multiply 8 bits by to fill 16
 _PER_INSTANCE = 1000  # Cityscapes' instanceIds: id · 1000 + number, for classes whose things are counted
 _STRAY_COLORS = 0.01  # of the pixels
 _LOGGER = logging.getLogger(__name__)
+_told: set[str] = set()  # folders whose spread values were told
 _SAMPLES = {"mono8": "u1", "8UC1": "u1", "8SC1": "i1", "mono16": "u2", "16UC1": "u2", "16SC1": "i2", "32SC1": "i4"}
 
 
@@ -43,7 +46,8 @@ def decode_label_ids(data: UInt8Array, name: str, colors: Mapping[int, int] | No
         colors: for colour-coded images, colour as 0xRRGGBB → id; None: these are refused.
 
     Returns:
-        (H, W) uint8 as stored, palette files by index, 16-bit ids that lie below 256 (65535 becomes 255), colours by `colors`.
+        (H, W) uint8 as stored, palette files by index, 16-bit ids that lie below 256 (65535 becomes 255) or are 8 bits
+        spread to 16 (id · 257), colours by `colors`.
 
     Raises:
         InputError: damaged, lossy, wider values, or colours that lead nowhere.
@@ -75,6 +79,9 @@ def _narrow(ids: npt.NDArray[Any], name: str) -> UInt8Array:
     if name.endswith("_instanceIds.png"):
         ids = np.where(ids >= _PER_INSTANCE, ids // _PER_INSTANCE, ids)
     highest = int(ids.max())
+    if highest > UNLABELLED and not (ids % _SPREAD)[ids != UNLABELLED].any():
+        _tell_of_spread(str(Path(name).parent))
+        return np.where(ids == UNLABELLED, UNLABELLED, ids // _SPREAD).astype(np.uint8)
     if highest > UNLABELLED:
         raise InputError(
             f"{name}: class ids must be 0–255 (or 65535, unlabelled), got values up to {highest}; is this a depth image, or "
@@ -83,11 +90,21 @@ def _narrow(ids: npt.NDArray[Any], name: str) -> UInt8Array:
     return ids.astype(np.uint8)
 
 
+def _tell_of_spread(folder: str) -> None:
+    """Once for each folder, as soon as warnings are heard."""
+    if folder in _told or not _LOGGER.isEnabledFor(logging.WARNING):
+        return
+    _told.add(folder)
+    _LOGGER.warning(
+        "%s: label maps of 16 bits hold multiples of %d alone, as where 8 bits were spread; read as 8 bits", folder, _SPREAD
+    )
+
+
 def _ids_of_colors(image: UInt8Array, name: str, colors: Mapping[int, int] | None) -> UInt8Array:
     """(H, W, 3) RGB → (H, W) ids; pixels of other colours are void where they are few, as at edges that somebody smoothed."""
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
-    if np.array_equal(red, green) and np.array_equal(green, blue):  # ids that were stored as grey in three channels
-        return np.ascontiguousarray(red)
+    if np.array_equal(red, green) and np.array_equal(green, blue) and not _are_colors(red, colors or {}):
+        return np.ascontiguousarray(red)  # ids that were stored as grey in three channels
     if not colors:
         raise InputError(
             f"{name}: label maps have one channel of class ids, got a colour image; say with names and colors which colour is "
@@ -109,6 +126,12 @@ def _ids_of_colors(image: UInt8Array, name: str, colors: Mapping[int, int] | Non
     return np.asarray(ids, np.uint8)
 
 
+def _are_colors(grey: UInt8Array, colors: Mapping[int, int]) -> bool:
+    """Whether the greys (H, W) of an image are colours of classes, such as that of asphalt, and not ids."""
+    values = set(np.flatnonzero(np.bincount(grey.ravel(), minlength=256)).tolist())
+    return all(value * 0x010101 in colors for value in values) and not values <= {*colors.values(), UNLABELLED}
+
+
 @lru_cache(maxsize=2)
 def _color_table(colors: tuple[tuple[int, int], ...]) -> npt.NDArray[np.int16]:
     """(2²⁴,) int16, id of each colour, −1 where it is none."""
@@ -127,7 +150,7 @@ def label_ids_from_message(message: Any, name: str, colors: Mapping[int, int] | 
         colors: as of `decode_label_ids`.
 
     Returns:
-        (H, W) uint8; ids of wider integers must lie within 0–255, −1 becomes 255.
+        (H, W) uint8; ids of 16 bits as of `decode_label_ids`, those of other wider integers lie within 0–255, −1 becomes 255.
 
     Raises:
         InputError: colours, lossy compression, too little data, ids that do not fit.
@@ -147,6 +170,8 @@ def label_ids_from_message(message: Any, name: str, colors: Mapping[int, int] | 
         raise InputError(f"{name}: {width}x{height} ids in {encoding} do not fit step {step} and {data.size} bytes of data")
     rows = data[: step * height].reshape(height, step)[:, : width * sample.itemsize]
     ids = np.ascontiguousarray(rows).view(sample)
+    if sample == np.dtype("u2") or sample == np.dtype(">u2"):
+        return _narrow(ids, name)
     if sample.itemsize > 1 or sample.kind == "i":
         if int(ids.min()) < -1 or int(ids.max()) > 255:
             raise InputError(f"{name}: class ids must be 0–255 (or −1, unlabelled), got {int(ids.min())} to {int(ids.max())}")

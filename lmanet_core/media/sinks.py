@@ -191,5 +191,5 @@ def write_png(path: Path, image: UInt8Array | UInt16Array) -> None:
     ok, encoded = cv2.imencode(".png", image)
     if not ok:
         raise OutputError(f"{path}: OpenCV cannot encode a PNG of shape {image.shape}")
-    with replace_file(path) as file:
+    with replace_file(path, needed=encoded.nbytes) as file:
         file.write_bytes(encoded.tobytes())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-#: Of float32 logits that a CPU works on at a time: they stay in its cache.
+#: Of float32 logits that each thread of a CPU works on at a time: they stay in its core's cache.
 STRIPE_BYTES = 1 << 20
 
 _FAR = 3e38
@@ -38,7 +38,7 @@ def _argmax_in_stripes(logits: torch.Tensor, confidence: bool) -> tuple[torch.Te
     labels = torch.empty(height, width, dtype=torch.uint8)
     certain = torch.empty(height, width, dtype=torch.uint8) if confidence else None
     ranks = class_ranks(classes, logits.device)
-    for rows in stripes(height, classes * width * 4, STRIPE_BYTES):
+    for rows in stripes(height, classes * width * 4, STRIPE_BYTES * torch.get_num_threads()):
         planes = planes_of(logits[:, rows])
         labels[rows] = first_best(planes, ranks)
         if certain is not None:

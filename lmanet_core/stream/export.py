@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import mmap
 import re
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +117,23 @@ def write_program(exported: Exported, kind: Literal["onnx", "pt2"], path: Path, 
                 onnx.save(str(beside), include_initializers=True)
             beside.chmod(0o644)
             beside.replace(path)
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a file was written by `write_program`, by its content."""
+    try:
+        if not zipfile.is_zipfile(path):
+            entry = b"\x0a" + bytes([len(_METADATA_KEY)]) + _METADATA_KEY.encode() + b"\x12"  # of ONNX's metadata_props
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return path.suffix == ".onnx" and content.find(entry) >= 0
+        with zipfile.ZipFile(path) as archive:
+            named = [Path(name) for name in archive.namelist()]
+            compiled = [name for name in named if name.name.endswith("metadata.json")]
+            return any(name.parts[-2:] == ("extra", _METADATA_KEY) for name in named) or any(
+                _METADATA_KEY in json.loads(archive.read(str(name))) for name in compiled
+            )
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile):  # nothing in it, a folder, damaged
+        return False
 
 
 def open_onnx(path: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:

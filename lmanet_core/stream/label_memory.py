@@ -211,7 +211,8 @@ def _look(logits: torch.Tensor, believed: torch.Tensor) -> _Seen:
     pixels = torch.arange(height * width, dtype=torch.int32, device=logits.device)
     if logits.numel() >= 1 << 31:
         pixels = pixels.long()
-    for rows in stripes(height, classes * width * 4, STRIPE_BYTES) if logits.is_cpu else (slice(0, height),):
+    cached = STRIPE_BYTES * torch.get_num_threads()
+    for rows in stripes(height, classes * width * 4, cached) if logits.is_cpu else (slice(0, height),):
         planes = planes_of(logits[:, rows])
         best[rows] = first_best(planes, ranks)
         torch.sum(planes.exp_(), 0, out=total[rows])

@@ -10,6 +10,7 @@ import numpy as np
 
 from lmanet_core.frame import Frame, FrameResult
 from lmanet_core.media import FrameSource, ResultSink
+from lmanet_core.process import leave_if_asked, uninterrupted
 from lmanet_core.stream.segmenter import VideoSegmenter
 
 FrameCallback = Callable[[Frame, FrameResult], None]
@@ -76,10 +77,12 @@ def segment_stream(
     try:
         for frame in source if frames is None else frames:
             result = segmenter.step_frame(frame)
-            sink.write(frame, result)
-            summary.add(result, segmenter.memory_enabled)
-            summary.skipped = source.skipped
-            if on_frame is not None:
-                on_frame(frame, result)
+            with uninterrupted():  # every file and the summary have the same frames
+                sink.write(frame, result)
+                summary.add(result, segmenter.memory_enabled)
+                summary.skipped = source.skipped
+                if on_frame is not None:
+                    on_frame(frame, result)
+            leave_if_asked()
     finally:
         summary.skipped = source.skipped

@@ -107,13 +107,13 @@ def list_problems(config: TrainConfig) -> list[str]:
     ]
 
 
-def require_complete(source: ClipSource, frames: int, stride: int) -> None:
-    """Raises InputError where files are missing, before hours are spent."""
+def require_complete(source: ClipSource, frames: int, stride: int, command: str = "the same command") -> None:
+    """Raises InputError where files are missing, before hours are spent; `command` is one that takes `--check`."""
     problems = list(islice(source.problems(frames, stride, False), _PROBLEMS_SHOWN + 1))
     if problems:
         shown = "; ".join(problems[:_PROBLEMS_SHOWN])
         more = "; and more" if len(problems) > _PROBLEMS_SHOWN else ""
-        raise InputError(f"the data is not complete: {shown}{more}. The same command with --check true lists everything")
+        raise InputError(f"the data is not complete: {shown}{more}. What lists everything: {command} with --check")
 
 
 def clip_frames(config: TrainConfig) -> int:

@@ -30,6 +30,7 @@ from lmanet_core.data.class_counts import count_classes
 from lmanet_core.data.clips import ClipItem, ClipSource
 from lmanet_core.errors import ConfigError, LmanetError, OutputError
 from lmanet_core.metrics import ConfusionMatrix
+from lmanet_core.process import leave_if_asked
 from lmanet_core.training.batches import Batches, Length, prepare_clips
 from lmanet_core.training.build import (
     class_weights,
@@ -161,6 +162,7 @@ def _train_epochs(
                     files.save(run.state(), run.loss.network, progress)
                 bar.update(shown, completed=progress.batches, description=f"epoch {epoch_number}, loss {run.last_loss:.4f}")
                 since = time.perf_counter()
+                leave_if_asked()
             if validation is not None:
                 progress.last_miou = run.validate(batches.validation(validation))
                 files.log(progress, epoch_number, run.learning_rate, progress.last_miou)

@@ -199,7 +199,8 @@ def read_saved(config: TrainConfig, data: Mapping[str, Any]) -> dict[str, Any] |
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write what PyTorch can pickle; the old file stays until the new one is on the disk. Raises OutputError."""
-    with replace_file(path, durable=True) as file:
+    needed = path.stat().st_size if path.is_file() else None  # as much as the one before took
+    with replace_file(path, durable=True, needed=needed) as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:  # PyTorch's writer hides the system's reason

@@ -176,8 +176,9 @@ def save_model(path: str | os.PathLike[str], network: LMANet, config: ModelConfi
     copies = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
     if half:
         copies |= {key: tensor.half() for key, tensor in copies.items() if tensor.dim() == 4}
-    with replace_file(path) as file:
-        file.write_bytes(serialize(copies, {_METADATA_KEY: config.to_json()}))
+    content = serialize(copies, {_METADATA_KEY: config.to_json()})
+    with replace_file(path, needed=len(content)) as file:
+        file.write_bytes(content)
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:

@@ -33,8 +33,8 @@ from lmanet_core.weights.shipped import default_weights
 
 pytest.importorskip("lightning", reason="training needs lightning: pip install '.[train]'")
 
-from lmanet_core.adaptation import AdaptConfig, selection, teacher
-from lmanet_core.adaptation.gate import Judged, compare
+from lmanet_core.adaptation import AdaptConfig, decision, selection, teacher
+from lmanet_core.adaptation.gate import Condition, Judged, compare
 from lmanet_core.adaptation.mirror import MirrorAgreement, measure_mirror_agreement, mutual_information
 from lmanet_core.adaptation.selection import choose, survey
 from lmanet_core.adaptation.statistics import adapt_statistics
@@ -486,6 +486,23 @@ def test_adapted_weights_are_better_on_frames_they_have_not_seen(adapt, night, t
     out = tmp_path / "segmented"
     arguments = ["--weights", tmp_path / "out" / "adapted.safetensors", "--out", out, "--max-frames", 3]
     assert main(["segment", str(night / "images"), *map(str, arguments)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("student", "statistics", "adopted"), [(0.5, 0.52, "after_statistics"), (0.5, 0.505, "after"), (0.6, 0.5, "after")]
+)
+def test_with_labels_the_student_is_adopted_unless_the_statistics_alone_are_clearly_better(
+    adapt, night, tmp_path, monkeypatch, student, statistics, adopted
+):
+    mious = iter((0.4, student, statistics))
+    judge = decision.judge_weights
+    monkeypatch.setattr(decision, "judge_weights", lambda *given: replace(judge(*given), miou=next(mious)))
+    monkeypatch.setattr(decision, "compare", lambda before, after, classes: [Condition("of this test", None, None, True)])
+    code, said, _ = adapt("--labels", night / "labels", "--steps=1", "--batch-size=1", "--moments=8", "--judged-frames=2")
+    assert code == 0 and f"the report is {tmp_path / 'out' / adopted}" in said
+    assert summary(tmp_path / "out")["report"] == adopted
+    source = {"after": "training/last.safetensors", "after_statistics": "statistics.safetensors"}[adopted]
+    assert (tmp_path / "out" / "adapted.safetensors").read_bytes() == (tmp_path / "out" / source).read_bytes()
 
 
 def test_weights_that_became_worse_are_refused_and_the_old_ones_stay(adapt, night, tmp_path):

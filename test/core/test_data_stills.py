@@ -14,8 +14,11 @@ from lmanet_core.data import StillsSource
 from lmanet_core.data.camera_motion import MotionConfig, move_still, past_homographies
 from lmanet_core.data.class_counts import count_classes
 from lmanet_core.data.files import read_label_ids
+from lmanet_core.data.stills import LabelledImages
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import Size
+from lmanet_core.labels import CITYSCAPES
+from lmanet_core.labels.encoding import LabelEncoding
 
 SIZE = Size(24, 32)
 STILL = MotionConfig(0, 0, 0, 0, 0, degrade_past=0)
@@ -186,10 +189,31 @@ def test_grey_label_map_in_three_channels_is_read(folder):
     assert (StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0)).labels == 1).all()
 
 
+def test_a_label_map_of_grey_colours_alone_is_read_by_colour(folder):
+    """A street of asphalt under a black sky is no image of the ids 64 and 0."""
+    (folder / "labels.yaml").write_text(yaml.safe_dump({"names": ["grass", "asphalt"], "colors": [[0, 102, 0], [64, 64, 64]]}))
+    grey = np.zeros((*SIZE, 3), np.uint8)
+    grey[12:] = 64
+    write(folder / "labels/0.png", grey)
+    labels = StillsSource(folder, SIZE).label_map(0)
+    assert (labels[:12] == 255).all() and (labels[12:] == 1).all()
+
+
 @pytest.mark.parametrize(("value", "label"), [(1, 1), (2, 255), (65535, 255)])
 def test_label_map_of_16_bits_with_ids_below_256_is_read(folder, value, label):
     write(folder / "labels/0.png", np.full(SIZE, value, np.uint16))
     assert (StillsSource(folder, SIZE).clip(0, 1, 1, np.random.default_rng(0)).labels == label).all()
+
+
+def test_label_map_of_8_bits_that_were_spread_to_16_is_read_and_that_is_said_once(folder, caplog):
+    ids = np.zeros(SIZE, np.uint16)
+    ids[:, 16:24], ids[:, 24:] = 1, 255
+    for number in range(2):
+        write(folder / f"labels/{number}.png", ids * 257)
+    source = StillsSource(folder, SIZE)
+    assert all((source.label_map(number) == ids).all() for number in range(2))
+    (said,) = [record.getMessage() for record in caplog.records if "16 bits" in record.getMessage()]
+    assert said.startswith(f"{folder}/labels: label maps of 16 bits hold multiples of 257")
 
 
 def test_label_map_of_16_bits_with_wider_values_is_refused(folder):
@@ -303,6 +327,14 @@ def test_much_void_is_told(folder):
     assert list(count_classes(StillsSource(folder, SIZE)).warnings()) == [
         "69 % of the pixels are void; does labels.yaml name all ids of the label maps?"
     ]
+
+
+def test_no_labels_yaml_is_asked_for_where_a_set_has_its_own_table(folder):
+    counted(folder, 255, 255, 255, 0)
+    pairs = [(path, folder / "labels" / f"{path.stem}.png") for path in sorted((folder / "images").iterdir())]
+    its_own = LabelledImages(folder, pairs, LabelEncoding.identity(CITYSCAPES), SIZE)
+    warnings = " ".join(count_classes(its_own).warnings())
+    assert "75 % of the pixels are void" in warnings and "labels.yaml" not in warnings
 
 
 def test_a_few_label_maps_stand_for_many(folder):

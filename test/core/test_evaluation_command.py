@@ -658,6 +658,13 @@ def test_explain_draws_the_frame_and_each_memory_frame(explain, bag, tmp_path):
     assert 70 < shares[0] < 90  # one of the window's five rows lies above the picture
 
 
+def test_explain_replaces_no_picture(explain, bag, tmp_path):
+    (tmp_path / "seen.png").write_bytes(b"mine")
+    ran = explain(bag(), "--frame", "5")
+    assert ran.code == 5 and "seen.png exists and stays; choose another --out, such as" in ran.err and "seen_2.png" in ran.err
+    assert (tmp_path / "seen.png").read_bytes() == b"mine"
+
+
 def test_explain_shows_which_past_labels_hold_with_any_weights(explain, bag, single_frame_weights, tmp_path):
     ran = explain(bag(), "--frame", "5", weights=single_frame_weights)
     assert ran.code == 0, ran.err
@@ -683,3 +690,16 @@ def test_explain_shows_which_past_labels_hold_with_any_weights(explain, bag, sin
 def test_explain_says_why_it_cannot(explain, bag, arguments, code, message):
     ran = explain(bag(), *arguments)
     assert ran.code == code and message in ran.err
+
+
+def test_labels_of_8_bits_spread_to_16_are_judged_and_told_of(evaluate, images, truth, tmp_path, caplog):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    for index, (image, labels) in enumerate(zip(images[:3], truth[:3], strict=True)):
+        assert cv2.imwrite(str(tmp_path / f"images/{index}.png"), image[:, :, ::-1])
+        assert cv2.imwrite(str(tmp_path / f"labels/{index}.png"), labels.astype(np.uint16) * 257)
+    ran = evaluate(tmp_path / "images", "--labels", tmp_path / "labels", "--save", "none")
+    assert ran.code == 0, ran.err
+    assert sum("label maps of 16 bits hold multiples of 257" in record.getMessage() for record in caplog.records) == 1
+    figures = json.loads((tmp_path / "report" / "summary.json").read_text())["figures"]
+    assert figures["labelled_frames"] == 3 and figures["accuracy"] > 0.9

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +28,7 @@ from lmanet_core.network import Backbone, LMANet, MemoryConfig
 from lmanet_core.ops import local_attention
 from lmanet_core.ops.traceable import traceable_local_attention
 from lmanet_core.stream import export
-from lmanet_core.stream.export import OPSET, open_onnx, prepare_export, write_program
+from lmanet_core.stream.export import OPSET, is_exported, open_onnx, prepare_export, write_program
 from lmanet_core.stream.export_check import compare_with_program
 from lmanet_core.stream.label_evidence import LOST
 from lmanet_core.stream.label_memory import blend
@@ -231,6 +233,40 @@ def test_single_frame_file_takes_what_nav2s_node_feeds_and_counts_from_backgroun
     capsys.readouterr()
     assert main(arguments) == 5
     assert "exists; choose another --out" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+    (tmp_path / "model.ontology.yaml").write_text("edited")
+    assert main([*arguments, "--overwrite"]) == 5
+    assert "model.ontology.yaml exists, holds something else and stays" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "model.ontology.yaml").read_text() == "edited"
+
+
+@pytest.mark.parametrize(("name", "content"), [("mine.onnx", b"lmanet"), ("mine.pt2", b""), ("mine.pt2", "zip"), ("x", b"1")])
+def test_an_export_replaces_nothing_but_exports(name, content, tmp_path, video_weights, capsys):
+    target = tmp_path / name
+    if content == "zip":
+        with zipfile.ZipFile(target, "w") as archive:
+            archive.writestr("bin/lmanet", "somebody's own")
+    else:
+        target.write_bytes(content)
+    before = target.read_bytes()
+    arguments = ["export", str(video_weights), "--size", "64x32", "--overwrite", "--out"]
+    assert main([*arguments, str(target)]) == 5
+    assert f"{name} was not written by lmanet export and stays; choose" in " ".join(capsys.readouterr().err.split())
+    assert target.read_bytes() == before
+
+
+def test_an_export_does_not_replace_the_weights_that_it_is_of(tmp_path, video_weights, capsys):
+    weights = tmp_path / "w.safetensors"
+    shutil.copy(video_weights, weights)
+    other_name = f"{tmp_path}/../{tmp_path.name}/{weights.name}"
+    assert main(["export", str(weights), "--size", "64x32", "--overwrite", "--out", other_name]) == 5
+    assert "is the file to export" in capsys.readouterr().err and weights.read_bytes() == video_weights.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_an_earlier_export_is_known_by_its_content(kind, tmp_path, model):
+    write_program(prepare_export(model, SIZE, CONFIG, CPU), kind, tmp_path / f"step.{kind}")
+    assert is_exported(tmp_path / f"step.{kind}")
 
 
 # ---- what cannot be exported

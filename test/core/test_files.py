@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,6 +60,17 @@ def test_a_file_has_the_permissions_that_the_user_gives_files(tmp_path):
 def test_what_stands_in_the_way_is_said(tmp_path, code, said):
     with pytest.raises(OutputError, match=f"x: cannot be written: {said}"), output_errors(tmp_path / "x"):
         raise OSError(code, os.strerror(code))
+
+
+def test_a_full_disk_says_how_much_is_wanted_and_how_much_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free={tmp_path: 250_000}[folder]))
+    wanted = r"no space is left for it \(it takes 8\.4 MB, 0\.2 MB are free there\); free some"
+    with pytest.raises(OutputError, match=wanted), replace_file(tmp_path / "none" / "x", needed=8_400_000):
+        raise OSError(errno.ENOSPC, "full")
+    monkeypatch.setattr("shutil.disk_usage", Path.stat)  # of a disk that cannot be asked
+    with pytest.raises(OutputError, match="no space is left for it; free some"), output_errors(tmp_path / "none" / "x"):
+        monkeypatch.setattr("shutil.disk_usage", lambda folder: (tmp_path / "gone").stat())
+        raise OSError(errno.ENOSPC, "full")
 
 
 def test_a_name_much_like_another_is_suggested():

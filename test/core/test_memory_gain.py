@@ -62,7 +62,10 @@ def test_all_contenders_under_all_conditions(street, tmp_path, video_weights, si
 def test_single_frames_have_no_past_and_memories_do(street, tmp_path, video_weights):
     config = GainConfig(str(street), LABEL_TOPIC, str(video_weights), tmp_path, network_size="64x32", device="cpu",
                         conditions=("clean",), contenders=("single", "feature memory", "label memory"))  # fmt: skip
-    rows = {row[1]: row[2:] for row in measure_gain(config, lambda text: None).rows}
+    expected, done = [], []
+    result = measure_gain(config, lambda text: None, expected.append, lambda: done.append(True))
+    assert expected == [len(done)]
+    rows = {row[1]: row[2:] for row in result.rows}
     assert list(rows) == ["single", "feature memory", "label memory"]
     assert len({row[1] for row in rows.values()}) == 3  # flicker
 

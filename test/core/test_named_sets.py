@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ from lmanet_core.data import StillsSource
 from lmanet_core.data.named_sets import NAMED_SETS, NamedSet, find_pairs
 from lmanet_core.errors import InputError
 from lmanet_core.experiments.clip_sets import make_conditions
-from lmanet_core.experiments.sets import evaluation_config
+from lmanet_core.experiments.sets import evaluate_sets, evaluation_config
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.labels.mapping import list_mappings, load_mapping
@@ -83,6 +85,97 @@ LISTS = {
 }
 
 
+def put_palette(root, name, ids):
+    """A label image with a palette, as Mapillary's are: the pixels are ids, colours stand in the file beside them."""
+    palette = b"".join(bytes((index, 255 - index, 7)) for index in range(66))
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    pixels = np.zeros(SIZE, np.uint8)
+    pixels[:, :8], pixels[:, 8:] = ids
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", SIZE.width, SIZE.height, 8, 3, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"PLTE", palette), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+#: As they are published: name → image and label image; a value in label images and its class, by turns.
+PUBLISHED = {
+    "rugd": [
+        ("RUGD_frames-with-annotations/park-8/park-8_00001.png", "RUGD_annotations/park-8/park-8_00001.png"),
+        [(0, 0, 0), "void", (255, 0, 127), "container", (102, 102, 0), "rock bed", (114, 85, 47), "picnic table",
+         (101, 101, 11), "concrete", (64, 64, 64), "asphalt", (108, 64, 20), "dirt", (153, 76, 0), "mulch"],
+    ],
+    "rellis3d": [
+        ("00004/pylon_camera_node/frame000000-1581791678_408.jpg",
+         "00004/pylon_camera_node_label_id/frame000000-1581791678_408.png"),
+        [0, "void", 1, "dirt", 3, "grass", 27, "barrier", 29, "grass", 30, "grass", 31, "puddle", 32, "water", 34, "rubble"],
+    ],
+    "vspw": [
+        ("data/1001_5z_ijQjUf_0/origin/00000249.jpg", "data/1001_5z_ijQjUf_0/mask/00000249.png"),
+        [0, "void", 255, "void", 254, "void", 1, "wall", 61, "person",
+         76, "cupboard or showcase or storage rack", 124, "train"],
+    ],
+    "idd": [
+        ("leftImg8bit/val/119/000000_leftImg8bit.png", "gtFine/val/119/000000_gtFine_labelcsTrainIds.png"),
+        [0, "road", 9, "terrain", 12, "rider", 17, "motorcycle", 255, "void"],
+    ],
+    "vistas": [
+        ("validation/images/-0C1J9CvgFP4BTVLXNeNZA.jpg", "validation/v1.2/labels/-0C1J9CvgFP4BTVLXNeNZA.png"),
+        [0, "void", 13, "road", 17, "building", 20, "rider", 30, "vegetation", 57, "motorcycle", 61, "truck", 64, "void",
+         65, "void"],
+    ],
+}  # fmt: skip
+PUBLISHED_LISTS = {
+    "rellis3d": {
+        "val.lst": "00004/pylon_camera_node/frame000000-1581791678_408.jpg "
+        "00004/pylon_camera_node_label_id/frame000000-1581791678_408.png\n"
+    },
+    "vspw": {"val.txt": "1001_5z_ijQjUf_0\n"},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_tree_as_it_is_published_is_read_value_for_value(name, tmp_path):
+    (image, labels), values = PUBLISHED[name]
+    put(tmp_path, image, 100)
+    for file, lines in PUBLISHED_LISTS.get(name, {}).items():
+        (tmp_path / file).write_text(lines)
+    read = {}
+    for value in values[::2]:
+        if name == "vistas":
+            put_palette(tmp_path, labels, [value, value])
+        else:
+            put(tmp_path, labels, value)
+        source = NamedSet(name, tmp_path, "val", SIZE, None)
+        assert list(source.problems(1, 1, deep=True)) == []
+        (number,) = np.unique(source.label_map(0))
+        read[value] = "void" if number == 255 else source.labels.names[number]
+    assert read == dict(zip(values[::2], values[1::2], strict=True))
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("idd", "--id-type csTrainId"), ("vistas", "labels of version 1.2")])
+def test_a_set_without_one_label_image_says_where_they_come_from(name, wanted, tmp_path):
+    images = [TREES[name][split][0] for split in ("train", "val")]
+    for image in images:
+        put(tmp_path, image, 100)
+    first, second = NamedSet(name, tmp_path, "val", SIZE, None).problems(1, 1, deep=False)
+    assert first.startswith("no label images: ") and wanted in first and second.startswith(f"missing: {tmp_path}")
+    put(tmp_path, TREES[name]["val"][1], 0)
+    assert list(NamedSet(name, tmp_path, "val", SIZE, None).problems(1, 1, deep=False)) == []
+
+
+def test_a_set_with_files_missing_is_refused_before_it_is_scored(tmp_path, single_frame_weights):
+    for number in range(3):
+        put(tmp_path, f"training/image_2/{number:06d}_10.png", 100)
+    config = evaluation_config("kitti", root=str(tmp_path), size="64x32")
+    with pytest.raises(InputError, match=r"the data is not complete: missing: .*000000_10\.png .*--check"):
+        evaluate_sets([str(single_frame_weights)], config, ["none"])
+
+
 @pytest.fixture(params=NAMED_SETS)
 def tree(request, tmp_path):
     for image, labels, value, _ in TREES[request.param].values():
@@ -115,7 +208,7 @@ def test_a_set_trains_and_is_evaluated_by_its_name(tree):
 def test_a_missing_label_image_is_named(tree):
     name, root = tree
     (root / TREES[name]["val"][1]).unlink()
-    (problem,) = NamedSet(name, root, "val", SIZE, None).problems(1, 1, deep=False)
+    *_, problem = NamedSet(name, root, "val", SIZE, None).problems(1, 1, deep=False)
     assert problem.startswith(f"missing: {root}") and TREES[name]["val"][1].rpartition("/")[2][:4] in problem
 
 

@@ -113,3 +113,17 @@ def test_what_is_installed_beside_the_packages_is_named_relative_to_the_checkout
     assert installed["share/lmanet_ros/launch"] == ["launch/replay.launch.py", "launch/segment.launch.py"]
     assert "config/segment.yaml" in installed["share/lmanet_ros/config"]
     assert all((ROOT / path).is_file() for paths in installed.values() for path in paths)
+
+
+def test_without_pytorch_all_tests_are_skipped_and_the_reason_is_told():
+    """As where `colcon test` runs with the system's interpreter."""
+    program = "import sys; sys.modules['torch'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "-q", "-rs", "-p", "no:cacheprovider", "test"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 skipped" in done.stdout and "has no torch: run the tests in the environment of docs/ros.md" in done.stdout

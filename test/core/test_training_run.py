@@ -6,6 +6,8 @@ import contextlib
 import csv
 import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -702,6 +704,19 @@ def test_missing_labels_stop_a_run_before_it_starts(settings, stills):
     assert not Path(settings.out).exists()
 
 
+def test_a_run_tells_at_its_start_what_its_label_maps_hold(settings, stills, tmp_path, capsys, caplog):
+    own = tmp_path / "masks"
+    shutil.copytree(stills, own)
+    for file in (own / "labels").glob("*.png"):
+        cv2.imwrite(str(file), np.where(cv2.imread(str(file), cv2.IMREAD_UNCHANGED) < 9, 0, 255).astype(np.uint8))
+    train(replace(settings, root=str(own), val_root=None, epochs=1, progress=True))
+    said = capsys.readouterr().err
+    assert re.search(r"6 label maps: road \d+ %, void \d+ %", said) and "3/3" in said
+    warned = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("never seen: sidewalk, building") for line in warned)
+    assert any("ids: {0: road, 255: sidewalk}" in line for line in warned)
+
+
 def test_memory_options_that_the_weights_do_not_have_are_refused(settings, video_weights):
     with pytest.raises(ConfigError, match="fusion is gated in these weights and cannot be residual"):
         train(replace(settings, weights=str(video_weights), key_channels=None))
@@ -764,7 +779,7 @@ def test_the_command_trains_with_overrides(settings, tmp_path, capsys):
 
 
 def test_check_lists_what_is_wrong_with_the_data(settings, stills, capsys):
-    arguments = ["train", "--root", str(stills), "--weights", settings.weights, "--check", "true"]
+    arguments = ["train", "--root", str(stills), "--weights", settings.weights, "--check"]
     assert main(arguments) == 0
     label = stills / "labels/2.png"
     content = label.read_bytes()
