@@ -59,6 +59,7 @@ setup(
             "lmanet = lmanet_core.commands.main:script",
             "train = lmanet_core.commands.train:main",
             "segment_node = lmanet_ros.segment_node:main",
+            "open_rviz = lmanet_ros.open_rviz:main",
             "replay = lmanet_ros.replay:main",
             "semantic_points = lmanet_ros.semantic_points:main",
             "street_camera = lmanet_ros.street_camera:main",

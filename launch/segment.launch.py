@@ -1,9 +1,11 @@
 """Start the segmentation node, with arguments for what people change most: `ros2 launch lmanet_ros segment.launch.py -s`."""
 
+import math
 import os
-import re
+from functools import partial
 from pathlib import Path
 
+import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchDescription
 from launch.actions import (
@@ -16,10 +18,11 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
+from launch.logging import launch_config
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from lmanet_ros import launching, names
+from lmanet_ros import launching, names, rviz
 
 HERE = Path(__file__).resolve().parent.parent  # share/lmanet_ros, or a checkout
 
@@ -42,7 +45,7 @@ ARGUMENTS = {
     "image_reliability": ("", "reliable or best_effort; empty: as in params_file, best effort"),
     "use_sim_time": ("", "take the time from /clock; empty: as in params_file"),
     "compressed": ("", "true: subscribe to <image>/compressed; empty: as the image's name or params_file says"),
-    "rviz": ("false", "open RViz with camera, colours, overlay and mask"),
+    "rviz": ("false", "open RViz with camera, overlay, labels, confidence and, with depth:=, points of every camera"),
     "autostart": ("", "false: wait for lifecycle transitions; empty: as in params_file"),
     "respawn": ("false", "start the node again when it has ended"),
     "log_level": ("info", "debug, info, warn, error, fatal"),
@@ -92,15 +95,18 @@ def make_nodes(context):
     output = parameters.get("output_prefix", from_file.get("output_prefix", names.OUTPUT))
     if chosen["depth"]:
         nodes += make_points(chosen, topics, common, output)
-    if launching.is_true("demo", chosen["demo"]):
+    demo = launching.is_true("demo", chosen["demo"])
+    if demo:
         nodes += [
-            make_node(python, "street_camera", arguments, common, name=f"street_camera_{number}", parameters=[{"seed": number}],
+            make_node(python, "street_camera", arguments, common, name=f"street_camera_{number}",
+                      parameters=[{"seed": number, "frame_id": demo_frame(prefix)}],
                       remappings=demo_remappings(topic, depth_topic(chosen, prefix)))
             for number, (prefix, topic) in enumerate(topics.items())
         ]  # fmt: skip
     if launching.is_true("rviz", chosen["rviz"]):
         use_sim_time = bool(parameters.get("use_sim_time", from_file.get("use_sim_time", False)))
-        nodes.append(make_rviz(namespace, use_sim_time, topics, output))
+        nodes.append(make_rviz(chosen, topics, common, output, use_sim_time))
+        nodes += make_demo_mounts(topics) if demo else []
     others = [] if respawn else [RegisterEventHandler(OnProcessExit(target_action=segment_node, on_exit=end_with_the_node))]
     typos = [LogInfo(msg=typo) for typo in launching.likely_typos(context.launch_configurations, ARGUMENTS)]
     return [*typos, *middleware(), *others, *nodes]
@@ -164,18 +170,39 @@ def demo_remappings(topic, depth):
     return [*remappings, ("depth", depth or topic.camera_info.removesuffix("camera_info") + "depth")]
 
 
-def make_rviz(namespace, use_sim_time, topics, output):
-    config = HERE / "config" / "segment.rviz"
+def make_rviz(chosen, topics, common, output, use_sim_time):
+    """RViz with all cameras, once one of them has sent an image; its configuration lies beside the log of this launch."""
     try:
         get_package_prefix("rviz2")
     except PackageNotFoundError as error:
         raise launching.LaunchError("rviz:=true, but rviz2 is not installed: sudo apt install ros-$ROS_DISTRO-rviz2") from error
-    prefix, topic = next(iter(topics.items()))
-    shown = set(re.findall(r"Value: /segmentation/(\S+)", config.read_text(encoding="utf-8")))
-    remappings = [("/camera/image_raw", topic.image)]
-    remappings += [(f"/segmentation/{one}", f"{prefix}{output}/{one}") for one in sorted(shown)]
-    return Node(package="rviz2", executable="rviz2", arguments=["-d", str(config)], namespace=namespace,
-                parameters=[{"use_sim_time": use_sim_time}], remappings=remappings)  # fmt: skip
+    full = partial(names.resolve, namespace=chosen["namespace"])
+    cameras = [
+        rviz.CameraView(prefix.rstrip("/"), full(topic.image), full(f"{prefix}{output}")) for prefix, topic in topics.items()
+    ]
+    base = yaml.safe_load((HERE / "config" / "segment.rviz").read_text(encoding="utf-8"))
+    made = rviz.arrange(base, cameras, points=bool(chosen["depth"]))
+    written = Path(launch_config.log_dir, f"{full(chosen['name']).strip('/').replace('/', '_')}.rviz")
+    written.write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
+    return make_node(chosen["python"], "open_rviz", [str(written), *(camera.image for camera in cameras)], common,
+                     parameters=[{"use_sim_time": use_sim_time}])  # fmt: skip
+
+
+def demo_frame(prefix):
+    return f"{prefix.rstrip('/')}_camera" if prefix else "street_camera"
+
+
+def make_demo_mounts(prefixes):
+    """Where the demo's cameras are on their robot, for RViz: 1.4 m above the road, the first looks ahead, the others around."""
+    mounts = []
+    for number, prefix in enumerate(prefixes):
+        yaw = 2 * math.pi * number / len(prefixes) - math.pi / 2
+        place = {"z": 1.4, "roll": -math.pi / 2, "yaw": yaw, "frame-id": "base_link", "child-frame-id": demo_frame(prefix)}
+        mounts.append(
+            Node(package="tf2_ros", executable="static_transform_publisher", name=f"street_mount_{number}", output="log",
+                 arguments=[word for name, value in place.items() for word in (f"--{name}", str(value))])
+        )  # fmt: skip
+    return mounts
 
 
 def make_node(python, executable, arguments, common, **options):

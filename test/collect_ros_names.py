@@ -26,7 +26,7 @@ MODULES = {
     ),
     "launch": (
         "launch/launch",
-        ("actions", "event_handlers", "events", "launch_description_sources", "substitutions"),
+        ("actions", "event_handlers", "events", "launch_description_sources", "logging", "substitutions"),
     ),
     "launch_ros": ("launch_ros/launch_ros", ("actions",)),
 }  # fmt: skip

@@ -21,7 +21,13 @@ os.environ.setdefault("ROS_DOMAIN_ID", str(43 + os.getpid() % 50))
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 
 if find_spec("rclpy") is None:
-    collect_ignore_glob = ["test_node*.py", "test_conversions.py", "test_processes.py", "test_semantic_points.py"]
+    collect_ignore_glob = [
+        "test_node*.py",
+        "test_conversions.py",
+        "test_processes.py",
+        "test_rviz.py",
+        "test_semantic_points.py",
+    ]
 
 
 def pytest_terminal_summary(terminalreporter):
