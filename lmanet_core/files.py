@@ -38,15 +38,18 @@ def output_errors(path: Path, needed: int | None = None) -> Iterator[None]:
 
 def _room(path: Path, needed: int | None) -> str:
     """How much is wanted and how much there is, as far as it is known, in words for a sentence."""
-    words = [] if needed is None else [f"it takes {_megabytes(needed)}"]
+    words = [] if needed is None else [f"it takes {_size(needed)}"]
     folder = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
     with suppress(OSError):  # a disk that is full may also be gone
-        words += [] if folder is None else [f"{_megabytes(shutil.disk_usage(folder).free)} are free there"]
+        words += [] if folder is None else [f"{_size(shutil.disk_usage(folder).free)} are free there"]
     return f" ({', '.join(words)})" if words else ""
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+def _size(count: int) -> str:
+    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6)):
+        if count >= bytes_ / 10:
+            return f"{count / bytes_:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
 
 
 @contextmanager
