@@ -48,6 +48,7 @@ TWO = LabelSet(("dark", "bright"), ((0, 0, 0), (255, 255, 255)))
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+SECOND = 10**9
 
 
 def drive(folder, count, make_scene, moving=lambda number: True):
@@ -575,6 +576,22 @@ def test_recordings_of_two_cameras_are_refused(adapt, night, tmp_path, make_scen
 def test_labels_that_cannot_be_used_are_found_before_anything_is_done(adapt, tmp_path):
     code, _, error = adapt("--labels", tmp_path / "none")
     assert code == 3 and "no such folder" in error and not (tmp_path / "out").exists()
+
+
+def test_labels_of_other_classes_are_told_and_do_not_count(adapt, night, tmp_path, caplog):
+    (tmp_path / "others").mkdir()
+    for path in (night / "labels").glob("*.png"):
+        cv2.imwrite(str(tmp_path / "others" / path.name), np.full((128, 256), 254, np.uint8))
+    adapt("--labels", tmp_path / "others", "--moments=6", "--judged-frames=3")
+    found = summary(tmp_path / "out")
+    assert "100 % of the label pixels hold values that the weights' own ids does not know (254)" in caplog.text
+    assert found["before"]["miou"] is None and "mIoU" not in {one["what"] for one in found["conditions"]}
+
+
+def test_a_bag_without_images_is_refused(adapt, tmp_path, ros2):
+    info = ros2.store.types["std_msgs/msg/String"](data="no camera")
+    code, _, error = adapt(sources=(ros2.write(tmp_path / "bag", [("/words", SECOND, info)]),))
+    assert code == 3 and "wanted a topic of sensor_msgs/msg/Image" in error and not (tmp_path / "out").exists()
 
 
 def test_a_teacher_with_other_classes_is_refused(adapt, tmp_path):
