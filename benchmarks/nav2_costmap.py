@@ -120,6 +120,9 @@ class Robot:
         from tf2_msgs.msg import TFMessage
         from vision_msgs.msg import LabelInfo
 
+        from lmanet_ros.conversions import stamp_ns
+
+        self._stamp_ns = stamp_ns
         self.setting, self._edge_px = setting, edge_px
         self._log = (folder / f"{setting}.log").open("w+")
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -302,27 +305,23 @@ class Robot:
         return message
 
     def _on_labels(self, message: Any) -> None:
-        self._labels_ns = in_ns(message.header.stamp)
+        self._labels_ns = self._stamp_ns(message.header)
 
     def _on_points(self, message: Any) -> None:
-        self._points_ns = in_ns(message.header.stamp)
+        self._points_ns = self._stamp_ns(message.header)
 
     def _on_costmap(self, message: Any) -> None:
         info = message.info
         origin = np.rint(np.array([info.origin.position.x, info.origin.position.y]) / info.resolution).astype(np.int64)
         occupancy = np.array(message.data, np.int8).reshape(info.height, info.width)
         levels = np.select([occupancy < 0, occupancy == 0, occupancy < 99], [UNKNOWN, FREE, AVOID], LETHAL)
-        self._costmap = (in_ns(message.header.stamp), origin, levels.astype(np.int8))
+        self._costmap = (self._stamp_ns(message.header), origin, levels.astype(np.int8))
 
 
 def as_time(nanoseconds: int) -> Any:
     from builtin_interfaces.msg import Time
 
     return Time(sec=nanoseconds // SECOND, nanosec=nanoseconds % SECOND)
-
-
-def in_ns(stamp: Any) -> int:
-    return int(stamp.sec) * SECOND + int(stamp.nanosec)
 
 
 def executable(package: str) -> str:

@@ -77,7 +77,6 @@ def run(options: Namespace) -> int:
         device=options.device,
         precision=options.precision,
     )
-    console = Console(stderr=True)
     Console(width=140).print(run_experiment(config, console.print).table())
     return 0
 

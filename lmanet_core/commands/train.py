@@ -33,10 +33,8 @@ def make_parser() -> ArgumentParser:
         "--config", action="config", help="YAML file with any of these options, such as config/train/street.yaml"
     )
     for one in settings_of(TrainConfig):
-        flag: dict[str, Any] = (
-            {"nargs": "?", "const": True} if isinstance(one.default, bool) else {}
-        )  # the bare option means true
-        parser.add_argument(f"--{one.option}", type=one.kind, default=one.default, help=one.setting.help, **flag)
+        bare_means_true: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(one.default, bool) else {}
+        parser.add_argument(f"--{one.option}", type=one.kind, default=one.default, help=one.setting.help, **bare_means_true)
         for old in (old for old, new in RENAMED.items() if new == one.name):
             parser.add_argument(f"--{old.replace('_', '-')}", type=one.kind | None, default=None, help=SUPPRESS)
     return parser

@@ -527,8 +527,9 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(adapt, night, tmp_p
     labelled = {path: path.stat().st_mtime_ns for path in (out / "teacher").rglob("*.png")}
     assert labelled and not (out / "training" / "resume.ckpt").exists()
     kill_when(out / "before" / "frames.jsonl", adapt.command(out, *usual, "--resume"))
-    code, _, error = adapt(*usual, "--resume")
+    code, said, error = adapt(*usual, "--resume")
     assert code in (0, 1), error
+    assert "trained 2 steps before" in said + error  # not again
     assert labelled == {path: path.stat().st_mtime_ns for path in labelled}
     one, two = (load_model(tmp_path / name / "training" / "last.safetensors").network for name in ("whole", "out"))
     for ours, theirs in zip(one.state_dict().values(), two.state_dict().values(), strict=True):

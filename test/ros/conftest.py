@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import signal
+import subprocess
 import threading
 import time
 from importlib.util import find_spec
@@ -33,6 +36,30 @@ if find_spec("rclpy") is None:
 def pytest_terminal_summary(terminalreporter):
     if find_spec("rclpy") is None:
         terminalreporter.write_line("ROS tests skipped: rclpy cannot be imported, no ROS 2 is sourced")
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a process in a group of its own; the output goes to a file."""
+    processes = []
+
+    def run(*command):
+        log = tmp_path / f"log{len(processes)}"
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(
+            command, stdout=log.open("w"), stderr=subprocess.STDOUT, env=environment, start_new_session=True, cwd=tmp_path
+        )
+        processes.append(process)
+        process.said = log.read_text
+        return process
+
+    yield run
+    for process in processes:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture(scope="session")

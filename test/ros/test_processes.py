@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,30 +18,6 @@ TOPICS = {
     "labels", "labels/compressed", "color", "overlay", "confidence", "mask/drivable", "mask/person", "mask/vehicle",
     "label_info", "camera_info",
 }  # fmt: skip
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Starts a process in a group of its own; the output goes to a file."""
-    processes = []
-
-    def run(*command):
-        log = tmp_path / f"log{len(processes)}"
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        process = subprocess.Popen(
-            command, stdout=log.open("w"), stderr=subprocess.STDOUT, env=environment, start_new_session=True, cwd=tmp_path
-        )
-        processes.append(process)
-        process.said = log.read_text
-        return process
-
-    yield run
-    for process in processes:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def wait_until(condition, what, timeout_s=40):
