@@ -75,7 +75,7 @@ class PictureComparison:
         columns, rows = columns + flow[..., 0], rows + flow[..., 1]
         inside = (columns >= 0) & (columns <= width - 1) & (rows >= 0) & (rows <= height - 1)
         came = np.asarray(cv2.remap(self._past, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
-        difference = cv2.blur(cv2.absdiff(came, now).astype(np.float32).mean(2), (_BLUR, _BLUR))
+        difference = cv2.blur(_mean_of_colours(np.asarray(cv2.absdiff(came, now), np.uint8)), (_BLUR, _BLUR))
         difference = np.maximum(difference - _NOISE_DIFFERENCE * max(0.0, _noise(grey) - _FREE_NOISE), 0.0)
         tolerance = _TOLERANCE * float(np.clip(grey.std() / _CONTRAST, _LEAST_CONTRAST, 1.0))
         evidence = np.empty((3, height, width), np.float32)
@@ -102,10 +102,18 @@ def _grey(picture: UInt8Array) -> UInt8Array:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
+def _mean_of_colours(picture: UInt8Array) -> Float32Array:
+    """(h, w, 3) → (h, w)."""
+    red, green, blue = cv2.split(picture)
+    total = cv2.add(cv2.add(red, green, dtype=cv2.CV_32F), blue, dtype=cv2.CV_32F)
+    return np.asarray(total / np.float32(3.0), np.float32)
+
+
 def _flat(picture: UInt8Array) -> UInt8Array:
     """(h, w) 1 where the picture is of one colour over a whole window."""
     span = cv2.subtract(cv2.dilate(picture, _FLAT_WINDOW), cv2.erode(picture, _FLAT_WINDOW))
-    flat = (span.max(2) <= _FLAT).astype(np.uint8)
+    red, green, blue = cv2.split(span)
+    flat = (cv2.max(cv2.max(red, green), blue) <= _FLAT).astype(np.uint8)
     return np.asarray(cv2.morphologyEx(flat, cv2.MORPH_OPEN, _FLAT_WINDOW), np.uint8)
 
 

@@ -31,7 +31,7 @@ from torch.nn.functional import interpolate
 
 from lmanet_core.arrays import Float32Array, UInt8Array
 from lmanet_core.geometry import Size
-from lmanet_core.stream.argmax import STRIPE_BYTES, class_ranks, first_best, planes_of, stripes
+from lmanet_core.stream.argmax import STRIPE_BYTES, ClassPlanes, exponentials_, stripes
 from lmanet_core.stream.label_evidence import DOWN, HOLDS, LOST, RIGHT, PictureComparison
 
 _MOST_EVIDENCE = 8.0  # N, frames: a belief can always be changed
@@ -48,7 +48,7 @@ _SHORT_PROBABILITY, _HALF_OF_ITS_LAST_BIT = -1 << 16, 1 << 15
 _EVIDENCE_SHIFT = 8
 _ROOT_UNIT = 255.0 / _MOST_EVIDENCE**0.5
 _SEEN_WINS = 1.0 + 2.0**-14  # against words that differ from its own by no more than the bits of the class
-_THREAD_PIXELS = 1 << 15  # that a thread of a CPU works on at a time; PyTorch does not divide less among threads
+_THREAD_PIXELS = 1 << 17  # that each thread of a CPU works on at a time, looking at the logits of fewer at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,11 +128,12 @@ def blend(
         belief = no_belief(Size(height, width), classes, logits.device)
         evidence = logits.new_zeros(3, 1, 1, dtype=torch.float32)
     past = _Past(belief, evidence, strength)
+
+    look = _Look(logits[0])
     for rows in stripes(height, width, _THREAD_PIXELS * torch.get_num_threads()) if logits.is_cpu else (slice(0, height),):
         words = past.words(rows)
         kinds = words & _CLASS
-        seen = _look(logits[0, :, rows], kinds)
-        first, after[1, rows] = _weigh(words, kinds, past.holds(rows), seen)
+        first, after[1, rows] = _weigh(words, kinds, past.factors(rows), look(rows, kinds))
         after[0, rows] = first
         labels[rows] = first & _CLASS
         certain[rows] = first.view(torch.float32).mul(255.0).add_(0.5)
@@ -160,16 +161,23 @@ class _Past:
         self._belief = belief.flatten(1)
         self._lines = evidence.shape[1]
         shift = torch.stack((evidence[DOWN] * self._height, evidence[RIGHT] * self._width))
-        holds = evidence[HOLDS : HOLDS + 1]
-        holds = torch.where(holds == LOST, LOST + strength, holds * strength)
+        holds = evidence[HOLDS]
+        lost = (holds == LOST).float()
+        factors = torch.stack(
+            (
+                torch.where(holds == LOST, strength, holds * strength),
+                _ROOT_UNIT**-2 + (_FADES - 1.0) * _ROOT_UNIT**-2 * lost,
+                1.0 + (_LOST_COUNTS - 1.0) * lost,
+            )
+        )
         size = (self._lines, self._width)  # rows follow when they are wanted, which is faster
         self._shift = interpolate(shift[None], size, mode="bilinear", align_corners=False)[0]
-        self._holds = interpolate(holds[None], size, mode="nearest")[0, 0]
+        self._factors = interpolate(factors[None], size, mode="nearest")[0]
 
-    def holds(self, rows: slice) -> torch.Tensor:
-        """(r, W) float32, the share of the past that holds; `LOST` more where the picture is lost."""
-        row = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=self._holds.device)
-        return self._holds.index_select(0, row.mul_(self._lines / self._height).long())  # as `interpolate` takes the nearest
+    def factors(self, rows: slice) -> torch.Tensor:
+        """(3, r, W) float32: the share of the past that holds, what of the evidence remains, how much the present counts."""
+        row = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=self._factors.device)
+        return self._factors.index_select(1, row.mul_(self._lines / self._height).long())  # as `interpolate` takes the nearest
 
     def words(self, rows: slice) -> torch.Tensor:
         """(2, r, W) int32: what was believed where the pixels of some rows were, of the nearest pixel."""
@@ -202,44 +210,60 @@ class _Seen(NamedTuple):
     shares: torch.Tensor
 
 
-def _look(logits: torch.Tensor, believed: torch.Tensor) -> _Seen:
-    """What logits (C, r, W) say of the likeliest class and of two others, `believed` (2, r, W) int32."""
-    classes, height, width = logits.shape
-    best, total = (torch.empty(height, width, device=logits.device) for _ in range(2))
-    shares = torch.empty(2, height, width, device=logits.device)
-    ranks = class_ranks(classes, logits.device)
-    pixels = torch.arange(height * width, dtype=torch.int32, device=logits.device)
-    if logits.numel() >= 1 << 31:
-        pixels = pixels.long()
-    cached = STRIPE_BYTES * torch.get_num_threads()
-    for rows in stripes(height, classes * width * 4, cached) if logits.is_cpu else (slice(0, height),):
-        planes = planes_of(logits[:, rows])
-        best[rows] = first_best(planes, ranks)
-        torch.sum(planes.exp_(), 0, out=total[rows])
-        count = planes[0].numel()
-        for kind, share in zip(believed[:, rows], shares[:, rows], strict=True):
-            where = torch.add(pixels[:count], kind.flatten(), alpha=count)
-            torch.index_select(planes.view(-1), 0, where, out=share.view(-1))
-    return _Seen(best.int(), torch.nan_to_num_(total, torch.inf), torch.nan_to_num_(shares, 0.0))
+class _Look:
+    """What logits (C, H, W) say of the likeliest class and of two others, some rows at a time."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self._planes = ClassPlanes(logits)
+        self._classes, _, self._width = logits.shape
+        self._on_cpu, self._device = logits.is_cpu, logits.device
+        self._pixels = torch.empty(0, dtype=torch.int32, device=logits.device)
+
+    def __call__(self, rows: slice, believed: torch.Tensor) -> _Seen:
+        """Some rows.
+
+        Args:
+            rows: of the logits.
+            believed: (2, r, W) int32, classes.
+        """
+        height = rows.stop - rows.start
+        best, total = (torch.empty(height, self._width, device=self._device) for _ in range(2))
+        shares = torch.empty(2, height, self._width, device=self._device)
+        cached = STRIPE_BYTES * torch.get_num_threads()
+        for part in stripes(height, self._classes * self._width * 4, cached) if self._on_cpu else (slice(0, height),):
+            best[part] = self._planes.look(slice(rows.start + part.start, rows.start + part.stop))
+            planes = exponentials_(self._planes.relative)
+            torch.sum(planes, 0, out=total[part])
+            count = planes[0].numel()
+            for kind, share in zip(believed[:, part], shares[:, part], strict=True):
+                where = torch.add(self._first(count, planes.numel()), kind.flatten(), alpha=count)
+                torch.index_select(planes.view(-1), 0, where, out=share.view(-1))
+        return _Seen(best.int(), torch.nan_to_num_(total, torch.inf), torch.nan_to_num_(shares, 0.0))
+
+    def _first(self, count: int, most: int) -> torch.Tensor:
+        """0 to `count` − 1, in whole numbers that reach `most`."""
+        if len(self._pixels) < count:
+            kind = torch.int32 if most < 1 << 31 else torch.int64
+            self._pixels = torch.arange(count, dtype=kind, device=self._device)
+        return self._pixels[:count]
 
 
-def _weigh(words: torch.Tensor, kinds: torch.Tensor, holds: torch.Tensor, seen: _Seen) -> tuple[torch.Tensor, torch.Tensor]:
+def _weigh(words: torch.Tensor, kinds: torch.Tensor, factors: torch.Tensor, seen: _Seen) -> tuple[torch.Tensor, torch.Tensor]:
     """The formulas of this module, for the two classes that were believed and the one that is seen.
 
     Args:
         words: (2, r, W) int32, as `_Past.words`.
         kinds: (2, r, W) int32, their classes.
-        holds: (r, W), as `_Past.holds`.
+        factors: (3, r, W), as `_Past.factors`.
         seen: what the network says.
 
     Returns:
         The two planes of the new belief, (r, W) int32 each.
     """
-    lost = (holds - 1.0).clamp_(0.0, 1.0)  # 0 or 1
-    evidence = (words[1] >> _EVIDENCE_SHIFT & _CLASS).float().square_()
-    evidence.mul_(torch.add(_ROOT_UNIT**-2, lost, alpha=(_FADES - 1.0) * _ROOT_UNIT**-2))
-    counts = seen.total.reciprocal().square_().add_(_LEAST_CERTAINTY).mul_(torch.add(1.0, lost, alpha=_LOST_COUNTS - 1.0))
-    weight = evidence.div_(evidence + counts).mul_(torch.add(holds, lost, alpha=-LOST))
+    holds, remains, present = factors
+    evidence = (words[1] >> _EVIDENCE_SHIFT).bitwise_and_(_CLASS).float().square_().mul_(remains)
+    counts = seen.total.reciprocal().square_().add_(_LEAST_CERTAINTY).mul_(present)
+    weight = evidence.div_(evidence + counts).mul_(holds)
     rest = 1.0 - weight
     scale = rest / seen.total
     shares = seen.shares.mul_(scale)
@@ -248,9 +272,10 @@ def _weigh(words: torch.Tensor, kinds: torch.Tensor, holds: torch.Tensor, seen: 
     past = _word(shares, kinds)
     high, low = torch.maximum(*past), torch.minimum(*past)
     now = _word(scale.mul_(_SEEN_WINS), seen.best)
+    differs = (high ^ now).bitwise_and_(_CLASS).clamp_(max=1)
     first = torch.maximum(high, now)
-    second = torch.minimum(high, now).masked_fill_((high & _CLASS) == seen.best, 0)  # the two classes of a belief differ
-    second = torch.maximum(second, low).add_(_HALF_OF_ITS_LAST_BIT) & (_SHORT_PROBABILITY | _CLASS)
+    second = torch.minimum(high, now, out=now).mul_(differs)  # the two classes of a belief differ
+    second = torch.maximum(second, low, out=low).add_(_HALF_OF_ITS_LAST_BIT).bitwise_and_(_SHORT_PROBABILITY | _CLASS)
     evidence = counts.div_(rest).clamp_(max=_MOST_EVIDENCE).sqrt_().mul_(_ROOT_UNIT).add_(0.5).int()
     return first, second.bitwise_or_(evidence.bitwise_left_shift_(_EVIDENCE_SHIFT))
 

@@ -34,6 +34,11 @@ def test_the_first_of_equally_likely_classes_wins():
     assert torch.equal(argmax_labels(logits, False)[0], torch.full((4, 4), 2, dtype=torch.uint8))
 
 
+def test_a_part_of_the_picture_can_be_asked_for():
+    logits = random_logits((1, 6, 9, 11)).to(memory_format=torch.channels_last)[:, :, 2:7, 3:8]
+    assert torch.equal(argmax_labels(logits, False)[0].long(), logits.argmax(1)[0])
+
+
 def test_logits_stay_as_they_are():
     for logits in (random_logits((1, 3, 4, 4)), random_logits((1, 3, 4, 4)).to(memory_format=torch.channels_last)):
         before = logits.clone()
@@ -41,8 +46,10 @@ def test_logits_stay_as_they_are():
         assert torch.equal(logits, before)
 
 
-def test_a_part_of_the_channels_can_be_asked_for():
-    logits = random_logits((1, 20, 6, 6)).to(memory_format=torch.channels_last)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_part_of_the_channels_can_be_asked_for(dtype, monkeypatch):
+    monkeypatch.setattr(argmax, "STRIPE_BYTES", 4 * 19 * 5 * 4)  # four rows of seven, then three
+    logits = random_logits((1, 20, 7, 5), dtype).to(memory_format=torch.channels_last)
     logits[:, 19] = 100.0  # void
     assert torch.equal(argmax_labels(logits[:, :19], False)[0].long(), logits[:, :19].argmax(1)[0])
 
