@@ -26,7 +26,7 @@ class MirrorAgreement:
     Attributes:
         information: mutual information of the class of a pixel and of its class in the mirrored picture, bits; at most log2 of
             the number of classes.
-    accuracy: share of the pixels with the same label, 0–1.
+        accuracy: share of the pixels with the same label, 0–1.
         confidence: mean probability of the labels, 0–1.
         shares: (classes,) of the pixels that have each label.
     """
