@@ -187,7 +187,7 @@ class ClipScorer:
         kept = [network.remember(seen) for seen in features[:-1]] if past else []
         positions: list[torch.Tensor | None] = [None] * len(images)
         if past and network.memory is not None and network.memory.config.motion_compensation:
-            followed = follow(images, Size(*features[0].shape[-2:]))
+            followed = follow(images, Size(*kept[0].key.shape[-2:]))
             positions = [torch.from_numpy(one).unsqueeze(0).to(self.runtime.device) for one in followed]
 
         def decode(frame: int, filled: int) -> UInt8Array:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from lmanet_core.commands.evaluate import classes_table, scores_table
@@ -20,8 +21,9 @@ from lmanet_core.experiments.sets import evaluate_sets, evaluation_config, write
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CAMVID11, CITYSCAPES
 from lmanet_core.metrics import ConfusionMatrix
+from lmanet_core.network import LMANet, MemoryConfig
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
-from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.checkpoint import load_model, save_model
 from lmanet_core.weights.runtime import RuntimeConfig, prepare
 
 SIZE = Size(48, 96)
@@ -83,6 +85,16 @@ def test_figures_are_those_of_the_streamed_network(source, runtime, network_size
 
 def test_figures_are_those_of_the_streamed_network_that_follows_motion(following_weights, textured_drive):
     check_figures(Drive(textured_drive), prepare(load_model(following_weights), "cpu", "fp32"), Drive.size)
+
+
+def test_figures_are_those_of_the_streamed_network_whose_memory_is_pooled(following_weights, textured_drive, tmp_path):
+    model = load_model(following_weights)
+    memory = MemoryConfig(8, 0, "residual", window=5, memory_frames=3, position_bias=20.0, motion_compensation=True, pool=2)
+    config = replace(model.config, memory=memory)
+    torch.manual_seed(0)
+    network = LMANet(model.network.backbone, memory).eval()
+    save_model(tmp_path / "pooled.safetensors", network, config)
+    check_figures(Drive(textured_drive), prepare(load_model(tmp_path / "pooled.safetensors"), "cpu", "fp32"), Drive.size)
 
 
 def check_figures(source, runtime, network_size):
