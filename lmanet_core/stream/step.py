@@ -34,12 +34,11 @@ Lap = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be computed for a frame: its label map, how sure it is, and what the memories keep of it."""
+    """What is to be computed for a frame: its label map, how sure it is, and what the feature memory keeps of it."""
 
-    labels: bool = True
-    confidence: bool = True
-    key_value: bool = True
-    belief: bool = True
+    labels: bool
+    confidence: bool
+    key_value: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +218,7 @@ class FrameStep:
         lap("encode")
         read = past()
         labels = confidence = key_value = belief = certain = None
-        chooses = wanted.labels or (wanted.belief and self.label_strength > 0.0)
+        chooses = wanted.labels or self.label_strength > 0.0
         if chooses:
             logits = network.decode(features, read.frames, self._attention, read.positions)
             logits = logits[:, : self._classes]  # a void channel never wins

@@ -49,6 +49,14 @@ def test_a_picture_of_one_colour_shows_nothing_whatever_its_noise(blindness: Bli
     assert textureless(noisy(large, sigma)) is blindness
 
 
+@pytest.mark.parametrize(
+    ("level", "blindness"),
+    [(31, Blindness.BLACK), (32, Blindness.COVERED), (224, Blindness.COVERED), (225, Blindness.SATURATED)],
+)
+def test_a_picture_that_shows_nothing_is_black_below_32_and_saturated_above_224(level: int, blindness: Blindness) -> None:
+    assert textureless(np.full((HEIGHT, WIDTH, 3), level, np.uint8)) is blindness
+
+
 def test_a_hand_with_light_around_it_is_a_cover() -> None:
     y, x = np.mgrid[:480, :640] / 480.0
     hand = np.dstack((30 + 60 * x * y, 15 + 20 * x, 10 + 10 * y))

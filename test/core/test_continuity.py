@@ -175,6 +175,15 @@ def test_where_nobody_knows_the_trained_interval_the_streams_own_counts(interval
     assert monitor.check(GREY, stamp + 5 * interval_ms * MS) == cleared(Discontinuity.GAP)
 
 
+def test_three_intervals_of_a_stream_tell_what_is_usual() -> None:
+    monitor = ContinuityMonitor(ContinuityConfig(gap_intervals=2.0))
+    gaps = []
+    for number in range(4):
+        monitor.check(GREY, START + number * 100 * MS)
+        gaps.append(monitor.gap_ns)
+    assert gaps == [SECOND, SECOND, SECOND, 200 * MS]
+
+
 def test_a_stream_that_drops_frames_again_and_again_is_a_slower_one() -> None:
     monitor = ContinuityMonitor()
     stamps = np.cumsum([1, 4] * 15) * 33

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -237,6 +239,27 @@ def test_flat_blocks_are_lost_and_the_next_picture_is_compared_with_what_was_the
         comparison.commit()
     again = comparison.compare(picture)
     assert (again[HOLDS][34:58, 54:86] > 0.8).mean() > 0.9
+
+
+def test_two_pixels_around_a_flat_block_are_lost_with_it(picture):
+    hit = picture.copy()
+    hit[30:62, 50:90] = 114
+    around = np.zeros((HEIGHT, WIDTH), bool)
+    around[28:64, 48:92] = True
+    np.testing.assert_array_equal(compare(picture, hit)[HOLDS] == LOST, around)
+
+
+@pytest.mark.parametrize(
+    ("right", "down", "edge"), [(0.5, 0, np.s_[:, -1]), (-0.5, 0, np.s_[:, 0]), (0, 0.5, np.s_[-1]), (0, -0.5, np.s_[0])]
+)
+def test_what_comes_from_half_a_pixel_outside_does_not_hold(right, down, edge):
+    comparison, smooth = PictureComparison(), np.indices((HEIGHT, WIDTH)).sum(0).astype(np.uint8)[..., None].repeat(3, 2)
+    comparison._flow = SimpleNamespace(calc=lambda now, past, flow: np.tile(np.float32((right, down)), (*now.shape, 1)))
+    comparison.compare(smooth)
+    comparison.commit()
+    holds = np.ones((HEIGHT, WIDTH), bool)
+    holds[edge] = False
+    np.testing.assert_array_equal(comparison.compare(smooth)[HOLDS] > 0, holds)
 
 
 def test_a_flat_patch_that_was_flat_before_is_not_lost(picture):

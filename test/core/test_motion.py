@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmanet_core.geometry import Size
-from lmanet_core.stream.motion import PictureMotion, PositionTracker, follow, grey_thumbnail
+from lmanet_core.stream.motion import PictureMotion, PositionTracker, _fit, _to_grid, follow, grey_thumbnail
 
 SIZE = Size(128, 256)
 GRID = Size(16, 32)
@@ -79,6 +79,14 @@ def test_something_that_moves_by_itself_is_followed(wide_scene):
     assert np.abs(moved[:, :, 48:]).max() < 0.5
 
 
+def test_a_motion_that_is_quadratic_in_x_and_y_is_fitted():
+    y, x = np.meshgrid(np.linspace(-1, 1, 16), np.linspace(-1, 1, 32), indexing="ij")
+    trusted = np.ones((16, 32), np.float32)
+    for down, right, error in [(10 * y, 10 * x, 0.02), (10 * x * y, 10 * x * x, 0.3), (10 * y * y, 10 * x * y, 0.3)]:
+        motion = np.dstack((right, down)).astype(np.float32)
+        assert np.abs(_fit(motion, trusted) - motion).max() < error
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -95,7 +103,8 @@ def test_where_nothing_can_be_told_nothing_moves(before, after):
 def test_pictures_too_small_for_flow_do_not_move(size):
     rng = np.random.default_rng(0)
     before, after = (rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(2))
-    assert not measure(before, after).any()
+    moved = measure(before, after)
+    assert moved.shape == (2, max(1, size[0] // 4), max(1, size[1] // 4)) and not moved.any()
 
 
 def test_pictures_of_two_sizes_are_refused():
@@ -152,3 +161,9 @@ def test_features_may_be_finer_than_the_measured_blocks(wide_scene):
     positions = follow(frames, Size(129, 257))[1]
     assert positions.shape == (1, 2, 129, 257)
     assert abs(np.median(positions[0, 1] - np.indices((129, 257))[1]) - 257 * 4 / 256) < 0.3
+
+
+def test_a_position_moves_as_the_mean_of_the_blocks_that_it_covers():
+    shares = np.random.default_rng(0).normal(size=(2, 4, 16)).astype(np.float32)
+    mean = shares.reshape(2, 4, 8, 2).mean(3) * np.float32((4, 8))[:, None, None]
+    np.testing.assert_allclose(_to_grid(shares, Size(4, 8)), mean, atol=1e-5)
