@@ -45,7 +45,7 @@ NEAR = {  # tests of modules that have no file of their own, or that need more
     "step": ("segmenter", "label_memory"), "segmenter": ("segmenter", "label_memory"), "memory": ("memory",),
     "attention_view": ("segmenter", "evaluation_parts"), "export_check": ("export",), "exported_step": ("export",),
     "planes": ("export",), "resampling": ("cuda_graph",), "loop": ("stream",), "segmenter_config": ("settings", "segmenter"),
-    "stream_plan": ("segmenter",), "export": ("export",),
+    "stream_plan": ("segmenter",), "resuming": ("stream",), "continuity": ("continuity", "blindness"), "export": ("export",),
 }  # fmt: skip
 LARGE = 1000  # numbers from here on are not changed by 1
 ARITHMETIC, BITS = {"Add", "Sub", "Mul", "Div", "FloorDiv", "Mod", "Pow"}, {"RShift", "LShift", "BitOr", "BitAnd", "BitXor"}

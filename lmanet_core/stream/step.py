@@ -268,15 +268,15 @@ class HostRunner:
         """One frame.
 
         Args:
-            image: (H, W, 3) uint8 RGB at the camera's size.
-            seen: the same at the network's size, where the host has it.
+            image: (H, W, 3) uint8 RGB at the camera's size, of which a CPU wants nothing.
+            seen: the same at the network's size, which a CPU wants.
             past: the stream's memories, and views of them for this image.
             wanted: what to compute; the frame is committed where key and value are.
             stamp_ns: of the frame.
             lap: told the name of each stage that is done.
         """
-        pixels = self._step.plan.to_network(image) if seen is None else seen
-        writable = np.require(pixels, requirements="W")  # a copy of read-only frames, of which PyTorch warns
+        assert seen is not None
+        writable = np.require(seen, requirements="W")  # a copy of read-only frames, of which PyTorch warns
         made = self._step.compute(torch.from_numpy(writable), lambda: _readable(past, lap), wanted, lap)
         memory, view = past.memory, past.view
         if memory is not None and view is not None and made.key_value is not None:

@@ -158,6 +158,13 @@ def test_nothing_is_stale_within_trained_intervals_or_where_seconds_are_given(co
     assert not any(monitor.check(GREY, START + number * 100 * MS).stale for number in range(8))
 
 
+def test_frames_lost_before_a_frame_are_a_gap() -> None:
+    monitor = started()
+    assert monitor.check(GREY, START + 33 * MS, "camera", after_loss=True) == cleared(Discontinuity.GAP)
+    assert monitor.check(GREY, START + 66 * MS, "camera") == GOES_ON
+    assert ContinuityMonitor().check(GREY, START, after_loss=True) == cleared(Discontinuity.FIRST_FRAME)
+
+
 def test_gap_s_overrides_the_trained_interval() -> None:
     monitor = ContinuityMonitor(ContinuityConfig(gap_s=3.0), interval_s=0.1)
     monitor.check(GREY, START)

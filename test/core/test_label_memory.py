@@ -16,7 +16,7 @@ from lmanet_core.network import Backbone, LMANet
 from lmanet_core.stream import label_memory, motion
 from lmanet_core.stream.argmax import argmax_labels
 from lmanet_core.stream.continuity import ContinuityConfig
-from lmanet_core.stream.label_evidence import DOWN, HOLDS, LOST, RIGHT, PictureComparison
+from lmanet_core.stream.label_evidence import DOWN, HOLDS, LOST, RIGHT, PictureComparison, _noise
 from lmanet_core.stream.label_memory import LabelMemory, blend
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, ModelConfig, load_model
@@ -280,6 +280,13 @@ def test_noise_of_the_camera_is_not_a_change(picture):
     noisy = [np.clip(picture + rng.normal(0, 20, picture.shape), 0, 255).astype(np.uint8) for _ in range(2)]
     assert np.median(compare(*noisy)[HOLDS]) > 0.5
     assert np.median(compare(noisy[0], np.roll(picture[::-1], 40, 1))[HOLDS]) < 0.3
+
+
+def test_noise_is_measured_beside_any_brightness_and_slope():
+    slope = np.add.outer(np.arange(HEIGHT), np.arange(WIDTH)) * 0.5 + 60
+    noise = np.random.default_rng(0).normal(0, 5, slope.shape)
+    assert _noise(np.full((HEIGHT, WIDTH), 200, np.uint8)) == 0.0
+    assert _noise((slope + noise).round().astype(np.uint8)) == pytest.approx(5, rel=0.1)
 
 
 def test_a_dark_picture_is_compared_more_strictly(picture):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmanet_core.geometry import Size
-from lmanet_core.stream.motion import PictureMotion, PositionTracker, _fit, _to_grid, follow, grey_thumbnail
+from lmanet_core.stream.motion import PictureMotion, PositionTracker, _fit, _to_grid, _trust, follow, grey_thumbnail
 
 SIZE = Size(128, 256)
 GRID = Size(16, 32)
@@ -87,6 +87,20 @@ def test_a_motion_that_is_quadratic_in_x_and_y_is_fitted():
         assert np.abs(_fit(motion, trusted) - motion).max() < error
 
 
+def test_a_motion_seen_in_one_row_only_is_taken_for_that_of_all_rows():
+    motion, trust = np.zeros((16, 32, 2), np.float32), np.zeros((16, 32), np.float32)
+    motion[0, :, 0], trust[0] = 6 * np.linspace(-1, 1, 32), 1
+    assert (_fit(motion, trust)[-1, :, 0] / motion[0, :, 0] > 0.5).all()
+
+
+def test_flow_is_trusted_by_half_on_a_slope_of_8_grey_levels_a_third_of_that_4_levels_off_and_not_at_the_edge():
+    slope, still = np.tile(np.arange(30, dtype=np.uint8) * 8, (30, 1)), np.zeros((30, 30, 2), np.float32)
+    for before, brighter, sure in ((slope, 0, 0.5), (slope.T.copy(), 0, 0.5), (slope, 4, 0.5 * np.exp(-1))):
+        trust = _trust(before, before + np.uint8(brighter), still)
+        np.testing.assert_allclose(trust[1:-1, 1:-1], sure, rtol=1e-4)
+        assert not (trust[[0, -1]].any() or trust[:, [0, -1]].any())
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -164,6 +178,6 @@ def test_features_may_be_finer_than_the_measured_blocks(wide_scene):
 
 
 def test_a_position_moves_as_the_mean_of_the_blocks_that_it_covers():
-    shares = np.random.default_rng(0).normal(size=(2, 4, 16)).astype(np.float32)
-    mean = shares.reshape(2, 4, 8, 2).mean(3) * np.float32((4, 8))[:, None, None]
+    shares = np.random.default_rng(0).normal(size=(2, 4, 24)).astype(np.float32)
+    mean = shares.reshape(2, 4, 8, 3).mean(3) * np.float32((4, 8))[:, None, None]
     np.testing.assert_allclose(_to_grid(shares, Size(4, 8)), mean, atol=1e-5)

@@ -320,6 +320,31 @@ def test_a_patch_of_colours_no_more_than_2_apart_is_lost() -> None:
         assert (likeness._intact(samples[..., 0])[20:25, 20:25] == 0).all() == lost
 
 
+def test_cells_that_are_lost_leave_no_trace_in_the_texture() -> None:
+    cells, mask = np.full((48, 64), 100, np.float32), np.ones((48, 64), np.float32)
+    cells[10:20, 10:20] = mask[10:20, 10:20] = 0
+    np.testing.assert_allclose(likeness._texture(cells, mask), 0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("zoom", "elapsed_s", "explained"), [(1.15, 0.1, True), (1.45, 0.1, False), (1.45, 0.4, True)])
+def test_a_camera_comes_a_little_nearer_at_any_time_and_by_almost_half_after_a_third_of_a_second(
+    zoom: float, elapsed_s: float, explained: bool
+) -> None:
+    far = scene(1)
+    matrix = np.float32([[zoom, 0, WIDTH / 2 * (1 - zoom)], [0, zoom, HEIGHT / 2 * (1 - zoom)]])
+    before, now = likeness.glimpse(far), likeness.glimpse(cv2.warpAffine(far, matrix, (WIDTH, HEIGHT)))
+    assert (likeness.explained_similarity(before, now, elapsed_s, 0.95) > 0.92) == explained
+
+
+def test_blocks_with_a_seventh_of_the_texture_do_not_vote() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.normal(0, 1.5, (48, 64)).astype(np.float32)
+    now = before.copy()
+    for texture in (before, now):
+        texture[:24, :16] = rng.normal(0, 40, (24, 16))
+    assert measure_similarity(before, now) < 0.7
+
+
 def test_cut_between_grey_images_is_found() -> None:
     assert find_cuts(*(np.ascontiguousarray(scene(seed)[..., 0]) for seed in (1, 1, 2, 2))) == [2]
 

@@ -409,7 +409,10 @@ def test_reset_is_as_good_as_new(make_segmenter, drive):
 def test_memory_switched_off_forgets(make_segmenter, drive):
     segmenter, single = make_segmenter(label_memory=False), make_segmenter(memory=False, label_memory=False)
     stream(segmenter, drive[:3])
+    segmenter.memory_enabled = True  # as it was
+    assert len(segmenter.memory_stamps_ns) == 3
     segmenter.memory_enabled = False
+    assert segmenter.memory_stamps_ns == ()
     off = segmenter.step(drive[3], 3 * PERIOD, "camera")
     assert (off.memory_frames, off.remembered, off.discontinuity) == (0, False, None)
     assert not differ(off, single.step(drive[3], 0))

@@ -138,6 +138,11 @@ def test_timings_are_kept_for_every_frame_and_stage(run):
     assert made.summary.timings_ms["total"] == [result.timings_ms["total"] for _, result in made.sink.got]
 
 
+def test_a_stream_that_has_not_begun_has_no_frames():
+    summary = StreamSummary()
+    assert (summary.frames, summary.skipped, summary.not_remembered, sum(summary.resets.values())) == (0, 0, 0, 0)
+
+
 def test_percentiles_leave_the_first_frame_out():
     summary = StreamSummary(timings_ms={"total": [1000.0, *range(1, 22)]})
     assert summary.percentiles() == {"total": {"p50": 11.0, "p95": 20.0, "p99": pytest.approx(20.8)}}  # of 1 … 21
