@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmanet_core.frame import Blindness, Discontinuity
-from lmanet_core.stream.blindness import textureless
+from lmanet_core.stream.blindness import _noise, textureless
 from lmanet_core.stream.continuity import Continuity, ContinuityConfig, ContinuityMonitor
 
 MS = 1_000_000
@@ -72,6 +72,10 @@ def test_a_night_with_one_lamp_shows_something() -> None:
     night = noisy(np.full((480, 640, 3), 4, np.uint8), 3)
     night[200:260, 300:360] = 200
     assert textureless(night) is None
+
+
+def test_noise_is_measured_in_grey_levels() -> None:
+    assert _noise(noisy(np.full((192, 256), 128, np.uint8), 10)) == pytest.approx(10, rel=0.15)
 
 
 def test_a_scene_in_heavy_noise_shows_something() -> None:

@@ -16,7 +16,7 @@ from lmanet_core.network import Backbone, LMANet
 from lmanet_core.stream import label_memory, motion
 from lmanet_core.stream.argmax import argmax_labels
 from lmanet_core.stream.continuity import ContinuityConfig
-from lmanet_core.stream.label_evidence import DOWN, HOLDS, LOST, RIGHT, PictureComparison, _noise
+from lmanet_core.stream.label_evidence import DOWN, HOLDS, LOST, RIGHT, PictureComparison, _filled, _noise
 from lmanet_core.stream.label_memory import LabelMemory, blend
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, ModelConfig, load_model
@@ -273,6 +273,15 @@ def test_motion_is_filled_in_where_the_picture_is_lost(picture):
     moved[30:62, 50:90] = 0
     found = compare(picture, moved)
     assert np.median(found[RIGHT][34:58, 54:86]) * WIDTH == pytest.approx(-5, abs=0.7)
+
+
+def test_motion_is_filled_in_from_the_nearest_surroundings():
+    flow, known = np.zeros((HEIGHT, WIDTH, 2), np.float32), np.ones((HEIGHT, WIDTH), bool)
+    flow[:48, :, 0], flow[48:, :, 0], known[32:64] = 2, 10, False
+    filled = _filled(flow, known)[..., 0]
+    assert filled[34].max() < 4 and filled[62].min() > 8
+    sideways = _filled(flow.transpose(1, 0, 2), known.T)[..., 0]
+    assert sideways[:, 34].max() < 4 and sideways[:, 62].min() > 8
 
 
 def test_noise_of_the_camera_is_not_a_change(picture):

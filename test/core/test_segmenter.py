@@ -24,7 +24,7 @@ from lmanet_core.stream.attention_view import attend
 from lmanet_core.stream.continuity import ContinuityConfig
 from lmanet_core.stream.motion import follow
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
-from lmanet_core.stream.stream_plan import plan_stream
+from lmanet_core.stream.stream_plan import plan_stream, require_allowed
 from lmanet_core.weights.checkpoint import Model, ModelConfig, load_model
 from lmanet_core.weights.runtime import prepare
 
@@ -744,3 +744,11 @@ def test_pixels_twice_as_wide_as_high_are_seen_square_however_the_camera_is_turn
     backbone = SimpleNamespace(fixed_size=None, size_multiple=8, size_remainder=0)
     plan = plan_stream(SegmenterConfig(rotate=rotate), backbone, Size(1000, 1000), Size(64, 128), pixel_aspect=2.0)
     assert plan.upright.network_size == seen
+
+
+@pytest.mark.parametrize("size", [Size(32, 63), Size(32, 65)])
+def test_a_network_of_one_size_takes_no_smaller_and_no_larger_one(size):
+    backbone = SimpleNamespace(fixed_size=Size(32, 64))
+    require_allowed(Size(32, 64), backbone)
+    with pytest.raises(ConfigError, match=f"takes 64x32 only, got {size}"):
+        require_allowed(size, backbone)
