@@ -130,6 +130,8 @@ def test_the_callers_buffer_may_be_reused_whatever_its_size() -> None:
     for number, frame in enumerate(moving(20)):
         buffer[:] = cv2.resize(frame, (256, 192))
         assert monitor.check(buffer, number * 100 * MS).blind is None
+    stopped = [monitor.check(buffer, number * 100 * MS).blind for number in range(20, 31)]
+    assert stopped[-1] is Blindness.FROZEN  # what had moved before is known
 
 
 def test_repeated_stamps_do_not_count_as_frozen() -> None:
