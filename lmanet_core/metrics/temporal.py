@@ -178,6 +178,7 @@ class VideoConsistency:
     def __init__(self, frames: int, num_classes: int) -> None:
         if frames < 2:
             raise ValueError(f"video consistency is over windows of 2 or more frames, got {frames}")
+        self._frames = frames
         self._num_classes = num_classes
         self._window: deque[tuple[UInt8Array, UInt8Array]] = deque(maxlen=frames)
         self._shares: list[float] = []
@@ -187,7 +188,7 @@ class VideoConsistency:
         if self._window and self._window[-1][1].shape != truth.shape:
             self.reset()
         self._window.append((prediction, truth))
-        if len(self._window) < (self._window.maxlen or 0):
+        if len(self._window) < self._frames:
             return
         first_prediction, first_truth = self._window[0]
         constant_truth = first_truth < self._num_classes

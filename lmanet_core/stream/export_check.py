@@ -126,6 +126,6 @@ class _Both:
         self, image: UInt8Array, seen: UInt8Array | None, past: StreamPast, wanted: Wanted, stamp_ns: int, lap: Lap
     ) -> StepResult:
         """See `HostRunner.run`."""
-        assert seen is not None
+        assert seen is not None  # as on every CPU
         self._follower.step(seen, past, wanted)
         return self._runner.run(image, seen, past, wanted, stamp_ns, lap)

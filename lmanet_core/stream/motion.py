@@ -173,7 +173,6 @@ def _fit(flow: Float32Array, trust: Float32Array) -> Float32Array:
     wanted = flow.reshape(-1, 2).astype(np.float64)
     weight = trust.reshape(-1).astype(np.float64) + 1e-4
     near = np.ones_like(weight)
-    coefficients = np.zeros((6, 2))
     for turn in range(_ROUNDS):
         weighted = terms * (weight * near)[:, None]
         total = float((weight * near).sum())

@@ -2,7 +2,7 @@
 
 Two kernels behind one pair of calls. On a CPU OpenCV resizes; on a GPU, where an image must not come back to the host, gathers
 with the same weights do. Labels and confidence come back by exactly the same pixels either way; a resized image may differ by 1
-of 255 in few pixels, where an average lies between two numbers (`test_stream_resampling.py`).
+of 255 in few pixels, where an average lies between two numbers (`test_cuda_graph.py`).
 """
 
 from __future__ import annotations

@@ -34,12 +34,11 @@ Lap = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be computed for a frame: its label map, how sure it is, and what the memories keep of it."""
+    """What is to be computed for a frame: its label map, how sure it is, and what the feature memory keeps of it."""
 
-    labels: bool = True
-    confidence: bool = True
-    key_value: bool = True
-    belief: bool = True
+    labels: bool
+    confidence: bool
+    key_value: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +218,7 @@ class FrameStep:
         lap("encode")
         read = past()
         labels = confidence = key_value = belief = certain = None
-        chooses = wanted.labels or (wanted.belief and self.label_strength > 0.0)
+        chooses = wanted.labels or self.label_strength > 0.0
         if chooses:
             logits = network.decode(features, read.frames, self._attention, read.positions)
             logits = logits[:, : self._classes]  # a void channel never wins
@@ -269,15 +268,15 @@ class HostRunner:
         """One frame.
 
         Args:
-            image: (H, W, 3) uint8 RGB at the camera's size.
-            seen: the same at the network's size, where the host has it.
+            image: (H, W, 3) uint8 RGB at the camera's size, of which a CPU wants nothing.
+            seen: the same at the network's size, which a CPU wants.
             past: the stream's memories, and views of them for this image.
             wanted: what to compute; the frame is committed where key and value are.
             stamp_ns: of the frame.
             lap: told the name of each stage that is done.
         """
-        pixels = self._step.plan.to_network(image) if seen is None else seen
-        writable = np.require(pixels, requirements="W")  # a copy of read-only frames, of which PyTorch warns
+        assert seen is not None
+        writable = np.require(seen, requirements="W")  # a copy of read-only frames, of which PyTorch warns
         made = self._step.compute(torch.from_numpy(writable), lambda: _readable(past, lap), wanted, lap)
         memory, view = past.memory, past.view
         if memory is not None and view is not None and made.key_value is not None:

@@ -71,3 +71,7 @@ def test_other_devices_give_the_same(monkeypatch):
     there = argmax_labels(logits, True)
     assert torch.equal(here[0], there[0])
     assert torch.equal(here[1], there[1])
+
+
+def test_rows_wider_than_a_stripe_are_worked_on_one_by_one():
+    assert list(argmax.stripes(3, 10, 4)) == [slice(0, 1), slice(1, 2), slice(2, 3)]

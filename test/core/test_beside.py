@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -48,6 +49,14 @@ def test_work_is_done_in_another_thread_and_what_it_raises_is_raised():
 
 def test_a_forked_process_has_a_thread_of_its_own():
     assert subprocess.run([sys.executable, "-c", FORKED], timeout=60).returncode == 0
+
+
+def test_a_process_has_one_thread_and_one_with_a_smaller_number_its_own(monkeypatch):
+    beside = Beside()
+    thread = beside.start(threading.current_thread).result()
+    assert beside.start(threading.current_thread).result() is thread
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    assert beside.start(threading.current_thread).result() is not thread
 
 
 def test_the_picture_is_looked_at_while_the_network_encodes_it(segmenter, drive, monkeypatch):

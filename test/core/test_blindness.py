@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmanet_core.frame import Blindness, Discontinuity
-from lmanet_core.stream.blindness import textureless
+from lmanet_core.stream.blindness import _noise, textureless
 from lmanet_core.stream.continuity import Continuity, ContinuityConfig, ContinuityMonitor
 
 MS = 1_000_000
@@ -49,6 +49,14 @@ def test_a_picture_of_one_colour_shows_nothing_whatever_its_noise(blindness: Bli
     assert textureless(noisy(large, sigma)) is blindness
 
 
+@pytest.mark.parametrize(
+    ("level", "blindness"),
+    [(31, Blindness.BLACK), (32, Blindness.COVERED), (224, Blindness.COVERED), (225, Blindness.SATURATED)],
+)
+def test_a_picture_that_shows_nothing_is_black_below_32_and_saturated_above_224(level: int, blindness: Blindness) -> None:
+    assert textureless(np.full((HEIGHT, WIDTH, 3), level, np.uint8)) is blindness
+
+
 def test_a_hand_with_light_around_it_is_a_cover() -> None:
     y, x = np.mgrid[:480, :640] / 480.0
     hand = np.dstack((30 + 60 * x * y, 15 + 20 * x, 10 + 10 * y))
@@ -64,6 +72,10 @@ def test_a_night_with_one_lamp_shows_something() -> None:
     night = noisy(np.full((480, 640, 3), 4, np.uint8), 3)
     night[200:260, 300:360] = 200
     assert textureless(night) is None
+
+
+def test_noise_is_measured_in_grey_levels() -> None:
+    assert _noise(noisy(np.full((192, 256), 128, np.uint8), 10)) == pytest.approx(10, rel=0.15)
 
 
 def test_a_scene_in_heavy_noise_shows_something() -> None:
@@ -118,6 +130,8 @@ def test_the_callers_buffer_may_be_reused_whatever_its_size() -> None:
     for number, frame in enumerate(moving(20)):
         buffer[:] = cv2.resize(frame, (256, 192))
         assert monitor.check(buffer, number * 100 * MS).blind is None
+    stopped = [monitor.check(buffer, number * 100 * MS).blind for number in range(20, 31)]
+    assert stopped[-1] is Blindness.FROZEN  # what had moved before is known
 
 
 def test_repeated_stamps_do_not_count_as_frozen() -> None:

@@ -158,6 +158,13 @@ def test_nothing_is_stale_within_trained_intervals_or_where_seconds_are_given(co
     assert not any(monitor.check(GREY, START + number * 100 * MS).stale for number in range(8))
 
 
+def test_frames_lost_before_a_frame_are_a_gap() -> None:
+    monitor = started()
+    assert monitor.check(GREY, START + 33 * MS, "camera", after_loss=True) == cleared(Discontinuity.GAP)
+    assert monitor.check(GREY, START + 66 * MS, "camera") == GOES_ON
+    assert ContinuityMonitor().check(GREY, START, after_loss=True) == cleared(Discontinuity.FIRST_FRAME)
+
+
 def test_gap_s_overrides_the_trained_interval() -> None:
     monitor = ContinuityMonitor(ContinuityConfig(gap_s=3.0), interval_s=0.1)
     monitor.check(GREY, START)
@@ -173,6 +180,15 @@ def test_where_nobody_knows_the_trained_interval_the_streams_own_counts(interval
     stamp = START + 5 * interval_ms * MS
     assert monitor.check(GREY, stamp + 2 * interval_ms * MS) == GOES_ON
     assert monitor.check(GREY, stamp + 5 * interval_ms * MS) == cleared(Discontinuity.GAP)
+
+
+def test_three_intervals_of_a_stream_tell_what_is_usual() -> None:
+    monitor = ContinuityMonitor(ContinuityConfig(gap_intervals=2.0))
+    gaps = []
+    for number in range(4):
+        monitor.check(GREY, START + number * 100 * MS)
+        gaps.append(monitor.gap_ns)
+    assert gaps == [SECOND, SECOND, SECOND, 200 * MS]
 
 
 def test_a_stream_that_drops_frames_again_and_again_is_a_slower_one() -> None:
@@ -255,7 +271,7 @@ def test_first_of_several_requests_is_reported() -> None:
 
 
 def test_clock_jump_to_a_time_the_newest_frame_does_not_lie_ahead_of_clears_nothing() -> None:
-    for clock_ns, wanted in ((START, GOES_ON), (START - 1, cleared(Discontinuity.CLOCK_JUMP))):
+    for clock_ns, wanted in ((START + 1, GOES_ON), (START, GOES_ON), (START - 1, cleared(Discontinuity.CLOCK_JUMP))):
         monitor = started()
         monitor.request(Discontinuity.CLOCK_JUMP, clock_ns)
         assert monitor.check(GREY, START + 33 * MS, "camera") == wanted

@@ -336,3 +336,9 @@ def test_folder_that_is_not_there_is_told_without_a_temporary_name(tmp_path, mon
     ) as refused:
         write_program(SimpleNamespace(metadata={}), "onnx", tmp_path / "no" / "w.onnx")
     assert ".w.onnx" not in str(refused.value)
+
+
+def test_a_zip_with_other_things_in_it_is_no_exported_step(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
+        archive.writestr("other/zeta", "")
+    assert not is_exported(tmp_path / "other.pt")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from lmanet_core.network import Backbone, LMANet
 from lmanet_core.stream import label_memory, motion
 from lmanet_core.stream.argmax import argmax_labels
 from lmanet_core.stream.continuity import ContinuityConfig
-from lmanet_core.stream.label_evidence import DOWN, HOLDS, LOST, RIGHT, PictureComparison
+from lmanet_core.stream.label_evidence import DOWN, HOLDS, LOST, RIGHT, PictureComparison, _filled, _noise
 from lmanet_core.stream.label_memory import LabelMemory, blend
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import Model, ModelConfig, load_model
@@ -239,6 +241,27 @@ def test_flat_blocks_are_lost_and_the_next_picture_is_compared_with_what_was_the
     assert (again[HOLDS][34:58, 54:86] > 0.8).mean() > 0.9
 
 
+def test_two_pixels_around_a_flat_block_are_lost_with_it(picture):
+    hit = picture.copy()
+    hit[30:62, 50:90] = 114
+    around = np.zeros((HEIGHT, WIDTH), bool)
+    around[28:64, 48:92] = True
+    np.testing.assert_array_equal(compare(picture, hit)[HOLDS] == LOST, around)
+
+
+@pytest.mark.parametrize(
+    ("right", "down", "edge"), [(0.5, 0, np.s_[:, -1]), (-0.5, 0, np.s_[:, 0]), (0, 0.5, np.s_[-1]), (0, -0.5, np.s_[0])]
+)
+def test_what_comes_from_half_a_pixel_outside_does_not_hold(right, down, edge):
+    comparison, smooth = PictureComparison(), np.indices((HEIGHT, WIDTH)).sum(0).astype(np.uint8)[..., None].repeat(3, 2)
+    comparison._flow = SimpleNamespace(calc=lambda now, past, flow: np.tile(np.float32((right, down)), (*now.shape, 1)))
+    comparison.compare(smooth)
+    comparison.commit()
+    holds = np.ones((HEIGHT, WIDTH), bool)
+    holds[edge] = False
+    np.testing.assert_array_equal(comparison.compare(smooth)[HOLDS] > 0, holds)
+
+
 def test_a_flat_patch_that_was_flat_before_is_not_lost(picture):
     sky = picture.copy()
     sky[:40] = 250
@@ -252,11 +275,27 @@ def test_motion_is_filled_in_where_the_picture_is_lost(picture):
     assert np.median(found[RIGHT][34:58, 54:86]) * WIDTH == pytest.approx(-5, abs=0.7)
 
 
+def test_motion_is_filled_in_from_the_nearest_surroundings():
+    flow, known = np.zeros((HEIGHT, WIDTH, 2), np.float32), np.ones((HEIGHT, WIDTH), bool)
+    flow[:48, :, 0], flow[48:, :, 0], known[32:64] = 2, 10, False
+    filled = _filled(flow, known)[..., 0]
+    assert filled[34].max() < 4 and filled[62].min() > 8
+    sideways = _filled(flow.transpose(1, 0, 2), known.T)[..., 0]
+    assert sideways[:, 34].max() < 4 and sideways[:, 62].min() > 8
+
+
 def test_noise_of_the_camera_is_not_a_change(picture):
     rng = np.random.default_rng(11)
     noisy = [np.clip(picture + rng.normal(0, 20, picture.shape), 0, 255).astype(np.uint8) for _ in range(2)]
     assert np.median(compare(*noisy)[HOLDS]) > 0.5
     assert np.median(compare(noisy[0], np.roll(picture[::-1], 40, 1))[HOLDS]) < 0.3
+
+
+def test_noise_is_measured_beside_any_brightness_and_slope():
+    slope = np.add.outer(np.arange(HEIGHT), np.arange(WIDTH)) * 0.5 + 60
+    noise = np.random.default_rng(0).normal(0, 5, slope.shape)
+    assert _noise(np.full((HEIGHT, WIDTH), 200, np.uint8)) == 0.0
+    assert _noise((slope + noise).round().astype(np.uint8)) == pytest.approx(5, rel=0.1)
 
 
 def test_a_dark_picture_is_compared_more_strictly(picture):

@@ -43,6 +43,30 @@ def test_pixels_that_leave_the_picture_do_not_count(scene):
     assert not matches.valid[:, : SHIFT - 1].any()
 
 
+class EvenFlow:
+    """As if all moved alike from the first picture to the second, and back again."""
+
+    def __init__(self, right, down):
+        self._ways = iter(((right, down), (-right, -down)))
+
+    def calc(self, first, second, flow):
+        return np.broadcast_to(np.float32(next(self._ways)), (*first.shape, 2)).copy()
+
+
+def test_what_arrives_one_pixel_beyond_the_edge_does_not_count():
+    grey = np.full((6, 8, 3), 90, np.uint8)
+    for right, down, gone in [(1, 0, np.s_[:, -1]), (-1, 0, np.s_[:, 0]), (0, 1, np.s_[-1]), (0, -1, np.s_[0])]:
+        valid = np.ones((6, 8), bool)
+        valid[gone] = False
+        np.testing.assert_array_equal(FlowMatcher(EvenFlow(right, down)).match(grey, grey).valid, valid)
+
+
+def test_labels_from_outside_the_picture_are_unlabelled():
+    matches = identity(1, 3)
+    beyond = Matches(matches.columns + 1, matches.rows, matches.valid, matches.static)
+    assert beyond.fetch(np.array([[4, 5, 6]], np.uint8)).tolist() == [[5, 6, 255]]
+
+
 def test_labels_that_move_with_the_scene_are_consistent(scene):
     labels = (scene[..., 0] > 128).astype(np.uint8)
     pair = labels[:, :WIDTH], labels[:, SHIFT : SHIFT + WIDTH]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmanet_core.geometry import Size
-from lmanet_core.stream.motion import PictureMotion, PositionTracker, follow, grey_thumbnail
+from lmanet_core.stream.motion import PictureMotion, PositionTracker, _fit, _to_grid, _trust, follow, grey_thumbnail
 
 SIZE = Size(128, 256)
 GRID = Size(16, 32)
@@ -79,6 +79,28 @@ def test_something_that_moves_by_itself_is_followed(wide_scene):
     assert np.abs(moved[:, :, 48:]).max() < 0.5
 
 
+def test_a_motion_that_is_quadratic_in_x_and_y_is_fitted():
+    y, x = np.meshgrid(np.linspace(-1, 1, 16), np.linspace(-1, 1, 32), indexing="ij")
+    trusted = np.ones((16, 32), np.float32)
+    for down, right, error in [(10 * y, 10 * x, 0.02), (10 * x * y, 10 * x * x, 0.3), (10 * y * y, 10 * x * y, 0.3)]:
+        motion = np.dstack((right, down)).astype(np.float32)
+        assert np.abs(_fit(motion, trusted) - motion).max() < error
+
+
+def test_a_motion_seen_in_one_row_only_is_taken_for_that_of_all_rows():
+    motion, trust = np.zeros((16, 32, 2), np.float32), np.zeros((16, 32), np.float32)
+    motion[0, :, 0], trust[0] = 6 * np.linspace(-1, 1, 32), 1
+    assert (_fit(motion, trust)[-1, :, 0] / motion[0, :, 0] > 0.5).all()
+
+
+def test_flow_is_trusted_by_half_on_a_slope_of_8_grey_levels_a_third_of_that_4_levels_off_and_not_at_the_edge():
+    slope, still = np.tile(np.arange(30, dtype=np.uint8) * 8, (30, 1)), np.zeros((30, 30, 2), np.float32)
+    for before, brighter, sure in ((slope, 0, 0.5), (slope.T.copy(), 0, 0.5), (slope, 4, 0.5 * np.exp(-1))):
+        trust = _trust(before, before + np.uint8(brighter), still)
+        np.testing.assert_allclose(trust[1:-1, 1:-1], sure, rtol=1e-4)
+        assert not (trust[[0, -1]].any() or trust[:, [0, -1]].any())
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -95,7 +117,8 @@ def test_where_nothing_can_be_told_nothing_moves(before, after):
 def test_pictures_too_small_for_flow_do_not_move(size):
     rng = np.random.default_rng(0)
     before, after = (rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(2))
-    assert not measure(before, after).any()
+    moved = measure(before, after)
+    assert moved.shape == (2, max(1, size[0] // 4), max(1, size[1] // 4)) and not moved.any()
 
 
 def test_pictures_of_two_sizes_are_refused():
@@ -152,3 +175,9 @@ def test_features_may_be_finer_than_the_measured_blocks(wide_scene):
     positions = follow(frames, Size(129, 257))[1]
     assert positions.shape == (1, 2, 129, 257)
     assert abs(np.median(positions[0, 1] - np.indices((129, 257))[1]) - 257 * 4 / 256) < 0.3
+
+
+def test_a_position_moves_as_the_mean_of_the_blocks_that_it_covers():
+    shares = np.random.default_rng(0).normal(size=(2, 4, 24)).astype(np.float32)
+    mean = shares.reshape(2, 4, 8, 3).mean(3) * np.float32((4, 8))[:, None, None]
+    np.testing.assert_allclose(_to_grid(shares, Size(4, 8)), mean, atol=1e-5)

@@ -87,6 +87,15 @@ def test_two_positions_by_hand(keys, values, window, options, expected, impl):
     torch.testing.assert_close(out, row(*expected))
 
 
+@pytest.mark.parametrize(("window", "scale"), [(3, 1.0), (None, 0.5)])
+def test_weights_have_the_same_default_scale(window, scale):
+    query, keys = (
+        torch.randn(1, 4, 2, 3, generator=torch.Generator().manual_seed(0)),
+        torch.arange(24.0).view(1, 1, 4, 2, 3) / 24,
+    )
+    assert torch.equal(attention_weights(query, keys, window), attention_weights(query, keys, window, scale=scale))
+
+
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_default_scale_is_1_for_a_window_and_divides_by_the_root_of_dk_for_global(impl):
     query, keys = torch.zeros(1, 4, 1, 2, dtype=torch.float64), torch.zeros(1, 1, 4, 1, 2, dtype=torch.float64)
@@ -279,6 +288,7 @@ GOOD = random_inputs()
         (*GOOD, {"softmax": "frame"}, "softmax must be joint or per_frame, got 'frame'"),
         (*GOOD, {"border": "replicate"}, "border must be zero or masked, got 'replicate'"),
         (*GOOD, {"impl": "cuda"}, "impl must be auto, reference, blocked.*; got 'cuda'"),
+        (*GOOD, {"impl": "aten"}, "impl must be auto, reference, blocked.*; got 'aten'"),
         (GOOD[0][0], *GOOD[1:], {}, r"wanted query \(B, Dk, H, W\) .*got \(3, 4, 5\) and \(1, 2, 3, 4, 5\)"),
         (GOOD[0], GOOD[1][:, 0], GOOD[2], {}, r"wanted .* keys \(B, T, Dk, H, W\), got \(1, 3, 4, 5\) and \(1, 3, 4, 5\)"),
         (GOOD[0], GOOD[1][:, :, :2], GOOD[2], {}, r"fit the query \(1, 3, 4, 5\), got \(1, 2, 2, 4, 5\)"),

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lmanet_core.stream import scene_cut
+from lmanet_core.stream import likeness, scene_cut
 from lmanet_core.stream.continuity import ContinuityConfig
 from lmanet_core.stream.likeness import extract_texture, measure_similarity
 from lmanet_core.stream.scene_cut import SceneCutDetector
@@ -204,7 +204,9 @@ def test_reset_forgets_what_was_usual(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- thresholds, on given measurements ------------------------------------------------------------------------------------
 
 
-def decide(monkeypatch: pytest.MonkeyPatch, measured: list[float], similarity: float, margin: float) -> list[bool]:
+def decide(
+    monkeypatch: pytest.MonkeyPatch, measured: list[float], similarity: float, margin: float, elapsed_s: float = 0.0
+) -> list[bool]:
     """What the detector says to frame pairs that measure this."""
     values = iter(measured)
     monkeypatch.setattr(scene_cut, "measure_similarity", lambda reference, current: next(values))
@@ -212,12 +214,20 @@ def decide(monkeypatch: pytest.MonkeyPatch, measured: list[float], similarity: f
     monkeypatch.setattr(scene_cut, "mirrored_similarity", lambda before, now: 0.0)
     one = detector(similarity, margin)
     one.is_cut(scene(1))
-    return [one.is_cut(scene(1)) for _ in measured]
+    return [one.is_cut(scene(1), elapsed_s) for _ in measured]
 
 
 def test_similarity_at_the_threshold_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decide(monkeypatch, [0.9, 0.5, 0.9], 0.5, 0.0) == [False, False, False]
     assert decide(monkeypatch, [0.9, 0.499, 0.9], 0.5, 0.0) == [False, True, False]
+
+
+@pytest.mark.parametrize(("elapsed_s", "enough"), [(0.1, 0.66), (0.35, 0.56), (0.6, 0.46), (5.0, 0.46)])
+def test_less_similarity_is_enough_the_more_time_has_passed_but_not_ever_less(
+    monkeypatch: pytest.MonkeyPatch, elapsed_s: float, enough: float
+) -> None:
+    assert decide(monkeypatch, [enough + 0.01], 0.66, 0.0, elapsed_s) == [False]
+    assert decide(monkeypatch, [enough - 0.01], 0.66, 0.0, elapsed_s) == [True]
 
 
 def test_cut_must_stand_out_of_what_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +287,66 @@ def test_blocks_without_texture_do_not_vote(noise: int) -> None:
 
 def test_two_frames_without_texture_are_alike() -> None:
     assert similarity(flat(0), flat(200)) == 1.0
+
+
+@pytest.mark.parametrize(("axis", "reach"), [(0, 5), (1, 10)])
+def test_a_picture_is_found_again_up_to_5_cells_higher_or_lower_and_10_to_either_side(axis: int, reach: int) -> None:
+    texture = np.random.default_rng(0).normal(size=(48, 64)).astype(np.float32)
+    for side in (-1, 1):
+        assert measure_similarity(texture, np.roll(texture, side * reach, axis)) > 0.99
+        assert measure_similarity(texture, np.roll(texture, side * (reach + 1), axis)) < 0.6
+
+
+def test_what_comes_nearer_grows_from_the_middle() -> None:
+    rows, columns = (likeness._zoomed(plane, 1.25) for plane in np.indices((48, 64)).astype(np.float32))
+    np.testing.assert_allclose(rows[[14, 24, 34], 20], [16, 24, 32], atol=0.01)
+    np.testing.assert_allclose(columns[20, [22, 32, 42]], [24, 32, 40], atol=0.01)
+
+
+@pytest.mark.parametrize("direction", ["horizontal", "vertical"])
+def test_stripes_of_any_direction_have_texture_and_can_be_blurred(direction: str) -> None:
+    across = np.where(np.arange(64) // 2 % 2, 160, 80).astype(np.float32)
+    stripes = np.tile(across, (48, 1)) if direction == "vertical" else np.tile(across[:48, None], (1, 64))
+    assert likeness.rms(likeness._texture(stripes)) > 30
+    assert likeness._blurred(stripes).std() < 0.5 * stripes.std()
+
+
+def test_a_patch_of_colours_no_more_than_2_apart_is_lost() -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.integers(0, 256, (192, 256, 3), np.uint8)
+    for span, lost in ((2, True), (3, False)):
+        samples[60:120, 60:120] = 100 + span * rng.integers(0, 2, (60, 60, 3), np.uint8)
+        assert (likeness._intact(samples)[20:25, 20:25] == 0).all() == lost
+        assert (likeness._intact(samples[..., 0])[20:25, 20:25] == 0).all() == lost
+
+
+def test_cells_that_are_lost_leave_no_trace_in_the_texture() -> None:
+    cells, mask = np.full((48, 64), 100, np.float32), np.ones((48, 64), np.float32)
+    cells[10:20, 10:20] = mask[10:20, 10:20] = 0
+    np.testing.assert_allclose(likeness._texture(cells, mask), 0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("zoom", "elapsed_s", "explained"), [(1.15, 0.1, True), (1.45, 0.1, False), (1.45, 0.4, True)])
+def test_a_camera_comes_a_little_nearer_at_any_time_and_by_almost_half_after_a_third_of_a_second(
+    zoom: float, elapsed_s: float, explained: bool
+) -> None:
+    far = scene(1)
+    matrix = np.float32([[zoom, 0, WIDTH / 2 * (1 - zoom)], [0, zoom, HEIGHT / 2 * (1 - zoom)]])
+    before, now = likeness.glimpse(far), likeness.glimpse(cv2.warpAffine(far, matrix, (WIDTH, HEIGHT)))
+    assert (likeness.explained_similarity(before, now, elapsed_s, 0.95) > 0.92) == explained
+
+
+def test_blocks_with_a_seventh_of_the_texture_do_not_vote() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.normal(0, 1.5, (48, 64)).astype(np.float32)
+    now = before.copy()
+    for texture in (before, now):
+        texture[:24, :16] = rng.normal(0, 40, (24, 16))
+    assert measure_similarity(before, now) < 0.7
+
+
+def test_cut_between_grey_images_is_found() -> None:
+    assert find_cuts(*(np.ascontiguousarray(scene(seed)[..., 0]) for seed in (1, 1, 2, 2))) == [2]
 
 
 def test_grey_image_is_seen_like_its_rgb_copy() -> None:

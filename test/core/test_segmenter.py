@@ -7,6 +7,7 @@ import gc
 import itertools
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from lmanet_core.stream.attention_view import attend
 from lmanet_core.stream.continuity import ContinuityConfig
 from lmanet_core.stream.motion import follow
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
+from lmanet_core.stream.stream_plan import plan_stream, require_allowed
 from lmanet_core.weights.checkpoint import Model, ModelConfig, load_model
 from lmanet_core.weights.runtime import prepare
 
@@ -407,7 +409,10 @@ def test_reset_is_as_good_as_new(make_segmenter, drive):
 def test_memory_switched_off_forgets(make_segmenter, drive):
     segmenter, single = make_segmenter(label_memory=False), make_segmenter(memory=False, label_memory=False)
     stream(segmenter, drive[:3])
+    segmenter.memory_enabled = True  # as it was
+    assert len(segmenter.memory_stamps_ns) == 3
     segmenter.memory_enabled = False
+    assert segmenter.memory_stamps_ns == ()
     off = segmenter.step(drive[3], 3 * PERIOD, "camera")
     assert (off.memory_frames, off.remembered, off.discontinuity) == (0, False, None)
     assert not differ(off, single.step(drive[3], 0))
@@ -730,3 +735,20 @@ def test_result_that_does_not_know_its_classes_says_so(make_result):
     for draw in (result.colors, result.overlay):
         with pytest.raises(ValueError, match="this result does not know"):
             draw()
+
+
+@pytest.mark.parametrize(
+    ("rotate", "seen"), [(0, Size(64, 256)), (180, Size(64, 256)), (90, Size(128, 32)), (270, Size(128, 32))]
+)
+def test_pixels_twice_as_wide_as_high_are_seen_square_however_the_camera_is_turned(rotate, seen):
+    backbone = SimpleNamespace(fixed_size=None, size_multiple=8, size_remainder=0)
+    plan = plan_stream(SegmenterConfig(rotate=rotate), backbone, Size(1000, 1000), Size(64, 128), pixel_aspect=2.0)
+    assert plan.upright.network_size == seen
+
+
+@pytest.mark.parametrize("size", [Size(32, 63), Size(32, 65)])
+def test_a_network_of_one_size_takes_no_smaller_and_no_larger_one(size):
+    backbone = SimpleNamespace(fixed_size=Size(32, 64))
+    require_allowed(Size(32, 64), backbone)
+    with pytest.raises(ConfigError, match=f"takes 64x32 only, got {size}"):
+        require_allowed(size, backbone)

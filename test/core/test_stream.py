@@ -11,6 +11,7 @@ import pytest
 from lmanet_core.errors import InputError, OutputError
 from lmanet_core.frame import Blindness, Frame
 from lmanet_core.stream.loop import StreamSummary, segment_stream
+from lmanet_core.stream.resuming import WARM_UP, skip_done
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import prepare
@@ -137,6 +138,11 @@ def test_timings_are_kept_for_every_frame_and_stage(run):
     assert made.summary.timings_ms["total"] == [result.timings_ms["total"] for _, result in made.sink.got]
 
 
+def test_a_stream_that_has_not_begun_has_no_frames():
+    summary = StreamSummary()
+    assert (summary.frames, summary.skipped, summary.not_remembered, sum(summary.resets.values())) == (0, 0, 0, 0)
+
+
 def test_percentiles_leave_the_first_frame_out():
     summary = StreamSummary(timings_ms={"total": [1000.0, *range(1, 22)]})
     assert summary.percentiles() == {"total": {"p50": 11.0, "p95": 20.0, "p99": pytest.approx(20.8)}}  # of 1 … 21
@@ -145,3 +151,11 @@ def test_percentiles_leave_the_first_frame_out():
 def test_percentiles_of_one_frame_are_that_frame():
     assert StreamSummary(timings_ms={"total": [7.0]}).percentiles() == {"total": {"p50": 7.0, "p95": 7.0, "p99": 7.0}}
     assert StreamSummary().percentiles() == {}
+
+
+def test_a_stream_goes_on_at_the_first_frame_that_is_not_done_once_50_before_it_are_remembered():
+    seen, asked = [], []
+    frames = skip_done(range(100), lambda frame: asked.append(frame) or frame < 60, SimpleNamespace(step_frame=seen.append))
+    assert next(frames) == 60 and seen == list(range(10, 60)) and WARM_UP == 50
+    assert list(frames) == list(range(61, 100)) and seen == list(range(10, 60))
+    assert asked == list(range(61))
