@@ -20,7 +20,7 @@ from lmanet_core.ops import Border, SoftmaxScope, local_attention
 #: Key channels that hold the position.
 POSITION_CHANNELS = 4
 _MAX_POSITION_BIAS = 100.0
-_LARGEST_POOL = 8
+LARGEST_POOL = 8
 # Of each channel of whitened keys beside the position: the read is then nearest to the truth on streets with lost blocks.
 _VARIANCE_WITH_POSITION_BIAS = 0.25
 
@@ -79,8 +79,8 @@ class MemoryConfig:
     pool: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.pool <= _LARGEST_POOL:
-            raise ConfigError(f"pool must be 1 to {_LARGEST_POOL} positions, got {self.pool}")
+        if not 1 <= self.pool <= LARGEST_POOL:
+            raise ConfigError(f"pool must be 1 to {LARGEST_POOL} positions, got {self.pool}")
         if self.frame_interval_s is not None and not 0.0 < self.frame_interval_s < math.inf:
             raise ConfigError(f"frame_interval_s must be above 0 s, or null where it is not known; got {self.frame_interval_s}")
         if self.key_channels < 1 or self.value_channels < 0:

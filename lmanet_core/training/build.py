@@ -20,13 +20,15 @@ from lmanet_core.geometry import Size, fit_network_size, parse_size
 from lmanet_core.labels import CITYSCAPES, LabelSet
 from lmanet_core.labels.mapping import load_mapping
 from lmanet_core.network import Backbone, LMANet, ModuleBackbone
+from lmanet_core.network.memory_read import LARGEST_POOL
 from lmanet_core.training.config import TrainConfig
 from lmanet_core.training.losses import ERFNET_CITYSCAPES_WEIGHTS, weights_from_counts
 from lmanet_core.weights.adapters import names_model
 from lmanet_core.weights.checkpoint import FOREIGN, Model, ModelConfig, build_network, hash_file, load_model
 
 _PROBLEMS_SHOWN = 8
-_USUAL_STRIDE = 8  # of features that are remembered
+_STRIDE = 8  # of features that are read as they are …
+_POOLED_STRIDE = 16  # … and what finer ones are averaged to: they are those of light models, whose frame may not cost much more
 _WHITENED = 32  # frames that keys are made from
 _COUNTED = 300  # label maps that class weights are counted from, at most
 
@@ -173,7 +175,8 @@ def make_network(config: TrainConfig, labels: LabelSet) -> tuple[LMANet, ModelCo
     )
     torch.manual_seed(config.seed)
     if built.memory is not None and model is not None and trained is None and config.pool is None and names_model(architecture):
-        pool = max(1, _USUAL_STRIDE // model.network.backbone.stride)  # a read at stride 4 costs sixteen times as much
+        stride = model.network.backbone.stride
+        pool = 1 if stride >= _STRIDE else min(LARGEST_POOL, _POOLED_STRIDE // stride)
         built = replace(built, memory=replace(built.memory, pool=pool))
     if model is not None and (model.network.backbone.foreign or names_model(architecture)):
         built = replace(built, cut=model.config.cut, code=model.config.code)

@@ -93,7 +93,9 @@ class TrainConfig:
         None, "Channels of a value (Dv); 0: the features themselves; null: as the weights or the paper."
     )
     pool: int | None = setting(
-        None, "Side of the squares that features are averaged over before they are read; null: as the weights, or to stride 8."
+        None,
+        "Side of the squares that features are averaged over before they are read; null: as the weights, or to stride 16 where "
+        "they are finer than stride 8.",
     )
     whiten_keys: bool = setting(False, "Start with keys that are the features' principal components.")
     dropout: float | None = setting(None, "Highest dropout rate of any layer; null: as published.")

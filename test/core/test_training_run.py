@@ -857,7 +857,7 @@ def test_memory_of_a_python_model_is_trained_and_its_frozen_part_stays(stage, tr
     fresh = make_network(settings, CITYSCAPES)[0].state_dict()
     assert any(name.startswith("memory.") and not torch.equal(fresh[name], after[name]) for name in after)
     model = load_model(result.last)
-    assert (model.config.memory.fusion, model.config.memory.value_channels, model.config.memory.pool) == ("residual", 0, 2)
+    assert (model.config.memory.fusion, model.config.memory.value_channels, model.config.memory.pool) == ("residual", 0, 4)
     assert VideoSegmenter(prepare(model, "cpu")).memory_capacity == 2
     assert train(replace(settings, resume=True)).steps == result.steps
 
