@@ -63,6 +63,17 @@ def test_pins_lie_within_the_ranges_of_setup():
             assert version >= _parts(limit) if operator == ">=" else version < _parts(limit), (name, limits)
 
 
+def test_what_the_docs_install_is_as_new_as_setup_wants():
+    # Without a lower limit pip leaves a distribution's own NumPy in place, however old.
+    least = dict(re.findall(r'"([\w-]+)>=([\d.]+)', (ROOT / "setup.py").read_text()))
+    for page in ("README.md", "docs/ros.md"):
+        line = re.search(r'pip install ("numpy.*)', (ROOT / page).read_text())[1]
+        given = dict(re.findall(r'"([\w-]+)>=([\d.]+)', line))
+        assert {"numpy", "opencv-python-headless", "rosbags"} <= given.keys(), page
+        for name, version in given.items():
+            assert _parts(version) >= _parts(least[name]), (page, name)
+
+
 def test_offline_config_has_only_options_that_exist(tmp_path, capsys):
     options = yaml.safe_load((ROOT / "config/segment_offline.yaml").read_text())
     arguments = ["in", "--weights", "w", "--out", "o", "--config", str(ROOT / "config/segment_offline.yaml")]

@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # A domain of its own, so that two runs on one machine do not hear each other.
 os.environ.setdefault("ROS_DOMAIN_ID", str(43 + os.getpid() % 50))
-os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+if os.environ.get("ROS_DISTRO") == "humble":
+    os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")  # newer distributions know it, too, and complain of it
+else:
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 
 if find_spec("rclpy") is None:
     collect_ignore_glob = [
@@ -172,15 +175,20 @@ class Robot:
         return Header(stamp=Time(sec=stamp_ns // SECOND, nanosec=stamp_ns % SECOND), frame_id=frame_id)
 
     def step(self, pixels, stamp_ns, prefix="", output="labels", **options):
-        """Publish one image and wait for what is made of it."""
+        """Publish one image, wait for what is made of it, and until it is counted."""
         topic = f"{prefix}segmentation/{output}"
-        before = len(self.received[topic])
+        before, counted = len(self.received[topic]), self._counted(prefix)
         self.cameras[prefix].publish(self.image(pixels, stamp_ns, **options))
         self.wait(lambda: len(self.received[topic]) > before, f"{topic} of the image at {stamp_ns / 1e9} s")
+        self.wait(lambda: self._counted(prefix) > counted, "the count")  # a moment after it went out
         return self.received[topic][-1]
 
     def statistics(self, prefix=""):
         return self.node._cameras[prefix.rstrip("/")].statistics.snapshot()
+
+    def _counted(self, prefix):
+        now = self.statistics(prefix)
+        return now.published + now.fed
 
     def resets(self, prefix=""):
         return dict(self.statistics(prefix).resets)

@@ -33,7 +33,7 @@ def test_switched_off_lets_go_of_the_camera_and_on_takes_it_again(robot, drive):
     node.step(images[0], SECOND)
     assert node.call(SetBool, f"{node.name}/set_enabled", data=False).success
     node.wait(lambda: not subscribes(node), "the node unsubscribes")
-    assert node.said("switched off", "info")
+    node.wait(lambda: node.said("switched off", "info"), "it says so")
     assert node.call(SetBool, f"{node.name}/set_enabled", data=True).success
     node.wait(lambda: subscribes(node), "the node subscribes again")
     node.step(images[1], 5 * SECOND)

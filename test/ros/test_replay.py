@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ def launch(tmp_path, *arguments, timeout_s=90):
     return process.returncode, said
 
 
+@pytest.mark.skipif(find_spec("ros2bag") is None, reason="no ros2 bag command (ros2bag)")
 def test_node_says_what_the_offline_evaluation_says_pixel_for_pixel(tmp_path, bag, video_weights):
     out = tmp_path / "report"
     code, said = launch(
