@@ -126,8 +126,6 @@ class PacketDecoder:
         try:
             frames = self._context.decode(unit)
         except self._av.error.FFmpegError as error:
-            if unit is not None:
-                self._waiting.pop(unit.pts, None)
             if not self._has_begun:
                 self.too_early += 1
                 return []

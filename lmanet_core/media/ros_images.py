@@ -96,10 +96,8 @@ def image_from_message(message: ImageMessage, depth: SampleDepth = SIXTEEN_BITS)
     packed = _unpack(message, rows, width, known, depth)  # (rows, width · channels) uint8
     _check_pattern(encoding, rows, width)
     plain = SimpleNamespace(height=rows, width=width, encoding=known.as_8_bit, is_bigendian=0, data=packed)
-    if sys.byteorder == "big":
-        plain.is_bigendian = 1
     try:
-        # A stand-in with the five attributes that are read; rosbags-image asks for its own message class.
+        # A stand-in with the five attributes that are read; rosbags-image asks for its own message class. Bytes have no order.
         image = image_to_cvimage(cast("Any", plain), "rgb8")
     except (ImageError, cv2.error) as error:
         raise InputError(f"an image of {width}x{height} in {encoding} cannot be converted: {error}") from error

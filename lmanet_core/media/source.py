@@ -94,7 +94,7 @@ class FrameSource:
         if stride < 1:
             raise ConfigError(f"stride must be 1 or more, got {stride}")
         self._excerpt = (start_s, end, stride)
-        if self.expected_frames is None or (start_s, end, stride) == (0.0, math.inf, 1):
+        if self.expected_frames is None:
             return
         if self.fps is not None:
             last = min(self.expected_frames, math.ceil(end * self.fps) if math.isfinite(end) else self.expected_frames)

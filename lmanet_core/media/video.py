@@ -139,7 +139,7 @@ class VideoSource(FrameSource):
 def _pixel_aspect(capture: cv2.VideoCapture) -> float:
     """Width of a pixel over its height, of the pictures as they come out; 1 where nothing is said."""
     width, height = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
-    if not (width > 0 and height > 0 and math.isfinite(width / height)):
+    if not (width > 0 and height > 0):
         return 1.0
     turned = capture.get(cv2.CAP_PROP_ORIENTATION_AUTO) and capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180 == 90
     return height / width if turned else width / height

@@ -19,6 +19,8 @@ from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.labels.encoding import LabelEncoding
+from lmanet_core.media.label_files import LabelFiles
+from lmanet_core.media.label_images import decode_label_ids, label_ids_from_message
 
 SIZE = Size(24, 32)
 STILL = MotionConfig(0, 0, 0, 0, 0, degrade_past=0)
@@ -340,3 +342,62 @@ def test_no_labels_yaml_is_asked_for_where_a_set_has_its_own_table(folder):
 def test_a_few_label_maps_stand_for_many(folder):
     counted(folder, 0, 0, 0, 1)
     assert count_classes(StillsSource(folder, SIZE), 2).describe() == "2 of 4 label maps: floor 50 %, wall 50 %, void 0 %"
+
+
+def test_picture_of_samples_beside_label_images_is_passed_over(tmp_path):
+    for name in ("a_vis", "b"):
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    found = LabelFiles(tmp_path)
+    assert (found.count, found.of("b"), found.of("a")) == (1, tmp_path / "b.png", None)
+
+
+def test_label_image_of_floats_is_refused():
+    data = cv2.imencode(".tiff", np.ones((2, 3), np.float32))[1].ravel()
+    with pytest.raises(InputError, match="x: label maps have one channel of class ids, got 1 of float32"):
+        decode_label_ids(data, "x")
+
+
+def test_label_images_of_one_name_are_refused(tmp_path):
+    for side in ("left", "right"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"left/a\.png and right/a\.png have one name"):
+        LabelFiles(tmp_path)
+
+
+def test_label_image_of_floats_in_colour_is_refused():
+    data = cv2.imencode(".tiff", np.ones((2, 3, 3), np.float32))[1].ravel()
+    with pytest.raises(InputError, match="got 3 of float32"):
+        decode_label_ids(data, "x")
+
+
+def test_colours_with_alpha_are_colours():
+    data = cv2.imencode(".png", np.full((2, 3, 4), (0, 0, 255, 255), np.uint8))[1].ravel()
+    assert decode_label_ids(data, "x", {0xFF0000: 7}).tolist() == [[7] * 3] * 2
+
+
+def test_share_of_unknown_colours_is_told_in_percent():
+    image = np.zeros((2, 4, 3), np.uint8)
+    image[0, :, 2] = 255
+    with pytest.raises(InputError, match=r"x: 50\.0 % of the pixels have a colour of no class \(#000000\)"):
+        decode_label_ids(cv2.imencode(".png", image)[1].ravel(), "x", {0xFF0000: 7})
+
+
+@pytest.mark.parametrize("colors", [{0xFF0000: 7}, {0x090909: 5, 0x0A0A0A: 9}])
+def test_grey_in_three_channels_that_may_be_ids_is_ids(colors):
+    data = cv2.imencode(".png", np.full((2, 3, 3), 9, np.uint8))[1].ravel()
+    assert decode_label_ids(data, "x", colors).tolist() == [[9] * 3] * 2
+
+
+def test_label_message_whose_rows_are_too_short_is_refused(ros2):
+    message = ros2.image(np.zeros((2, 6), np.uint8), encoding="mono16", width=4)
+    with pytest.raises(InputError, match="4x2 ids in mono16 do not fit step 6 and 12 bytes of data"):
+        label_ids_from_message(message, "x")
+
+
+def test_label_image_that_counts_instances_gives_their_classes():
+    data = cv2.imencode(".png", np.array([[7, 999, 26001]], np.uint16))[1].ravel()
+    with pytest.raises(InputError, match="got values up to 999"):
+        decode_label_ids(data, "x_instanceIds.png")
+    data = cv2.imencode(".png", np.array([[7, 24000, 26001]], np.uint16))[1].ravel()
+    assert decode_label_ids(data, "x_instanceIds.png").tolist() == [[7, 24, 26]]

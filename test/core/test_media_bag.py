@@ -105,6 +105,15 @@ def test_damaged_image_is_skipped_and_counted(tmp_path, ros2, image_messages, ra
     assert f"skipped message 1 of {TOPIC}" in caplog.text
 
 
+def test_damaged_camera_info_is_no_numbered_image(tmp_path, ros2, random_image, caplog):
+    definition, _ = ros2.store.generate_msgdef("sensor_msgs/msg/CameraInfo", ros_version=2)
+    damaged = ("/front/camera_info", 2, b"\0\1\0\0", "sensor_msgs/msg/CameraInfo", definition)
+    with open_frames(ros2.write(tmp_path / "x", [("/front/a", 1, ros2.image(random_image())), damaged])) as source:
+        assert len(list(source)) == 1
+    assert source.skipped == 1
+    assert "skipped a message of /front/camera_info" in caplog.text
+
+
 def test_damaged_jpeg_is_skipped_and_counted(tmp_path, ros2, random_image, caplog):
     whole = jpeg(random_image(64, 64))
     datas = [whole, whole[: len(whole) // 2], b"\xff\xd8garbage\xff\xd9", b"", whole]
@@ -262,6 +271,15 @@ def test_bag_that_lost_only_its_end_gives_every_frame(tmp_path, ros1, ros2, imag
         assert len(list(source)) == 3
 
 
+@pytest.mark.parametrize("compress", [False, True])
+def test_time_of_recording_in_a_ros1_bag_that_is_cut_off_is_read(tmp_path, ros1, random_image, compress):
+    times = [7 * SECOND + 5, 8 * SECOND + 900_000_000]
+    messages = [(TOPIC, time, ros1.image(random_image(), stamp_ns=0)) for time in times]
+    path = ros1.write(tmp_path / "x.bag", messages, compress=compress)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert [frame.stamp_ns for frame in open_frames(path)] == times
+
+
 def test_unfinished_ros1_recording_is_read(tmp_path, ros1, image_messages, caplog):
     path = ros1.write(tmp_path / "x.bag", image_messages(ros1))
     content = path.read_bytes()
@@ -288,6 +306,28 @@ def test_damage_in_the_middle_costs_one_chunk(tmp_path, ros1, ros2, image_messag
         assert [frame.stamp_ns // SECOND for frame in source] == [1, 2, 3, 7, 8, 9]
     assert source.skipped == 1
     assert "a chunk cannot be unpacked" in caplog.text
+
+
+def test_ros1_bag_without_its_first_record_was_never_closed(tmp_path, ros1, image_messages, caplog):
+    path = ros1.write(tmp_path / "x.bag", image_messages(ros1))
+    content = path.read_bytes()
+    header = int.from_bytes(content[13:17], "little")
+    padding = int.from_bytes(content[17 + header : 21 + header], "little")
+    path.write_bytes(content[:13] + content[21 + header + padding :])
+    with open_frames(path) as source:
+        assert len(list(source)) == 3
+    assert "never closed" in caplog.text
+
+
+@pytest.mark.parametrize("op", [5, 6])
+def test_length_that_cannot_be_is_damage(tmp_path, ros1, image_messages, write_ros1_mcap, op, caplog):
+    """Of a message or of a chunk: more than any memory holds."""
+    path = write_ros1_mcap(tmp_path / "x.mcap", image_messages(ros1))
+    end = path.read_bytes().rindex(bytes([15, 4, 0]))
+    path.write_bytes(path.read_bytes()[:end] + bytes([op]) + (2**63).to_bytes(8, "little"))
+    with open_frames(path) as source:
+        assert len(list(source)) == 3
+    assert source.skipped == 1 and "of 9223372036854775808 bytes" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["x.bag", "x.mcap", "x.db3"])

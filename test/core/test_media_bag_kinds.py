@@ -15,7 +15,7 @@ import yaml
 
 from lmanet_core.errors import InputError
 from lmanet_core.media import open_frames
-from lmanet_core.media.foreign_messages import DEFINITIONS, read_protobuf
+from lmanet_core.media.foreign_messages import DEFINITIONS, read_protobuf, unpack_zstd
 from lmanet_core.media.packets import codec_of
 
 if sys.version_info >= (3, 14):
@@ -40,12 +40,15 @@ def varint(value):
 
 
 def protobuf(**fields):
-    """Fields of a message as kind_number=value: v varint, f fixed 32 bit, b bytes."""
+    """Fields of a message as kind_number=value: v varint, f fixed 32 bit, d fixed 64 bit, b bytes."""
     out = b""
     for name, value in fields.items():
         kind, number = name.split("_")
-        wire = {"v": 0, "b": 2, "f": 5}[kind]
-        content = varint(value) if kind == "v" else struct.pack("<I", value) if kind == "f" else varint(len(value)) + value
+        wire = {"v": 0, "d": 1, "b": 2, "f": 5}[kind]
+        fixed = {"d": "<Q", "f": "<I"}
+        content = (
+            struct.pack(fixed[kind], value) if kind in fixed else varint(value) if kind == "v" else varint(len(value)) + value
+        )
         out += varint(int(number) << 3 | wire) + content
     return out
 
@@ -121,6 +124,11 @@ def test_foxglove_raw_image_in_protobuf_is_read(tmp_path, random_image):
     message = protobuf(b_1=time_field(SECOND), f_2=6, f_3=4, b_4=b"rgb8", f_5=18, b_6=image.tobytes(), b_7=b"front")
     (frame,) = open_frames(write_mcap(tmp_path / "x.mcap", [(9, message)], "foxglove.RawImage"))
     assert frame.image.tolist() == image.tolist()
+
+
+def test_fields_that_nobody_knows_are_passed_over():
+    message = read_protobuf(protobuf(v_99=300, d_98=2**63, f_97=2**31, b_96=b"new", b_4=b"front"), "foxglove.CompressedImage")
+    assert message.header.frame_id == "front"
 
 
 @pytest.mark.parametrize("data", [b"\x12", b"\x12\x7fshort", b"\x0b", b"\xff" * 20])
@@ -231,6 +239,12 @@ def test_damaged_image_of_the_zstd_transport_is_skipped(tmp_path, ros2, random_i
     assert "zstd transport cannot be unpacked" in caplog.text
 
 
+def test_image_of_the_zstd_transport_that_promises_too_much_is_not_unpacked(ros2):
+    packed = struct.pack("<IIBII", 2**16, 6, 0, 2**16, 4) + b"rgb8" + zstd.compress(bytes(72))
+    with pytest.raises(InputError, match="an image of 65536 rows of 65536 bytes is not believable"):
+        unpack_zstd(ros2.compressed(packed, 1, "zstd"))
+
+
 def test_mosaic_in_a_compressed_image_is_debayered(tmp_path, ros2):
     mosaic = np.zeros((16, 16), np.uint8)
     mosaic[::2, ::2] = 200  # red alone is lit
@@ -260,7 +274,7 @@ def test_few_bits_of_sixteen_are_told_and_can_be_said(tmp_path, ros2, caplog):
     path = ros2.write(tmp_path / "x", messages)
     dark = [frame.image.max() for frame in open_frames(path)]
     assert dark == [0x0A] * 5
-    assert caplog.text.count("--bits 12") == 1
+    assert caplog.text.count("look black when divided by 256; try --bits 12") == 1
     caplog.clear()
     assert [frame.image.max() for frame in open_frames(path, bits=12)] == [0xAB] * 5
     assert not caplog.text

@@ -131,7 +131,7 @@ def test_label_info_is_latched_and_all_is_reliable(written):
     with Reader(path) as reader:
         offered = {connection.topic: connection.ext.offered_qos_profiles for connection in reader.connections}
     assert [qos.durability for qos in offered.pop("/segmentation/label_info")] == [QosDurability.TRANSIENT_LOCAL]
-    assert {qos.durability for (qos,) in offered.values()} == {QosDurability.VOLATILE}
+    assert {(qos.durability, qos.depth) for (qos,) in offered.values()} == {(QosDurability.VOLATILE, 10)}
     assert {qos.reliability for (qos,) in offered.values()} == {QosReliability.RELIABLE}
 
 
@@ -170,7 +170,7 @@ def test_what_a_result_does_not_have_is_left_out(tmp_path, make_result):
     assert set(read(tmp_path / "bag")) == {f"/segmentation/{name}" for name in ("labels", "color", "label_info")}
 
 
-@pytest.mark.parametrize("stamp_ns", [0, -SECOND // 2])
+@pytest.mark.parametrize("stamp_ns", [0, -SECOND // 2, -(2**31) * SECOND])
 def test_zero_and_negative_stamps_are_kept_in_the_header(tmp_path, make_result, stamp_ns):
     made = make_result(LABELS, stamp_ns=stamp_ns)
     with ResultBagSink(tmp_path / "bag", CAMVID11, ("labels",)) as sink:
@@ -188,8 +188,17 @@ def test_stamps_that_run_backwards_are_kept(tmp_path, make_result):
     assert sorted(stamp_of(message) for _, message in read(tmp_path / "bag")["/segmentation/labels"]) == sorted(stamps)
 
 
-def test_stamp_that_ros_cannot_hold_is_an_output_error(tmp_path, make_result):
-    made = make_result(LABELS, stamp_ns=2**31 * SECOND)
+def test_last_stamp_that_ros_can_hold_is_kept(tmp_path, make_result):
+    made = make_result(LABELS, stamp_ns=2**31 * SECOND - 1)
+    with ResultBagSink(tmp_path / "bag", CAMVID11, ("labels",)) as sink:
+        sink.write(made.frame, made.result)
+    ((_, message),) = read(tmp_path / "bag")["/segmentation/labels"]
+    assert stamp_of(message) == 2**31 * SECOND - 1
+
+
+@pytest.mark.parametrize("stamp_ns", [2**31 * SECOND, -(2**31) * SECOND - 1])
+def test_stamp_that_ros_cannot_hold_is_an_output_error(tmp_path, make_result, stamp_ns):
+    made = make_result(LABELS, stamp_ns=stamp_ns)
     with pytest.raises(OutputError, match="32 bits of seconds"), ResultBagSink(tmp_path / "bag", CAMVID11) as sink:
         sink.write(made.frame, made.result)
 

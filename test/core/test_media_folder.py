@@ -10,6 +10,7 @@ import pytest
 
 from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.media import open_frames
+from lmanet_core.media.folder import FolderSource
 
 
 def save(path, value=0, size=(4, 6)):
@@ -52,6 +53,21 @@ def test_same_stem_gives_different_names(tmp_path):
         save(tmp_path / name)
     names = [frame.name for frame in open_frames(tmp_path)]
     assert len(set(names)) == 3
+
+
+def test_files_of_one_name_in_several_folders_are_numbered(tmp_path):
+    files = [tmp_path / side / "a.png" for side in ("left", "middle", "right")]
+    for file in files:
+        file.parent.mkdir()
+        save(file)
+    assert [frame.name for frame in FolderSource("three", files=files)] == ["a_png", "a_png_2", "a_png_3"]
+
+
+def test_photographs_are_upright(tmp_path):
+    jpeg = cv2.imencode(".jpg", np.zeros((8, 16, 3), np.uint8))[1].tobytes()
+    turned = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: a quarter turn
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(turned) + 2).to_bytes(2, "big") + turned + jpeg[2:])
+    assert [frame.image.shape for frame in open_frames(tmp_path)] == [(16, 8, 3)]
 
 
 def test_unreadable_image_is_skipped_counted_and_leaves_a_hole_in_time(tmp_path, caplog):

@@ -177,6 +177,14 @@ def test_part_of_a_recording(long_folder, part, expected):
     assert [round(frame.stamp_ns / 1e8) for frame in frames] == expected  # the times stay those of the recording
 
 
+def test_part_of_what_nobody_counts_is_not_counted(long_folder):
+    source = open_frames(long_folder)
+    source.expected_frames = None
+    source.select(start_s=0.5, stride=5)
+    assert source.expected_frames is None
+    assert [int(frame.name) for frame in source] == [5, 10, 15]
+
+
 def test_loss_among_frames_that_are_left_out_is_not_forgotten(long_folder):
     class Lossy(type(open_frames(long_folder))):
         def _read(self):

@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from lmanet_core.errors import InputError
+from lmanet_core.errors import ConfigError, InputError
 from lmanet_core.media import decode_image, to_rgb
+from lmanet_core.media.pixels import SampleDepth
 
 
 def encode(suffix, image):
@@ -32,6 +33,17 @@ def test_alpha_is_dropped(random_image):
 
 def test_16_bit_is_divided_by_256():
     assert to_rgb(np.array([[0, 255, 256, 65535]], np.uint16))[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize(("bits", "upper"), [(8, 255), (9, 127), (16, 0)])
+def test_a_camera_fills_8_to_16_bits(bits, upper):
+    assert SampleDepth(bits).to_8_bit(np.array([255], np.uint16)).tolist() == [upper]
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 7, 17])
+def test_other_numbers_of_bits_are_refused(bits):
+    with pytest.raises(ConfigError, match=f"bits must be 8 to 16, got {bits}"):
+        SampleDepth(bits)
 
 
 def test_one_pixel_is_an_image():
@@ -111,7 +123,12 @@ def test_cut_off_jpeg_with_thumbnail_is_refused(random_image):
         decode_image(data[: len(data) * 3 // 4])
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", bytes(1000), b"\xff\xd8\xff\xd9"])
+def test_no_data_is_said_to_be_none():
+    with pytest.raises(InputError, match="an encoded image was expected, got 0 bytes"):
+        decode_image(b"")
+
+
+@pytest.mark.parametrize("data", [b"hello", bytes(1000), b"\xff\xd8\xff\xd9"])
 def test_what_is_no_image_is_refused(data):
     with pytest.raises(InputError):
         decode_image(data)

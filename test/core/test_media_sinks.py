@@ -15,7 +15,17 @@ import pytest
 
 from lmanet_core.errors import ConfigError, OutputError
 from lmanet_core.labels import CAMVID11, LabelSet
-from lmanet_core.media import CompositeSink, LabelPngSink, MaskPngSink, VideoSink, open_frames, open_sinks
+from lmanet_core.media import (
+    SINK_KINDS,
+    CompositeSink,
+    LabelPngSink,
+    MaskPngSink,
+    ResultBagSink,
+    VideoSink,
+    open_frames,
+    open_sinks,
+)
+from lmanet_core.media.kept_results import KeptResults
 
 ROAD, CAR = 3, 8
 LABELS = np.array([[ROAD, CAR, 255], [0, ROAD, CAR]], np.uint8)
@@ -210,12 +220,29 @@ def test_pictures_of_colours_and_of_colours_over_the_image(tmp_path, make_result
     assert np.abs(overlay - (0.75 * 200 + 0.25 * np.array(CAMVID11.colors[ROAD]))).max() <= 1
 
 
-def test_pictures_of_squeezed_pixels_are_shown_square(tmp_path, make_result):
-    made = make_result(np.full((4, 6), ROAD, np.uint8))
+@pytest.mark.parametrize(("aspect", "width"), [(2.0, 400), (0.5, 100), (136 / 135, 200)])  # nearly square is square
+def test_pictures_of_squeezed_pixels_are_shown_square(tmp_path, make_result, aspect, width):
+    made = make_result(np.full((4, 200), ROAD, np.uint8))
     with open_sinks(tmp_path, CAMVID11, kinds=("color_images", "labels")) as sink:
-        sink.write(replace(made.frame, pixel_aspect=2.0), made.result)
-    assert cv2.imread(str(tmp_path / "color/000000.png")).shape == (4, 12, 3)
-    assert cv2.imread(str(tmp_path / "labels/000000.png"), cv2.IMREAD_UNCHANGED).shape == (4, 6)
+        sink.write(replace(made.frame, pixel_aspect=aspect), made.result)
+    assert cv2.imread(str(tmp_path / "color/000000.png")).shape == (4, width, 3)
+    assert cv2.imread(str(tmp_path / "labels/000000.png"), cv2.IMREAD_UNCHANGED).shape == (4, 200)
+
+
+def test_what_has_files_for_each_frame_need_not_begin_anew(tmp_path):
+    with open_sinks(tmp_path, CAMVID11, kinds=SINK_KINDS) as sink:
+        anew = [type(one) for one in sink.anew().sinks]
+    assert anew == [VideoSink, VideoSink, ResultBagSink]
+
+
+@pytest.mark.parametrize("later_ns", [-1, 0, 1])
+def test_earlier_result_is_that_of_the_frame_of_its_time(tmp_path, make_result, later_ns):
+    made = make_result(np.full((4, 6), ROAD, np.uint8))
+    with open_sinks(tmp_path, CAMVID11, kinds=("labels", "bag")) as sink:
+        sink.write(made.frame, made.result)
+    frame = replace(made.frame, stamp_ns=made.frame.stamp_ns + later_ns)
+    kept = KeptResults(tmp_path, ("labels", "bag"), CAMVID11).of(frame, made.result.geometry)
+    assert (kept is None) == (later_ns != 0)
 
 
 def test_opacity_outside_its_range_is_refused(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from lmanet_core.errors import InputError
 from lmanet_core.geometry import Size
 from lmanet_core.media import open_frames
+from lmanet_core.media.interlaced import InterlacedSource
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
 
 _CAPTURE = cv2.VideoCapture
@@ -117,11 +118,19 @@ def test_interlaced_video_gives_whole_pictures(encode):
     with open_frames(encode(frames, interlaced=True)) as source:
         read = list(source)
     assert [frame.stamp_ns for frame in read] == [n * 10**8 for n in range(10)]
+    assert not any(frame.after_loss for frame in read)
     for index, frame in list(enumerate(read))[1:-1]:
         grey = frame.image.mean(axis=2)[8:-8]
         bar = np.flatnonzero(grey.mean(axis=0) > 180)
         assert set(bar) <= set(range(8 * index, 8 * index + 12)) and 6 <= len(bar) <= 9  # of one half picture, on all lines
         assert np.abs(grey[::2] - grey[1::2]).mean() < 8  # no combs
+
+
+def test_interlaced_video_that_begins_late_begins_at_zero(encode, make_scene):
+    frames = [make_scene(index, 64, 96) if index >= 7 else None for index in range(12)]
+    with open_frames(encode(frames, interlaced=True, name="v.mkv")) as source:
+        assert isinstance(source, InterlacedSource)
+        assert [frame.stamp_ns for frame in source] == [n * 10**8 for n in range(5)]
 
 
 def test_pictures_that_cannot_be_converted_are_refused(encode, make_scene, monkeypatch):
@@ -163,6 +172,28 @@ def test_times_of_a_changing_rate_are_kept_and_nothing_is_missed(encode, make_sc
     assert source.skipped == 0 and not caplog.text
 
 
+def test_video_that_counts_no_frames_lacks_none(tmp_path, write_video, monkeypatch):
+    class Uncounted(OtherCapture):
+        def get(self, key):
+            return 0.0 if key == cv2.CAP_PROP_FRAME_COUNT else self._capture.get(key)
+
+    path = write_video(tmp_path / "v.avi", count=5)
+    monkeypatch.setattr(cv2, "VideoCapture", Uncounted)
+    with open_frames(path) as source:
+        assert (source.expected_frames, len(list(source)), source.skipped) == (None, 5, 0)
+
+
+def test_one_frame_too_many_in_an_estimated_count_is_not_missed(encode, make_scene, monkeypatch):
+    class Estimating(OtherCapture):
+        def get(self, key):
+            return self._capture.get(key) + (key == cv2.CAP_PROP_FRAME_COUNT)
+
+    path = encode([make_scene(index, 64, 96) if index < 5 or index % 5 == 0 else None for index in range(21)], name="v.mkv")
+    monkeypatch.setattr(cv2, "VideoCapture", Estimating)
+    with open_frames(path) as source:
+        assert (source.expected_frames, len(list(source)), source.skipped) == (22, 9, 0)
+
+
 @pytest.mark.skipif(not hasattr(cv2, "CAP_PROP_PTS"), reason="this OpenCV does not tell where a video begins")
 @pytest.mark.parametrize("cut", [False, True])
 def test_matroska_that_begins_late_lacks_nothing_but_what_is_cut_off(encode, make_scene, cut):
@@ -184,6 +215,41 @@ def test_network_sees_square_pixels_and_labels_keep_the_grid(encode, make_scene,
     network = result.geometry.network_size
     assert network.width / network.height == pytest.approx(float(aspect), rel=0.1)
     assert result.labels.shape == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "turned", "aspect"),
+    [
+        ((2, 1), 0, 2.0),
+        ((2, 1), 90, 0.5),
+        ((2, 1), 180, 2.0),
+        ((2, 1), 270, 0.5),
+        ((4320, 4739), 0, 4320 / 4739),
+        ((0, 0), 0, 1.0),  # nothing is said
+        ((0, 1), 0, 1.0),
+        ((1, 0), 0, 1.0),
+        ((-1, -1), 0, 1.0),
+        ((1, -1), 0, 1.0),
+    ],
+)
+def test_shape_of_pixels_is_that_of_the_picture_as_it_comes_out(tmp_path, write_video, monkeypatch, numbers, turned, aspect):
+    about = {
+        cv2.CAP_PROP_SAR_NUM: numbers[0],
+        cv2.CAP_PROP_SAR_DEN: numbers[1],
+        cv2.CAP_PROP_ORIENTATION_AUTO: 1.0,
+        cv2.CAP_PROP_ORIENTATION_META: turned,
+    }
+
+    class Turning(OtherCapture):
+        def get(self, key):
+            return about[key] if key in about else self._capture.get(key)
+
+    path = write_video(tmp_path / "v.avi", count=2)
+    monkeypatch.setattr(cv2, "VideoCapture", Turning)
+    assert [frame.pixel_aspect for frame in open_frames(path)] == [aspect] * 2
+    about[cv2.CAP_PROP_ORIENTATION_AUTO] = 0.0  # pictures come out as they are stored
+    upright = aspect if turned % 180 == 0 else 1 / aspect
+    assert [frame.pixel_aspect for frame in open_frames(path)] == [upright] * 2
 
 
 def test_plan_of_a_stream_is_asked_for_without_its_pixels(make_scene, video_weights):

@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lmanet_core.errors import OutputError
 from lmanet_core.labels import CITYSCAPES, LabelSet
-from lmanet_core.media.picture import draw_picture
+from lmanet_core.media import decode_image
+from lmanet_core.media.picture import draw_legend, draw_picture, write_image
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 TWO = LabelSet(("road", "car"), (RED, BLUE))
@@ -79,6 +81,21 @@ def test_many_classes_wrap_and_every_one_is_shown(draw):
     assert colors_in(picture[20:]) >= set(CITYSCAPES.colors)
 
 
+@pytest.mark.parametrize(("width", "second"), [(60, (20, 7)), (130, (5, 56))])
+def test_legend_is_lines_of_a_swatch_and_a_name_in_grey_on_white(width, second):
+    """15 pixels a line where the picture is small, a third of a line above the first; half a line and more between entries."""
+    labels = np.zeros((10, 60), np.uint8)
+    labels[:4] = 1
+    legend = draw_legend(labels, TWO, width)
+    assert legend.shape == (second[0] + 15, width, 3)
+    for color, (top, left) in ((RED, (5, 7)), (BLUE, second)):
+        assert (legend[top : top + 10, left : left + 11] == color).all()
+        legend[top : top + 10, left : left + 11] = WHITE
+    assert (legend == legend[:, :, :1]).all()  # what is left are names
+    rows, columns = np.nonzero(legend[:, :, 0] < 255)
+    assert rows.min() >= 5 and columns.min() > 7 + 11
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3)])
 def test_picture_of_any_size_is_drawn(draw, size):
     assert draw(np.zeros(size, np.uint8))[1].shape[1] == 2 * size[1]
@@ -90,3 +107,11 @@ def test_picture_has_the_size_of_the_labels_not_of_the_camera(make_result, rando
     result = replace(made.result, labels=np.zeros(shape, np.uint8))
     picture = draw_picture(made.frame, result, TWO)
     assert picture.shape[1] == 2 * shape[1] and picture.shape[0] > shape[0]
+
+
+def test_picture_is_written_in_the_format_of_its_name(tmp_path, random_image):
+    image = random_image()
+    write_image(tmp_path / "p.png", image)
+    assert np.array_equal(decode_image((tmp_path / "p.png").read_bytes()), image)
+    with pytest.raises(OutputError, match=r"cannot write .*missing/p\.png"):
+        write_image(tmp_path / "missing/p.png", image)
