@@ -1026,24 +1026,42 @@ def test_what_else_the_folder_says_is_told(saved, capsys):
         assert part in told
 
 
-def test_mask_classifier_gives_the_classes_of_its_own_postprocessing(transformers, tmp_path, frames):
-    torch.manual_seed(0)
+def mask_classifier(transformers, family):
+    names = dict(enumerate(NAMES))
+    if family == "EoMT":
+        config = transformers.EomtConfig(
+            hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=64, patch_size=16, num_blocks=1,
+            num_queries=6, num_upscale_blocks=1, id2label=names,
+        )  # fmt: skip
+        return transformers.EomtForUniversalSegmentation(config)
     swin = transformers.SwinConfig(
         image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
+    if family == "Mask2Former":
+        config = transformers.Mask2FormerConfig(
+            backbone_config=swin, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
+            encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=16, num_queries=6, id2label=names,
+        )  # fmt: skip
+        return transformers.Mask2FormerForUniversalSegmentation(config)
     detr = transformers.DetrConfig(
         d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
         encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=6,
     )  # fmt: skip
     config = transformers.MaskFormerConfig(
-        fpn_feature_size=32, mask_feature_size=16, backbone_config=swin, decoder_config=detr, id2label=dict(enumerate(NAMES))
+        fpn_feature_size=32, mask_feature_size=16, backbone_config=swin, decoder_config=detr, id2label=names
     )
-    network = transformers.MaskFormerForInstanceSegmentation(config).eval()
+    return transformers.MaskFormerForInstanceSegmentation(config)
+
+
+@pytest.mark.parametrize("family", ["MaskFormer", "Mask2Former", "EoMT"])
+def test_mask_classifier_gives_the_classes_of_its_own_postprocessing(family, transformers, tmp_path, frames):
+    torch.manual_seed(0)
+    network = mask_classifier(transformers, family).eval()
     network.save_pretrained(tmp_path)
     model = load_model(f"hf:{tmp_path}")
     assert model.config.labels.names == NAMES and model.network.backbone.cut is None
-    image = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(2))
+    image = torch.rand(1, 3, 64, 64 if family == "EoMT" else 128, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         made, logits = network(pixel_values=image), model.network.backbone.module(image)
     shares = torch.zeros(4, *made.masks_queries_logits.shape[-2:])
