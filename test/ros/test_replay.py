@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmanet_core.errors import OutputError
 from lmanet_core.media.bag_writer import BagWriter
 from lmanet_core.stream.segmenter import VideoSegmenter
 
@@ -78,6 +79,12 @@ def test_node_says_what_the_offline_evaluation_says_pixel_for_pixel(tmp_path, ba
     assert sum(row.get("dropped", False) for row in rows) == figures["dropped"]
     assert 0 < summary["speed"]["latency_p50_ms"] < 5000
     assert summary["run"]["mode"] == "live, as published by a node"
+
+
+def test_recording_that_is_there_already_is_refused(tmp_path, bag, start):
+    replay = start(sys.executable, "-m", "lmanet_ros.replay", str(bag), "--out", str(bag), "--image", "/camera/image_raw")
+    assert replay.wait(60) == OutputError.exit_code, replay.said()
+    assert "replay: " in replay.said() and "Traceback" not in replay.said()
 
 
 def test_bag_without_a_camera_is_refused_before_anything_starts(tmp_path, video_weights):
