@@ -229,6 +229,17 @@ def test_old_images_turn_the_diagnostics(robot, drive):
         node.wait(lambda: last()[0] == level and words in last()[1], words)  # noqa: B023
 
 
+def test_diagnostics_tell_the_memory_of_a_gpu_in_megabytes(monkeypatch):
+    import torch
+
+    from lmanet_ros.diagnostics import used_memory
+
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 250 * 10**6)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 300 * 10**6)
+    values = used_memory(torch.device("cuda"))
+    assert [values[f"device memory {kind} (MB)"] for kind in ("allocated", "reserved")] == ["250", "300"]
+
+
 def test_diagnostics_of_a_node_that_could_not_start(robot):
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 

@@ -78,6 +78,8 @@ def test_node_says_what_the_offline_evaluation_says_pixel_for_pixel(tmp_path, ba
     rows = [json.loads(line) for line in (out / "report" / "frames.jsonl").read_text().splitlines()]
     assert sum(row.get("dropped", False) for row in rows) == figures["dropped"]
     assert 0 < summary["speed"]["latency_p50_ms"] < 5000
+    seen = [row["latency_ms"] for row in rows if "latency_ms" in row]  # by the recorder, from an image to its labels
+    assert seen and all(0 < latency_ms < 5000 for latency_ms in seen)
     assert summary["run"]["mode"] == "live, as published by a node"
 
 
