@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rclpy.qos import DurabilityPolicy, QoSPolicyKind, ReliabilityPolicy
+from rclpy.qos import QoSPolicyKind, ReliabilityPolicy
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -53,9 +53,6 @@ def _advice(topic: str, transport: str, offers: list[Any], asked: Any) -> str:
     unreliable = all(offer.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for offer in offers)
     if unreliable and asked.qos_profile.reliability == ReliabilityPolicy.RELIABLE:
         return f"; set qos_overrides.{topic}.subscription.reliability to best_effort"
-    volatile = all(offer.qos_profile.durability == DurabilityPolicy.VOLATILE for offer in offers)
-    if volatile and asked.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL:
-        return f"; set qos_overrides.{topic}.subscription.durability to volatile"
     hint = "; the publisher is there, but nothing arrives"
     if asked.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT:
         hint += " (large images: see docs/ros.md, 'Large images'"

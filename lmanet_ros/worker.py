@@ -46,6 +46,5 @@ class Worker(threading.Thread):
 
 
 def _free_device_memory() -> None:
-    if torch.cuda.is_available():
-        with contextlib.suppress(RuntimeError):
-            torch.cuda.empty_cache()
+    with contextlib.suppress(RuntimeError):
+        torch.cuda.empty_cache()  # nothing where CUDA is not in use

@@ -111,6 +111,7 @@ def test_names_that_contradict_each_other_are_refused(
         ("raw", {"image": "/cam/jpeg/compressed"}, CameraTopics("/cam/jpeg/compressed", "/cam/camera_info", True)),
         ("compressed", {"image/compressed": "/c/x/compressed"}, CameraTopics("/c/x/compressed", "/c/camera_info", True)),
         ("raw", {"image": "/cam/raw", "camera_info": "/calib"}, CameraTopics("/cam/raw", "/calib", False)),
+        ("raw", {"image": "/cam/raw", "camera_info": "/info"}, CameraTopics("/cam/raw", "/info", False)),
     ],
 )
 def test_a_node_without_a_launch_file_hears_the_same(transport: str, remappings: dict[str, str], wanted: CameraTopics) -> None:
@@ -149,6 +150,13 @@ def test_parameters_are_those_for_the_node(tmp_path: Path, content: str, wanted:
             read_parameters(str(file), "r", "seg")
     else:
         assert read_parameters(str(file), "r", "seg") == wanted
+
+
+@pytest.mark.parametrize("namespace", ["", "r", "a/b"])
+def test_two_stars_stand_for_any_number_of_namespaces(tmp_path: Path, namespace: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("/**/seg: {ros__parameters: {a: 1}}")
+    assert read_parameters(str(file), namespace, "seg") == {"a": 1}
 
 
 def test_a_missing_parameter_file_is_an_error() -> None:

@@ -94,8 +94,11 @@ def test_known_colours():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"data": array("B")}, {"height": 0}, {"width": 0}, {"encoding": "32FC1"}, {"step": 2}, {"data": array("B", [1])}],
-)
+    [
+        {"data": array("B")}, {"height": 0}, {"width": 0}, {"width": 0, "step": 0}, {"encoding": "32FC1"}, {"step": 2},
+        {"data": array("B", [1])},
+    ],
+)  # fmt: skip
 def test_unusable_image_is_an_input_error(changes):
     message = make("rgb8")
     for name, value in changes.items():

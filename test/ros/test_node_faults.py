@@ -98,10 +98,14 @@ def test_8k_image_is_segmented(robot):
 
 
 def test_device_out_of_memory_loses_one_frame_and_says_what_to_do(robot, drive):
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+
     node = robot()
+    node.listen("/diagnostics", DiagnosticArray)
     images = drive(6)
     for index in range(2):
         node.step(images[index], SECOND + index * TENTH)
+    node.wait(lambda: any(len(one.status) == 2 for one in node.received["/diagnostics"]), "a status of before")
     network = node.node._cameras[""].segmenter.runtime.network
     decode = network.decode
 
@@ -117,6 +121,13 @@ def test_device_out_of_memory_loses_one_frame_and_says_what_to_do(robot, drive):
     node.wait(lambda: node.said("smaller network_size", "error"), "the advice")
     assert node.statistics().memory_frames == 1
     assert node.state() == "active"
+
+    def told():
+        cameras = [array.status[1] for array in node.received["/diagnostics"] if len(array.status) == 2]
+        return [one.level for one in cameras if "1 frames lost to errors, see the log" in one.message]
+
+    node.wait(told, "the diagnostics tell of it")
+    assert told() == [DiagnosticStatus.ERROR]
 
 
 def test_silence_names_topic_and_who_publishes_elsewhere(robot):
@@ -136,6 +147,9 @@ def test_camera_unplugged_and_back_is_said_both_times_and_begins_anew(robot, dri
     images = drive(4)
     node.step(images[0], SECOND)
     node.wait(lambda: node.said("no image on /image", "warn"), "the warning")
+    (said,) = node.said("no image on /image")
+    assert "the publisher is there, but nothing arrives (large images: see docs/ros.md" in said
+    assert "or set qos_overrides./image.subscription.reliability to reliable)" in said
     node.step(images[1], 10 * SECOND)
     node.wait(lambda: node.said("images on /image again", "info"), "they are back")
     assert node.resets() == {"first_frame": 1, "gap": 1}

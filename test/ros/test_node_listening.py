@@ -123,6 +123,7 @@ def test_a_camera_that_sees_nothing_is_said_at_both_ends_and_warned_of(robot, dr
     assert node.resets() == {"first_frame": 1, "blind": 1}
     node.wait(lambda: node.said("the camera sees again", "info"), "the end")
     assert len(node.said("the camera sees nothing", "warn")) == len(node.said("the camera sees again", "info")) == 1
+    assert node.said("the camera sees nothing from stamp 1.100 on") and node.said("the camera sees again at stamp 1.300")
 
 
 def test_a_memory_that_is_cleared_all_the_time_is_warned_of_and_the_log_stays_short(robot, drive):

@@ -28,6 +28,8 @@ def test_lifecycle_walk(robot, drive):
         assert node.transition(transition), transition
         assert node.state() == state
         assert node.node.state == state
+        if state == "unconfigured":
+            node.wait(lambda: not node.other.count_publishers("segmentation/labels"), "its topics are gone")
     node.wait(node.cameras[""].get_subscription_count, "it subscribes")
     node.step(drive(1)[0], SECOND)
     assert node.transition("shutdown")
@@ -196,9 +198,12 @@ def test_diagnostics_say_how_it_goes(robot, drive):
     assert value(camera, "topic") == "/image"
     assert value(camera, "memory") == "3 of 3 frames"
     assert value(camera, "resets: first_frame") == "1"
+    assert value(camera, "dropped for a newer image") == "0"
     for stage in ("wait", "convert", "encode", "decode", "segment", "publish", "stamp_to_publish"):
         p50, p95, p99 = (float(number) for number in value(camera, f"{stage} p50/p95/p99 (ms)").split(" / "))
         assert 0 <= p50 <= p95 <= p99
+    whole, part = (float(value(camera, f"{name} p50/p95/p99 (ms)").split()[0]) for name in ("receive_to_publish", "segment"))
+    assert whole >= part
     node.wait(lambda: arrays[-1].status[1].level == DiagnosticStatus.ERROR, "silence becomes an error")
     assert "no image on /image" in arrays[-1].status[1].message
 
@@ -222,6 +227,17 @@ def test_old_images_turn_the_diagnostics(robot, drive):
     ):
         node.step(images.pop(), now - age_s * SECOND)
         node.wait(lambda: last()[0] == level and words in last()[1], words)  # noqa: B023
+
+
+def test_diagnostics_tell_the_memory_of_a_gpu_in_megabytes(monkeypatch):
+    import torch
+
+    from lmanet_ros.diagnostics import used_memory
+
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 250 * 10**6)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 300 * 10**6)
+    values = used_memory(torch.device("cuda"))
+    assert [values[f"device memory {kind} (MB)"] for kind in ("allocated", "reserved")] == ["250", "300"]
 
 
 def test_diagnostics_of_a_node_that_could_not_start(robot):

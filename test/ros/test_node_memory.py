@@ -76,7 +76,7 @@ def test_service_clears_the_memory_once(robot, drive):
     images = drive(5)
     stream(node, images[:3])
     response = node.call(Trigger, f"{node.name}/reset_memory")
-    assert response.success
+    assert response.success and response.message == "cleared before the next image of 1 camera"
     stream(node, images[3:], start=SECOND + 3 * TENTH)
     assert node.resets() == {"first_frame": 1, "manual": 1}
     assert len(node.said("memory cleared: manual", "info")) == 1

@@ -110,6 +110,16 @@ def test_camera_info_scales_with_the_output(robot, drive):
     assert list(out.k) == [25.0, 0, 15.5, 0, 25, 7.5, 0, 0, 1]
 
 
+def test_calibration_goes_out_with_every_frame_and_without_a_word(robot, drive):
+    node = robot(outputs=("labels", "camera_info"))
+    node.infos[""].publish(camera_info_to_message(CameraInfo(width=64, height=32), node.header(SECOND)))
+    node.wait(lambda: node.node._cameras[""].calibration is not None, "camera_info")
+    for index, image in enumerate(drive(3)):
+        node.step(image, SECOND + index * TENTH)
+    node.wait(lambda: len(node.received["segmentation/camera_info"]) == 3, "one for each frame", timeout_s=5.0)
+    assert not node.said("camera_info is for")
+
+
 def test_calibration_of_another_size_is_not_passed_on_and_said_once(robot, drive):
     node = robot(outputs=("labels", "camera_info"))
     node.infos[""].publish(camera_info_to_message(CameraInfo(width=128, height=64), node.header(SECOND)))

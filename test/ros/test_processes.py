@@ -72,6 +72,16 @@ def test_interpreter_without_torch_is_told_so(start, tmp_path):
     assert "python:=" in node.said()
 
 
+def test_street_camera_tells_of_a_parameter_that_is_none_of_its_own_and_stops_cleanly(start):
+    arguments = ["-p", "fsp:=5.0", "-p", "use_sim_time:=false", "-p", "width:=64", "-p", "height:=32"]
+    camera = start(sys.executable, "-m", "lmanet_ros.street_camera", "--ros-args", *arguments)
+    wait_until(lambda: "64x32 at 10 Hz on /image" in camera.said(), camera.said)
+    camera.send_signal(signal.SIGINT)
+    assert camera.wait(20) == 0
+    assert "parameter fsp is not one of this node's and changes nothing; did you mean fps?" in camera.said()
+    assert "use_sim_time" not in camera.said() and "Traceback" not in camera.said()
+
+
 @pytest.mark.skipif(shutil.which("launch_test") is None, reason="no launch_test command (launch_testing)")
 def test_launch_test_of_the_demo_passes(start, video_weights):
     test = start("launch_test", str(ROOT / "test/ros/launch_demo.py"), f"weights:={video_weights}", f"python:={sys.executable}")

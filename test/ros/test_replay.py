@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmanet_core.errors import OutputError
 from lmanet_core.media.bag_writer import BagWriter
 from lmanet_core.stream.segmenter import VideoSegmenter
 
@@ -77,7 +78,15 @@ def test_node_says_what_the_offline_evaluation_says_pixel_for_pixel(tmp_path, ba
     rows = [json.loads(line) for line in (out / "report" / "frames.jsonl").read_text().splitlines()]
     assert sum(row.get("dropped", False) for row in rows) == figures["dropped"]
     assert 0 < summary["speed"]["latency_p50_ms"] < 5000
+    seen = [row["latency_ms"] for row in rows if "latency_ms" in row]  # by the recorder, from an image to its labels
+    assert seen and all(0 < latency_ms < 5000 for latency_ms in seen)
     assert summary["run"]["mode"] == "live, as published by a node"
+
+
+def test_recording_that_is_there_already_is_refused(tmp_path, bag, start):
+    replay = start(sys.executable, "-m", "lmanet_ros.replay", str(bag), "--out", str(bag), "--image", "/camera/image_raw")
+    assert replay.wait(60) == OutputError.exit_code, replay.said()
+    assert "replay: " in replay.said() and "Traceback" not in replay.said()
 
 
 def test_bag_without_a_camera_is_refused_before_anything_starts(tmp_path, video_weights):

@@ -60,12 +60,14 @@ def calibrate(node):
     node.wait(lambda: node.node._cameras[""].calibration is not None, "the calibration is there")
 
 
-def send_depth(node, plane, stamp_ns, encoding):
+def send_depth(node, plane, stamp_ns, encoding, missing=0):
+    """A depth image; `missing` bytes of its data, or, below 0, so many too much."""
     from sensor_msgs.msg import Image
 
     message = Image(header=node.header(stamp_ns), height=plane.shape[0], width=plane.shape[1], encoding=encoding)
     message.step = plane.shape[1] * plane.itemsize
-    message.data.frombytes(plane.tobytes())
+    data = plane.tobytes()
+    message.data.frombytes(data[: len(data) - missing] + bytes(max(0, -missing)))
     node.depth.publish(message)
 
 
@@ -96,6 +98,25 @@ def test_depth_of_another_time_makes_no_points(cloud, drive):
     cloud.step(drive(1)[0], SECOND)
     time.sleep(0.3)
     assert not cloud.received["segmentation/points"]
+
+
+@pytest.mark.parametrize("cloud", [{"slop_s": 0.0}], indirect=True)
+def test_without_slop_the_very_same_stamp_still_makes_points(cloud, drive):
+    calibrate(cloud)
+    send_depth(cloud, np.full(SIZE, 2000, np.uint16), SECOND, "16UC1")
+    cloud.step(drive(1)[0], SECOND)
+    cloud.wait(lambda: cloud.received["segmentation/points"], "points")
+
+
+def test_depth_that_is_cut_short_makes_no_points_and_the_next_one_does(cloud, drive):
+    calibrate(cloud)
+    images = drive(2)
+    send_depth(cloud, np.full(SIZE, 2000, np.uint16), SECOND, "16UC1", missing=100)
+    cloud.step(images[0], SECOND)
+    send_depth(cloud, np.full(SIZE, 2000, np.uint16), 2 * SECOND, "16UC1", missing=-100)  # more than there is to read
+    cloud.step(images[1], 2 * SECOND)
+    cloud.wait(lambda: cloud.received["segmentation/points"], "points")
+    assert [message.header.stamp.sec for message in cloud.received["segmentation/points"]] == [2]
 
 
 @pytest.mark.parametrize("cloud", [{"edge_px": 2}], indirect=True)
