@@ -178,9 +178,7 @@ def main() -> None:
             place.write_text(mutant)
             os.utime(place, (next(clock), next(clock)))  # for what Python keeps of it
             started, outcome = time.monotonic(), "passed"
-            for test in sorted(
-                near_far[options.wide], key=lambda test: -noticed[test]
-            ):  # in order, where none has noticed more
+            for test in sorted(near_far[options.wide], key=lambda test: -noticed[test]):  # what noticed most comes first
                 outcome = run_tests(copy, test, copy / "log")
                 if outcome != "passed":
                     noticed[test] += 1

@@ -46,5 +46,5 @@ class Worker(threading.Thread):
 
 
 def _free_device_memory() -> None:
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError):  # of a device that is lost already; what was lost before is told
         torch.cuda.empty_cache()  # nothing where CUDA is not in use

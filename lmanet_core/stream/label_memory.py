@@ -214,9 +214,7 @@ class _Look:
     """What logits (C, H, W) say of the likeliest class and of two others, some rows at a time."""
 
     def __init__(self, logits: torch.Tensor) -> None:
-        self._planes = ClassPlanes(logits)
-        self._classes, _, self._width = logits.shape
-        self._on_cpu, self._device = logits.is_cpu, logits.device
+        self._logits, self._planes = logits, ClassPlanes(logits)
         self._pixels = torch.empty(0, dtype=torch.int32, device=logits.device)
 
     def __call__(self, rows: slice, believed: torch.Tensor) -> _Seen:
@@ -226,11 +224,12 @@ class _Look:
             rows: of the logits.
             believed: (2, r, W) int32, classes.
         """
+        (classes, _, width), device = self._logits.shape, self._logits.device
         height = rows.stop - rows.start
-        best, total = (torch.empty(height, self._width, device=self._device) for _ in range(2))
-        shares = torch.empty(2, height, self._width, device=self._device)
+        best, total = (torch.empty(height, width, device=device) for _ in range(2))
+        shares = torch.empty(2, height, width, device=device)
         cached = STRIPE_BYTES * torch.get_num_threads()
-        for part in stripes(height, self._classes * self._width * 4, cached) if self._on_cpu else (slice(0, height),):
+        for part in stripes(height, classes * width * 4, cached) if self._logits.is_cpu else (slice(0, height),):
             best[part] = self._planes.look(slice(rows.start + part.start, rows.start + part.stop))
             planes = exponentials_(self._planes.relative)
             torch.sum(planes, 0, out=total[part])
@@ -244,7 +243,7 @@ class _Look:
         """0 to `count` − 1, in whole numbers that reach `most`."""
         if len(self._pixels) < count:
             kind = torch.int32 if most < 1 << 31 else torch.int64
-            self._pixels = torch.arange(count, dtype=kind, device=self._device)
+            self._pixels = torch.arange(count, dtype=kind, device=self._pixels.device)
         return self._pixels[:count]
 
 

@@ -64,8 +64,7 @@ def test_every_topic_of_one_frame(robot, drive, video_weights):
     outputs = ("labels", "color", "overlay", "confidence", "mask/drivable", "mask/person", "mask/vehicle")
     node = robot(outputs=(*outputs, "labels/compressed", "camera_info"))
     info = CameraInfo(width=64, height=32, k=(50.0, 0, 32, 0, 50, 16, 0, 0, 1), p=(50.0, 0, 32, 0, 0, 50, 16, 0, 0, 0, 1, 0))
-    node.infos[""].publish(camera_info_to_message(info, node.header(SECOND)))
-    node.wait(lambda: node.node._cameras[""].calibration is not None, "camera_info")
+    calibrate(node, info)
     image = drive(1)[0]
     stamp = 12 * SECOND + 345678901
     node.step(image, stamp, frame_id="front")
@@ -97,12 +96,16 @@ def test_every_topic_of_one_frame(robot, drive, video_weights):
     assert [(entry.class_id, entry.class_name) for entry in classes] == list(enumerate(labels.names))
 
 
+def calibrate(node, info):
+    node.infos[""].publish(camera_info_to_message(info, node.header(SECOND)))
+    node.wait(lambda: node.node._cameras[""].calibration is not None, "camera_info")
+
+
 def test_camera_info_scales_with_the_output(robot, drive):
     node = robot({"output_size": "32x16"}, outputs=("labels", "camera_info"))
     k, p = (50.0, 0, 31.5, 0, 50, 15.5, 0, 0, 1), (50.0, 0, 31.5, 0, 0, 50, 15.5, 0, 0, 0, 1, 0)
     info = CameraInfo(width=64, height=32, k=k, p=p)
-    node.infos[""].publish(camera_info_to_message(info, node.header(SECOND)))
-    node.wait(lambda: node.node._cameras[""].calibration is not None, "camera_info")
+    calibrate(node, info)
     labels = node.step(drive(1)[0], SECOND)
     node.wait(lambda: node.received["segmentation/camera_info"], "camera_info")
     out = node.received["segmentation/camera_info"][0]
@@ -112,8 +115,7 @@ def test_camera_info_scales_with_the_output(robot, drive):
 
 def test_calibration_goes_out_with_every_frame_and_without_a_word(robot, drive):
     node = robot(outputs=("labels", "camera_info"))
-    node.infos[""].publish(camera_info_to_message(CameraInfo(width=64, height=32), node.header(SECOND)))
-    node.wait(lambda: node.node._cameras[""].calibration is not None, "camera_info")
+    calibrate(node, CameraInfo(width=64, height=32))
     for index, image in enumerate(drive(3)):
         node.step(image, SECOND + index * TENTH)
     node.wait(lambda: len(node.received["segmentation/camera_info"]) == 3, "one for each frame", timeout_s=5.0)
@@ -122,8 +124,7 @@ def test_calibration_goes_out_with_every_frame_and_without_a_word(robot, drive):
 
 def test_calibration_of_another_size_is_not_passed_on_and_said_once(robot, drive):
     node = robot(outputs=("labels", "camera_info"))
-    node.infos[""].publish(camera_info_to_message(CameraInfo(width=128, height=64), node.header(SECOND)))
-    node.wait(lambda: node.node._cameras[""].calibration is not None, "camera_info")
+    calibrate(node, CameraInfo(width=128, height=64))
     for index, image in enumerate(drive(3)):
         node.step(image, SECOND + index * TENTH)
     node.wait(lambda: node.said("the images are 64x32", "warn"), "the warning")
@@ -136,8 +137,7 @@ def test_calibration_of_a_binned_window_of_the_sensor_becomes_the_images_own(rob
     # 128x64 pixels of 640x480 from column 200 and row 100 on, 2x2 merged.
     k = (100.0, 0, 263.5, 0, 100, 131.5, 0, 0, 1)
     info = CameraInfo(width=640, height=480, k=k, binning_x=2, binning_y=2, roi=(200, 100, 64, 128, False))
-    node.infos[""].publish(camera_info_to_message(info, node.header(SECOND)))
-    node.wait(lambda: node.node._cameras[""].calibration is not None, "camera_info")
+    calibrate(node, info)
     node.step(drive(1)[0], SECOND)
     node.wait(lambda: node.received["segmentation/camera_info"], "camera_info")
     out = camera_info_from_ros(node.received["segmentation/camera_info"][0])
@@ -228,8 +228,7 @@ def test_a_model_of_hugging_face_runs_on_the_node(robot, drive, tmp_path):
 def test_camera_info_alone_is_published_without_segmenting(robot, drive, monkeypatch):
     node = robot({"label_memory.enabled": False}, outputs=("camera_info",))
     monkeypatch.setattr(node.node._cameras[""].segmenter.runtime.network, "decode", None)
-    node.infos[""].publish(camera_info_to_message(CameraInfo(width=64, height=32), node.header(SECOND)))
-    node.wait(lambda: node.node._cameras[""].calibration is not None, "camera_info")
+    calibrate(node, CameraInfo(width=64, height=32))
     out = node.step(drive(1)[0], SECOND, output="camera_info")
     assert (out.width, out.height) == (64, 32)
 
