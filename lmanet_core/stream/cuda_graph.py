@@ -10,14 +10,17 @@ that the memory may hold, and launched at once (`SegmenterConfig.cuda_graph`). B
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
+from collections.abc import Callable, Iterator
 
 import torch
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import DeviceMemoryError
 from lmanet_core.geometry import GeometryPlan, feature_grid
+from lmanet_core.stream.device_look import DeviceLook
 from lmanet_core.stream.label_memory import no_belief
 from lmanet_core.stream.memory import MemoryBuffer
 from lmanet_core.stream.motion import thumbnail_size
@@ -40,14 +43,22 @@ class DeviceRunner:
         upsample_logits: choose labels after interpolating the logits.
         label_strength: of the label memory, 0–1; 0: there is none.
         graph: capture the work; only on CUDA.
+        looks: the device itself finds out how the picture moves.
     """
 
     def __init__(
-        self, runtime: Runtime, plan: GeometryPlan, attention: str, upsample_logits: bool, label_strength: float, graph: bool
+        self,
+        runtime: Runtime,
+        plan: GeometryPlan,
+        attention: str,
+        upsample_logits: bool,
+        label_strength: float,
+        graph: bool,
+        looks: bool,
     ) -> None:
         resampling = DeviceResampling(plan, runtime.device)
         self._step = FrameStep(runtime, plan, attention, upsample_logits, resampling, label_strength)
-        self._graph = graph
+        self._graph, self._looks = graph, looks
         self._pause = 0  # frames to go without a CUDA graph
         self._buffered: BufferedStep | None = None
 
@@ -125,7 +136,7 @@ class DeviceRunner:
         self._pause = max(0, self._pause - 1)
         if self._buffered is None or self._buffered.memory is not memory or self._buffered.wants_graph != graph:
             self._buffered = None  # before the next one takes its memory
-            self._buffered = BufferedStep(self._step, memory, graph)
+            self._buffered = BufferedStep(self._step, memory, graph, self._looks)
         return self._buffered
 
 
@@ -136,15 +147,17 @@ class BufferedStep:
         step: the work.
         memory: of the stream; None reads and remembers nothing.
         graph: capture the work; only on CUDA.
+        looks: find out here how the picture moves; else the views say so.
     """
 
-    def __init__(self, step: FrameStep, memory: MemoryBuffer | None, graph: bool) -> None:
+    def __init__(self, step: FrameStep, memory: MemoryBuffer | None, graph: bool, looks: bool = False) -> None:
         self.memory = memory
         self.wants_graph = graph
         self._step, self._runtime = step, step.runtime
         self._device = step.runtime.device
         self._captures = graph and self._device.type == "cuda"
         self._graphs: dict[tuple[int, bool, bool], torch.cuda.CUDAGraph] = {}
+        self._branch: torch.cuda.Stream | None = None  # beside the network
         plan = step.plan
         self._image, self._host_image = self._buffers(*plan.camera_size, 3)
         self._planes, self._host_planes = self._buffers(2, *plan.output_size)  # labels, confidence
@@ -156,9 +169,16 @@ class BufferedStep:
             self._belief, self._made_belief = (self._no_belief() for _ in range(2))
             self._evidence = torch.zeros(3, *thumbnail_size(plan.network_size), device=self._device)
         self._positions: torch.Tensor | None = None
+        grid = None
         if memory is not None and self._runtime.config.memory is not None and self._runtime.config.memory.motion_compensation:
             grid = feature_grid(plan.network_size, self._runtime.network.memory_stride)
             self._positions = torch.zeros(1, memory.capacity, 2, *grid, device=self._device)
+        self._look: DeviceLook | None = None
+        if looks and (step.label_strength or grid is not None):
+            self._look = DeviceLook(plan.network_size, grid, step.label_strength > 0.0, self._device)
+            self._evidence, self._positions = self._look.evidence, None
+            if memory is not None and grid is not None:
+                memory.follow_on(grid, plan.network_size, self._device)
 
     def run(
         self, image: UInt8Array, past: StreamPast, *, remember: bool, confidence: bool
@@ -189,7 +209,7 @@ class BufferedStep:
             self._bring_belief(past)
             self._launch(count, remember, confidence)
             if self._made_belief is not None:
-                past.commit_belief(self._made_belief.clone())
+                past.commit_belief(self._made_belief.clone(), None if self._look is None else self._look.seen.clone())
             wanted = slice(0, 2 if confidence else 1)
             self._host_planes[wanted].copy_(self._planes[wanted], non_blocking=True)
             if self._device.type == "cuda":
@@ -208,31 +228,66 @@ class BufferedStep:
         """The work itself, from `_image` to `_planes` and the memory's slot."""
         memory = self.memory
         frames = memory.slots(count) if memory is not None and count else None
-        positions = None if self._positions is None or frames is None else self._positions[:, :count]
-        past = Past(frames, positions, self._belief, self._evidence)
-        made = self._step.compute(self._image, lambda: past, Wanted(True, confidence, memory is not None))
+
+        def look(picture: torch.Tensor) -> Callable[[], Past]:
+            positions = None if self._positions is None or frames is None else self._positions[:, :count]
+            if self._look is None:
+                return lambda: Past(frames, positions, self._belief, self._evidence)
+            thumbnail = self._look.thumbnail(picture)  # before the picture is normalised, which overwrites it
+            with self._beside() as join:
+                positions = self._look.look(thumbnail, None if memory is None else memory.places, count)
+
+            def read() -> Past:
+                join()
+                return Past(frames, positions, self._belief, self._evidence)
+
+            return read
+
+        made = self._step.compute(self._image, look, Wanted(True, confidence, memory is not None))
         if memory is not None and made.key_value is not None:
             rings = memory.reserve(made.key_value)
             if remember:
                 for ring, maps in zip(rings, made.key_value, strict=True):
                     ring.index_copy_(1, self._slot, maps.movedim(1, -1).unsqueeze(1))
+                if self._look is not None and memory.places is not None:
+                    self._look.remember(memory.places, self._slot)
         for plane, found in zip(self._planes, (made.labels, made.confidence), strict=True):
             if found is not None:
                 plane.copy_(found)
         if made.belief is not None and self._made_belief is not None:
             self._made_belief.copy_(made.belief)
 
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[Callable[[], None]]:
+        """What is captured here is a branch of its own in the graph, up to the call of what this gives."""
+        if self._device.type != "cuda":
+            yield lambda: None
+            return
+        main = torch.cuda.current_stream(self._device)
+        if self._branch is None:
+            self._branch = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        branch = self._branch
+        branch.wait_stream(main)
+        with torch.cuda.stream(branch):
+            yield lambda: main.wait_stream(branch)
+
     def _bring_belief(self, past: StreamPast) -> None:
         """Have the graph read what the stream believes; nothing holds where there is no past."""
         if self._belief is None or self._evidence is None:
             return
         view, memory = past.label_view, past.label_memory
-        if memory is None or memory.belief is None or view is None or view.evidence is None:
-            self._belief.copy_(self._no_belief())
+        belief = None if memory is None else memory.belief
+        if self._look is not None:
+            picture = None if memory is None else memory.picture
+            self._look.goes_on.fill_(0.0 if belief is None or picture is None else 1.0)
+            if picture is not None:
+                self._look.believed.copy_(picture)
+        elif view is None or view.evidence is None:
+            belief = None
             self._evidence.zero_()
         else:
-            self._belief.copy_(memory.belief)
             self._evidence.copy_(torch.from_numpy(view.evidence))
+        self._belief.copy_(self._no_belief() if belief is None else belief)
 
     def _no_belief(self) -> torch.Tensor:
         return no_belief(self._step.logits_size, len(self._runtime.config.labels.names), self._device)

@@ -48,6 +48,7 @@ class SegmenterConfig:
         name="label_memory.strength",
     )  # fmt: skip
     cuda_graph: bool = True  # on CUDA: the whole step as one graph, launched at once
+    host_motion: bool = False  # on CUDA: motion of the picture by OpenCV on the host, as on a CPU, in place of on the device
     continuity: ContinuityConfig = field(default_factory=ContinuityConfig)
 
     @property

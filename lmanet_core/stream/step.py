@@ -25,11 +25,13 @@ from lmanet_core.network.memory_read import KeyValue, MemoryFrames
 from lmanet_core.stream.argmax import argmax_labels
 from lmanet_core.stream.label_memory import LabelMemory, LabelView, blend
 from lmanet_core.stream.memory import MemoryView, StreamMemory
+from lmanet_core.stream.motion import thumbnail
 from lmanet_core.stream.resampling import DeviceResampling, HostResampling, resampling_for
 from lmanet_core.weights.runtime import Runtime
 
 NO_LABELS: UInt8Array = np.empty((0, 0), np.uint8)
 Lap = Callable[[str], None]
+Look = Callable[[torch.Tensor], Callable[[], "Past"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +92,14 @@ class StreamPast:
         memory: of features.
         label_memory: of labels.
         views: for this image, found beside the network; None where there is no memory.
+        looks: whether they are from looking at the picture.
         follows: whether the image goes on from the one before in time, so that the label memory believes it.
     """
 
     memory: StreamMemory | None = None
     label_memory: LabelMemory | None = None
     views: Future[Views] | None = None
+    looks: bool = False
     follows: bool = True
 
     @property
@@ -108,20 +112,15 @@ class StreamPast:
         """Of the labels; waits for it."""
         return None if self.views is None else self.views.result().labels
 
-    @property
-    def looks(self) -> bool:
-        """Whether either memory looked at the picture; waits for it."""
-        return self.label_view is not None or (self.view is not None and self.view.positions is not None)
-
     def wait(self) -> None:
         """Until nothing works on the memories any more."""
         if self.views is not None:
             self.views.exception()
 
-    def commit_belief(self, belief: torch.Tensor | None) -> None:
-        """Believe what was computed for the image, unless it is late or repeated."""
+    def commit_belief(self, belief: torch.Tensor | None, picture: torch.Tensor | None = None) -> None:
+        """Believe what was computed for the image, unless it is late or repeated; see `LabelMemory.commit`."""
         if self.follows and self.label_memory is not None and self.label_view is not None and belief is not None:
-            self.label_memory.commit(self.label_view, belief)
+            self.label_memory.commit(self.label_view, belief, picture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +140,15 @@ class StepResult:
     memory_frames: int
     remembered: bool
     forgot: bool = False
+
+
+def look_at(memory: StreamMemory | None, labels: LabelMemory | None, seen: UInt8Array | None, grid: Size) -> Views:
+    """What an image (H, W, 3) uint8 RGB may use of the memories; None where neither looks at it, or the device does."""
+    small = None if seen is None else thumbnail(seen)  # which both look at
+    return Views(
+        None if memory is None else memory.view(small, grid),
+        None if labels is None else labels.view(small),
+    )
 
 
 class Stopwatch:
@@ -199,7 +207,7 @@ class FrameStep:
     def compute(
         self,
         image: torch.Tensor,
-        past: Callable[[], Past],
+        look: Look,
         wanted: Wanted,
         lap: Lap = lambda stage: None,
     ) -> Computed:
@@ -207,12 +215,15 @@ class FrameStep:
 
         Args:
             image: (H, W, 3) uint8 on the device, as the resampling takes it.
-            past: gives what may be read; asked once the image is encoded.
+            look: given the picture as the network sees it, (h, w, 3) float32 of whole numbers 0–255; what it returns is asked
+                for what may be read once the picture is encoded.
             wanted: what to compute.
             lap: told the name of each stage that is done.
         """
         network = self.runtime.network
-        pixels = self.runtime.normalize(image_batch(self._resampling.to_network(image)))
+        picture = self._resampling.to_network(image)
+        past = look(picture)
+        pixels = self.runtime.normalize(image_batch(picture))
         lap("preprocess")
         features = network.encode(pixels)  # (1, C, h, w)
         lap("encode")
@@ -277,7 +288,7 @@ class HostRunner:
         """
         assert seen is not None
         writable = np.require(seen, requirements="W")  # a copy of read-only frames, of which PyTorch warns
-        made = self._step.compute(torch.from_numpy(writable), lambda: _readable(past, lap), wanted, lap)
+        made = self._step.compute(torch.from_numpy(writable), lambda _: lambda: _readable(past, lap), wanted, lap)
         memory, view = past.memory, past.view
         if memory is not None and view is not None and made.key_value is not None:
             memory.commit(view, stamp_ns, made.key_value)

@@ -40,7 +40,7 @@ def drive(make_scene):
 @pytest.fixture
 def make(runtime):
     def make(on_device=True, **options):
-        made = VideoSegmenter(runtime, SegmenterConfig(**options))
+        made = VideoSegmenter(runtime, SegmenterConfig(**{"host_motion": True, **options}))
         made._on_device = on_device
         return made
 
@@ -83,7 +83,7 @@ def test_a_memory_that_follows_motion_follows_it_here_as_well(following_weights,
     runtime = prepare(load_model(following_weights), "cpu", "fp32")
     images = [*textured_drive[:3], textured_drive[1], *textured_drive[3:], *textured_drive[:3]]
     stamps = [0, 1, 2, 1, 3, 4, 5, 100, 101, 102]  # late once, then a gap
-    made = [VideoSegmenter(runtime, SegmenterConfig(network_size="128x64")) for _ in range(2)]
+    made = [VideoSegmenter(runtime, SegmenterConfig(network_size="128x64", host_motion=True)) for _ in range(2)]
     made[0]._on_device = True
     assert_same(*(stream(segmenter, images, stamps) for segmenter in made))
 
@@ -219,7 +219,7 @@ def captures(monkeypatch):
 
     def start(step, *arguments):
         original(step, *arguments)
-        step._captures, step.replayed = arguments[-1], []
+        step._captures, step.replayed = arguments[2], []
 
     original = BufferedStep.__init__
     monkeypatch.setattr(BufferedStep, "__init__", start)
