@@ -11,6 +11,7 @@ from lmanet_core.geometry import Size
 from lmanet_core.stream import label_evidence as evidence
 from lmanet_core.stream.picture_tensors import Picture, Places, blurred, box, dilated, eroded, filtered, resized
 
+_EDGE = 0.02  # pixels outside that are still inside: a still picture's flow is not exactly 0
 _TURNS = 4  # that a patch may wind and still be one
 
 
@@ -45,7 +46,7 @@ class Comparison:
         flat = _flat(now.colours)
         flow = self._filled(flow, dilated(flat[None], evidence.MARGIN)[0] == 0)
         came, margin = self._places.arrive(past, flow, "border")
-        came, inside = came.round_(), margin >= 0
+        came, inside = came.round_(), margin >= -_EDGE
         difference = box((came - now.colours).abs().mean(0), evidence.BLUR)
         noise = (self._noise(now.grey) - evidence.FREE_NOISE).clamp_(min=0.0)
         difference = (difference - evidence.NOISE_DIFFERENCE * noise).clamp_(min=0.0)
