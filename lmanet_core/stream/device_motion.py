@@ -12,6 +12,8 @@ from lmanet_core.geometry import Size
 from lmanet_core.stream import motion
 from lmanet_core.stream.picture_tensors import Places, blurred, box, filtered, resized, slope_kernels, solved
 
+_ROUNDS = 5  # of fitting, each of which takes a GPU thirty kernels; on the host there are three more
+
 
 class BlockMotion:
     """How far blocks of a thumbnail have moved, and with them remembered positions, see `motion.PictureMotion`.
@@ -73,7 +75,7 @@ class BlockMotion:
         weight = trust.flatten() + 1e-4
         near = torch.ones_like(weight)
         fitted = wanted
-        for tolerance in motion.TOLERANCES:
+        for tolerance in motion.TOLERANCES[:_ROUNDS]:
             counts = weight * near
             weighted = self._terms.T * counts
             matrix = weighted @ self._terms + counts.sum() * self._ridge + self._least

@@ -145,9 +145,6 @@ def slope_kernels(device: torch.device) -> torch.Tensor:
 def solved(matrix: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """x of `matrix` (n, n), symmetric and positive, times x = `wanted` (n, m), by Gauss–Jordan elimination."""
     rows = torch.cat((matrix, wanted), 1)
-    for pivot in range(len(matrix)):
-        row = rows[pivot] / rows[pivot, pivot]
-        factors = rows[:, pivot].clone()
-        factors[pivot] -= 1.0
-        rows = rows - factors[:, None] * row
+    for pivot, unit in enumerate(torch.eye(len(matrix), device=matrix.device)):
+        rows = torch.addr(rows, rows[:, pivot] - unit, rows[pivot] / rows[pivot, pivot], alpha=-1)
     return rows[:, len(matrix) :]
