@@ -25,7 +25,7 @@ _RIDGE = 10.0  # squared grey levels to a pixel; squares without texture stay wh
 _SURE = 1.0  # grey levels; pixels that differ by less count alike where squares overlap
 _SMOOTHS = 1.0 / _SIDE**2  # squared grey levels a pixel that it may cost to be the median of the surroundings
 _NEIGHBOURS = ((1, 1), (1, 0), (1, 2), (0, 1), (2, 1))  # itself first; on a grid with a border of one
-_COARSEST_SIDE = 64  # pixels of the longer side
+_COARSEST_SIDE = 32  # pixels of the longer side
 
 
 class DenseFlow:
