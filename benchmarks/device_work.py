@@ -1,6 +1,6 @@
 """What a frame on a GPU consists of, counted where there is none: operations, the bytes they move, and stages on the host.
 
-The step of `cuda_graph.DeviceRunner` runs on the CPU, and every operation of PyTorch that computes is counted: on a GPU each
+The step of `DeviceRunner` runs on the CPU, and every operation of PyTorch that computes is counted: on a GPU each
 is a kernel of the graph, or a few. Motion of the picture on the host (by OpenCV, before the launch) against on the device. No
 goals and no times: those take a GPU (`lmanet bench --gpu`).
 

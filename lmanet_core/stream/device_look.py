@@ -1,10 +1,11 @@
 """What the memories of a stream want to know of a picture, found where the picture is, on a GPU.
 
-    picture as the network sees it → thumbnail → flow to the picture believed    → what of the past labels holds
+    picture as the network sees it → thumbnail → flow to the picture believed      → what of the past labels holds
                                               → flow to it from the one remembered → where remembered positions are
 
-Works between buffers that stay where they are, asks the host nothing, and can be captured in a CUDA graph. What outlives a
-frame belongs to the stream's memories (`LabelMemory.picture`, `MemoryBuffer.places`).
+Works between buffers that stay where they are, asks the host nothing, and can be captured in a CUDA graph. It looks before the
+host knows whether the stream goes on: what was found is asked for afterwards. What outlives a frame belongs to the stream's
+memories (`LabelMemory.picture`, `MemoryBuffer.places`).
 """
 
 from __future__ import annotations
@@ -54,75 +55,73 @@ class DeviceLook:
 
     Args:
         size: of the pictures, as the network sees them.
-        grid: of the features, where remembered positions are followed, else None.
         compares: whether there is a label memory.
-        device: where they are.
+        places: of the frames remembered, where they are followed, else None.
+        device: where all is.
     """
 
-    def __init__(self, size: Size, grid: Size | None, compares: bool, device: torch.device) -> None:
+    def __init__(self, size: Size, compares: bool, places: Places | None, device: torch.device) -> None:
         self._thumbnails = Thumbnails(size, device)
         small = self._thumbnails.size
         self._flow = DenseFlow(small, device)
         self._comparison = Comparison(small, device) if compares else None
-        self._motion = None if grid is None else BlockMotion(small, grid, device)
-        if grid is not None:
-            rows, columns = (torch.arange(side, device=device).float() for side in grid)
-            self._home = torch.stack((rows[:, None].expand(grid), columns.expand(grid)))
         #: (3, h, w) float32, the picture that past labels are of; the caller fills it in.
         self.believed = torch.zeros(3, *small, device=device)
-        #: 1.0 where there are past labels, 0.0 where nothing holds; the caller fills it in.
-        self.goes_on = torch.zeros(1, device=device)
-        #: (3, h, w) float32 of the picture looked at: what holds, see `label_evidence`, and what to compare the next one with.
-        self.evidence, self.seen = (torch.zeros(3, *small, device=device) for _ in range(2))
-        self._picture: Picture | None = None
-        self._now: torch.Tensor | None = None
+        self._now = Picture(torch.zeros(3, *small, device=device), torch.zeros(*small, device=device))
+        self._evidence, self._seen = (torch.zeros(3, *small, device=device) for _ in range(2))
+        self._places, self._motion = places, None
+        if places is not None:
+            grid = Size(*places.kept.shape[2:])
+            self._motion = BlockMotion(small, grid, device)
+            rows, columns = (torch.arange(side, device=device).float() for side in grid)
+            self._home = torch.stack((rows[:, None].expand(grid), columns.expand(grid)))
+            self._moved = torch.zeros_like(places.kept)
 
-    def thumbnail(self, picture: torch.Tensor) -> Picture:
-        """Of a picture (H, W, 3) float32, whole numbers of 0–255."""
-        return self._thumbnails(picture)
+    def take(self, picture: torch.Tensor) -> None:
+        """Have a picture (H, W, 3) float32 to look at, whole numbers of 0–255."""
+        for kept, made in zip(self._now, self._thumbnails(picture), strict=True):
+            kept.copy_(made)
 
-    def look(self, now: Picture, places: Places | None, count: int) -> torch.Tensor | None:
-        """Look at a picture: fills `evidence` and `seen` where there is a label memory.
+    def look(self) -> None:
+        """Find out how the picture that was taken goes on from those before."""
+        now, pairs = self._now.grey, []
+        if self._comparison is not None:
+            pairs.append((now, self._thumbnails.grey(self.believed)))
+        if self._places is not None:
+            pairs.append((self._places.newest, now))
+        flows = list(self._flow(*(torch.stack(side) for side in zip(*pairs, strict=True))))
+        if self._comparison is not None:
+            evidence, seen = self._comparison(self._now, self.believed, flows.pop(0))
+            self._evidence.copy_(evidence)
+            self._seen.copy_(seen)
+        if self._places is not None and self._motion is not None:
+            shift = self._motion(self._places.newest, now, flows.pop(0))
+            self._moved.copy_(self._motion.move(self._places.kept, shift))
+
+    def evidence(self, goes_on: torch.Tensor) -> torch.Tensor:
+        """(3, h, w) float32: what of the past labels holds, see `label_evidence`.
 
         Args:
-            now: its thumbnail.
-            places: of the frames remembered; None: there is no memory that follows them.
-            count: how many are.
-
-        Returns:
-            (1, T, 2, rows, columns), row and column of each remembered position in this picture; None where T is 0.
+            goes_on: (1,), 1.0; or 0.0 where there are no past labels: then nothing holds and nothing is lost.
         """
-        self._picture = now  # kept until the next: a branch of the graph may still read it
-        follows = places is not None and self._motion is not None and count > 0
-        pairs = []
-        if self._comparison is not None:
-            pairs.append((now.grey, self._thumbnails.grey(self.believed)))
-        if follows:
-            assert places is not None
-            pairs.append((places.newest, now.grey))
-        flows = list(self._flow(*(torch.stack(side) for side in zip(*pairs, strict=True)))) if pairs else []
-        if self._comparison is not None:
-            evidence, seen = self._comparison(now, self.believed, flows.pop(0))
-            goes_on = self.goes_on > 0
-            # pictures without a past hold nothing, and nothing of them is lost
-            self.evidence.copy_(torch.where(goes_on, evidence, torch.zeros_like(evidence)))
-            self.seen.copy_(torch.where(goes_on, seen, now.colours))
-        self._now = None
-        if follows:
-            assert places is not None and self._motion is not None
-            shift = self._motion(places.newest, now.grey, flows.pop(0))
-            self._now = self._motion.move(places.kept[:count], shift)
-        return None if self._now is None else self._now[None]
+        return self._evidence * goes_on
 
-    def remember(self, places: Places, slot: torch.Tensor) -> None:
-        """The picture looked at last is remembered.
+    def picture(self, goes_on: torch.Tensor) -> torch.Tensor:
+        """(3, h, w) float32: what to compare the next picture with; `goes_on` as for `evidence`."""
+        return torch.where(goes_on > 0.0, self._seen, self._now.colours)
+
+    def positions(self, count: int) -> torch.Tensor | None:
+        """(1, T, 2, rows, columns): row and column of each position of T remembered frames; None where none are followed."""
+        return None if self._places is None or not count else self._moved[None, :count]
+
+    def remember(self, slot: torch.Tensor, count: int) -> None:
+        """The picture is remembered: bring `Places` up to date.
 
         Args:
-            places: of the frames remembered so far, which are brought up to date.
             slot: (1,) int64, a new one or one that is overwritten.
+            count: frames that were remembered before.
         """
-        if self._now is not None:
-            places.kept[: len(self._now)].copy_(self._now)
-        places.kept.index_copy_(0, slot, self._home[None])
-        assert self._picture is not None
-        places.newest.copy_(self._picture.grey)
+        if self._places is not None:
+            self._places.kept[:count].copy_(self._moved[:count])
+            self._places.kept.index_copy_(0, slot, self._home[None])
+            self._places.newest.copy_(self._now.grey)

@@ -115,10 +115,11 @@ class MemoryBuffer:
         """Views of what is held, (B, T, Dk, h, w) and (B, T, Dv, h, w); None while empty. Valid until the next push."""
         return self.slots(len(self._stamps)) if self._stamps else None
 
-    def follow_on(self, grid: Size, size: Size, device: torch.device) -> None:
-        """Have `places` ready for this grid of features, of pictures of this size; they stay where they are."""
+    def follow_on(self, grid: Size, size: Size, device: torch.device) -> Places:
+        """`places` for this grid of features, of pictures of this size; they stay where they are."""
         if self.places is None or not self.places.fit(grid, size):
             self.places = Places.of(self.capacity, grid, size, device)
+        return self.places
 
     def slots(self, count: int) -> MemoryFrames:
         """Views of the first `count` slots, of rings that were reserved."""

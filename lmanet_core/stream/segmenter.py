@@ -29,8 +29,8 @@ from lmanet_core.media.pixels import SampleDepth, to_rgb
 from lmanet_core.ops import available_implementations
 from lmanet_core.stream.beside import Beside, done_at_once
 from lmanet_core.stream.continuity import ContinuityMonitor
-from lmanet_core.stream.cuda_graph import DeviceRunner
 from lmanet_core.stream.device_look import can_look
+from lmanet_core.stream.device_runner import DeviceRunner
 from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
 from lmanet_core.stream.segmenter_config import SegmenterConfig as SegmenterConfig
@@ -223,10 +223,13 @@ class VideoSegmenter:
             InputError: not an image. Nothing is lost: the memory is as before, the next frame goes on.
             DeviceMemoryError: too little memory on the device even for this frame by itself; the next one is a first frame.
         """
-        clock = Stopwatch(self.runtime.device)
+        clock = Stopwatch()
         camera = to_rgb(image, self._depth)
         whole = self.plan_for(Size(*camera.shape[:2]), pixel_aspect)
         plan, rgb = whole.upright, whole.turn(camera)
+        runner = self._runner_for(plan)
+        if isinstance(runner, DeviceRunner):  # it encodes while the host finds out whether the stream goes on
+            runner.begin(rgb, self.memory, self.label_memory)
         continuity = self.continuity.check(rgb, stamp_ns, frame_id, after_loss)
         if continuity.discontinuity is not None or continuity.blind is not None:
             self._forget()
@@ -251,7 +254,7 @@ class VideoSegmenter:
             past = StreamPast(memory, label_memory, views, looks, continuity.remember)
             try:
                 wanted = Wanted(labels, labels and confidence, remember)
-                done = self._runner_for(plan).run(rgb, seen, past, wanted, stamp_ns, clock.lap)
+                done = runner.run(rgb, seen, past, wanted, stamp_ns, clock.lap)
             except DeviceMemoryError:
                 past.wait()
                 self.reset()

@@ -1,10 +1,10 @@
-"""The work of one frame, from pixels to labels, on tensors: the same lines for a CPU and for a CUDA graph.
+"""The work of one frame, from pixels to labels, on tensors: the same lines for a CPU and for CUDA graphs.
 
     image → to the network's size → normalise → encode → read the memory and decode → blend or argmax → to the output's size
                                                 └→ key, value of this frame        └→ belief
 
 A pure function of the image and the past. Whoever runs it commits this frame to the memories afterwards: `HostRunner` here at
-once, `cuda_graph.DeviceRunner` within the graph.
+once, `device_runner.DeviceRunner` within the graph.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lmanet_core.weights.runtime import Runtime
 
 NO_LABELS: UInt8Array = np.empty((0, 0), np.uint8)
 Lap = Callable[[str], None]
-Look = Callable[[torch.Tensor], Callable[[], "Past"]]
+Take = Callable[[torch.Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What `FrameStep.compute` reads of the frames before, on the step's device.
+    """What `FrameStep.decode` reads of the frames before, on the step's device.
 
     Attributes:
         frames: what the feature memory holds; None reads nothing.
@@ -62,7 +62,7 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What `FrameStep.compute` gives; None for what was not wanted.
+    """What `FrameStep.decode` gives; None for what was not wanted.
 
     Attributes:
         labels: (H, W) uint8 at the output's size.
@@ -152,17 +152,14 @@ def look_at(memory: StreamMemory | None, labels: LabelMemory | None, seen: UInt8
 
 
 class Stopwatch:
-    """Wall time of stages, milliseconds; waits for the device at each lap."""
+    """Wall time of stages on the host, milliseconds."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self) -> None:
         self._laps: dict[str, float] = {}
         self._start = self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
         """What went by since the lap before belongs to this stage."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         self._laps[name] = self._laps.get(name, 0.0) + (now - self._last) * 1e3
         self._last = now
@@ -204,30 +201,36 @@ class FrameStep:
         """At which labels are chosen."""
         return self.plan.output_size if self._upsample_logits else self.plan.network_size
 
-    def compute(
-        self,
-        image: torch.Tensor,
-        look: Look,
-        wanted: Wanted,
-        lap: Lap = lambda stage: None,
-    ) -> Computed:
-        """One frame.
+    def encode(self, image: torch.Tensor, take: Take | None = None, lap: Lap = lambda stage: None) -> torch.Tensor:
+        """What can be done with an image before anything of the past is known.
 
         Args:
             image: (H, W, 3) uint8 on the device, as the resampling takes it.
-            look: given the picture as the network sees it, (h, w, 3) float32 of whole numbers 0–255; what it returns is asked
-                for what may be read once the picture is encoded.
+            take: given the picture as the network sees it, (h, w, 3) float32 of whole numbers 0–255, which is overwritten then.
+            lap: told the name of each stage that is done.
+
+        Returns:
+            Features (1, C, h, w).
+        """
+        picture = self._resampling.to_network(image)
+        if take is not None:
+            take(picture)
+        pixels = self.runtime.normalize(image_batch(picture))
+        lap("preprocess")
+        features = self.runtime.network.encode(pixels)
+        lap("encode")
+        return features
+
+    def decode(self, features: torch.Tensor, read: Past, wanted: Wanted, lap: Lap = lambda stage: None) -> Computed:
+        """The rest of a frame.
+
+        Args:
+            features: (1, C, h, w) of `encode`.
+            read: what may be read of the past.
             wanted: what to compute.
             lap: told the name of each stage that is done.
         """
         network = self.runtime.network
-        picture = self._resampling.to_network(image)
-        past = look(picture)
-        pixels = self.runtime.normalize(image_batch(picture))
-        lap("preprocess")
-        features = network.encode(pixels)  # (1, C, h, w)
-        lap("encode")
-        read = past()
         labels = confidence = key_value = belief = certain = None
         chooses = wanted.labels or self.label_strength > 0.0
         if chooses:
@@ -288,7 +291,8 @@ class HostRunner:
         """
         assert seen is not None
         writable = np.require(seen, requirements="W")  # a copy of read-only frames, of which PyTorch warns
-        made = self._step.compute(torch.from_numpy(writable), lambda _: lambda: _readable(past, lap), wanted, lap)
+        features = self._step.encode(torch.from_numpy(writable), lap=lap)
+        made = self._step.decode(features, _readable(past, lap), wanted, lap)
         memory, view = past.memory, past.view
         if memory is not None and view is not None and made.key_value is not None:
             memory.commit(view, stamp_ns, made.key_value)

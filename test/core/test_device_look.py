@@ -11,6 +11,7 @@ import torch
 
 from lmanet_core.geometry import Size, resize_image
 from lmanet_core.stream import motion
+from lmanet_core.stream.cuda_graph import BufferedStep
 from lmanet_core.stream.dense_flow import DenseFlow
 from lmanet_core.stream.device_comparison import Comparison
 from lmanet_core.stream.device_look import can_look
@@ -339,7 +340,7 @@ def test_what_is_lost_keeps_the_labels_that_were_there_and_the_picture(make, tex
     spoilt[16:48, 40:88] = 114
     for number in (3, 4):  # the second time, too: it is compared with what was there before
         segmenter.step(spoilt, number * PERIOD, "camera")
-        holds = segmenter._runner._buffered._look.evidence[HOLDS]
+        holds = segmenter._runner._buffered._look._evidence[HOLDS]
         assert (holds[18:46, 42:86] == LOST).all() and (holds[:10] != LOST).all() and (holds[:10] > 0.99).all()
     picture = segmenter.label_memory.picture.permute(1, 2, 0).numpy()
     assert np.abs(picture - textured_drive[0]).mean() < 3 < np.abs(picture - spoilt).mean()
@@ -357,3 +358,39 @@ def test_pictures_without_room_for_the_flow_are_looked_at_on_the_host(make, make
     images = [np.roll(make_scene(0, 16, 128), 2 * shift, axis=1) for shift in range(4)]
     ours, theirs = (run(make(on_device, network_size="128x16"), images) for on_device in (True, False))
     assert same(ours, theirs)
+
+
+# ---- what is begun before the host has decided
+
+
+def test_the_device_encodes_while_the_host_finds_out_whether_the_stream_goes_on(make, textured_drive, monkeypatch):
+    segmenter, order = make(), []
+    encode, check = BufferedStep._encode, segmenter.continuity.check
+    monkeypatch.setattr(BufferedStep, "_encode", lambda step: (order.append("encode"), encode(step)))
+    monkeypatch.setattr(segmenter.continuity, "check", lambda *arguments: (order.append("check"), check(*arguments))[1])
+    run(segmenter, textured_drive[:2])
+    assert order == ["encode", "check"] * 2
+
+
+@pytest.mark.parametrize("host_motion", [True, False])
+def test_what_was_begun_and_given_up_leaves_no_trace(make, textured_drive, host_motion, monkeypatch):
+    wanted, segmenter = run(make(host_motion=host_motion), textured_drive), make(host_motion=host_motion)
+    first = run(segmenter, textured_drive[:3])
+    with monkeypatch.context() as broken:
+        broken.setattr(segmenter.continuity, "check", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            segmenter.step(textured_drive[5], 3 * PERIOD, "camera")
+    assert same([*first, *run(segmenter, textured_drive[3:], range(3, 6))], wanted)
+
+
+def test_a_start_without_memory_is_made_once_more(make, textured_drive, monkeypatch):
+    wanted, segmenter = run(make(), textured_drive), make()
+    encode, fails = BufferedStep._encode, [True, False] * 6
+
+    def short(step):
+        if fails.pop(0):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        encode(step)
+
+    monkeypatch.setattr(BufferedStep, "_encode", short)
+    assert same(run(segmenter, textured_drive), wanted) and not fails
