@@ -45,7 +45,7 @@ class Comparison:
         """
         flat = _flat(now.colours)
         flow = self._filled(flow, dilated(flat[None], evidence.MARGIN)[0] == 0)
-        came, margin = self._places.arrive(past, flow, "border")
+        came, margin = self._places.arrive(past, flow)
         came, inside = came.round_(), margin >= -_EDGE
         difference = box((came - now.colours).abs().mean(0), evidence.BLUR)
         noise = (self._noise(now.grey) - evidence.FREE_NOISE).clamp_(min=0.0)

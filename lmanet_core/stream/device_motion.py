@@ -64,10 +64,11 @@ class BlockMotion:
         return positions + steps
 
     def _trust(self, before: torch.Tensor, after: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-        arrived, margin = self._places.arrive(after[None], flow, "zeros")
-        disagreement = box((arrived[0].round_() - before).abs(), motion.BLUR)
+        arrived, margin = self._places.arrive(after[None], flow)
+        arrived, inside = arrived[0].round_(), margin > 0
+        disagreement = box((arrived * inside - before).abs(), motion.BLUR)
         texture = filtered(before, self._slopes).square().sum(0).sqrt_()
-        return (margin > 0) * torch.exp(disagreement / -motion.DISAGREEMENT) * texture / (texture + motion.TEXTURE)
+        return inside * torch.exp(disagreement / -motion.DISAGREEMENT) * texture / (texture + motion.TEXTURE)
 
     def _fit(self, flow: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
         """The motion, quadratic in x and y, that most of a flow (2, rows, columns) follows."""

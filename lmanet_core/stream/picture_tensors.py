@@ -100,13 +100,12 @@ class Places:
         self._places = torch.stack((columns.expand(size), rows[:, None].expand(size)))
         self._last = torch.tensor([size.width - 1.0, size.height - 1.0], device=device)[:, None, None]
 
-    def arrive(self, planes: torch.Tensor, flow: torch.Tensor, border: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Planes as they are where a flow leads.
+    def arrive(self, planes: torch.Tensor, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Planes as they are where a flow leads; outside as at the nearest border.
 
         Args:
             planes: (C, h, w) float32.
             flow: (2, h, w), pixels to the right and down.
-            border: what lies outside: "border", the outermost pixels, or "zeros".
 
         Returns:
             (C, h, w), and how many pixels inside that is, (h, w); negative outside.
@@ -114,7 +113,7 @@ class Places:
         places = self._places + flow
         inside = torch.minimum(places, self._last - places).amin(0)
         places = (places * (2.0 / self._last) - 1.0).permute(1, 2, 0)
-        return grid_sample(planes[None], places[None], align_corners=True, padding_mode=border)[0], inside
+        return grid_sample(planes[None], places[None], align_corners=True, padding_mode="border")[0], inside
 
 
 def box(plane: torch.Tensor, side: int) -> torch.Tensor:
