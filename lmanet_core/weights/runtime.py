@@ -169,7 +169,7 @@ def prepare(
         fold_batch_norm(network)
     network.requires_grad_(False)
     network = network.to(device=chosen_device, dtype=dtype)
-    if dtype in (torch.float16, torch.bfloat16):
+    if dtype in network.backbone.sensitive_to:
         for name in network.backbone.sensitive:
             original = model.network.backbone.get_submodule(name)
             network.backbone.set_submodule(name, _FullPrecision(original, dtype, fold).to(chosen_device))
