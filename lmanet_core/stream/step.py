@@ -214,6 +214,8 @@ class FrameStep:
         network = self.runtime.network
         pixels = self.runtime.normalize(image_batch(self._resampling.to_network(image)))
         lap("preprocess")
+        if self.runtime.compiler is not None:
+            self.runtime.compiler.compile_for(pixels, self._attention)
         features = network.encode(pixels)  # (1, C, h, w)
         lap("encode")
         read = past()

@@ -23,7 +23,8 @@ NODE = Path(__file__).resolve().parents[2] / "config/segment.yaml"
 ALL = [*settings_of(RuntimeConfig), *settings_of(SegmenterConfig)]
 #: One other value for each setting, as the node's parameter file has it.
 OTHER = {
-    "device": "cpu", "precision": "bf16", "cut": "auto", "label_set": "cityscapes", "threads": 1, "memory.window": -1,
+    "device": "cpu", "precision": "bf16", "cut": "auto", "label_set": "cityscapes", "threads": 1, "compile": "false",
+    "memory.window": -1,
     "memory.enabled": False, "memory.frames": 2,
     "memory.interval_s": 0.25, "label_memory.enabled": False, "label_memory.strength": 0.5,
     "network_size": "64x32", "output_size": "network", "resize": "crop", "upsample": "labels", "rotate": 90, "bits": 12,
