@@ -50,7 +50,7 @@ class NetworkCompiler:
         self.parts = [_Part(owner, name) for owner, names in owners for name in names]
         self._sizes: set[tuple[int, ...]] = set()  # that need no more thought: compiled, or never to be
         self._compiled = 0  # sizes
-        self._failed = False
+        self._closed = False  # nothing more is compiled
         self._lock = threading.Lock()
 
     def compile_for(self, image: torch.Tensor, attention: str = "auto") -> None:
@@ -73,11 +73,15 @@ class NetworkCompiler:
 
     def _compile_new(self, image: torch.Tensor, attention: str) -> None:
         height, width = image.shape[-2:]
-        if self._failed:
+        if self._closed:
             return
         if self._compiled == MOST_SIZES:
+            self._closed = True
             _log.warning(
-                "the network is compiled for %d image sizes already: %dx%d runs without, more slowly", MOST_SIZES, width, height
+                "the network is compiled for %d image sizes already: %dx%d and others run without, more slowly",
+                MOST_SIZES,
+                width,
+                height,
             )
             return
         start = time.perf_counter()
@@ -85,7 +89,7 @@ class NetworkCompiler:
             _log.warning("images have another size: the network is compiled for %dx%d, too, which takes a while", width, height)
         reason = why_not_compile(image.device) or self._try(image.clone(), attention)
         if reason is not None:
-            self._failed = True
+            self._closed = True
             _log.warning("the network cannot be compiled (%s); %dx%d runs without, more slowly", reason, width, height)
             return
         self._compiled += 1
@@ -93,6 +97,7 @@ class NetworkCompiler:
 
     def _try(self, image: torch.Tensor, attention: str) -> str | None:
         """Run everything once, each part compiled for what it gets; what went wrong, in words."""
+        done = False
         try:
             os.environ[_CACHE_VARIABLE] = str(disk_cache())  # before Inductor looks
             for part in self.parts:
@@ -102,18 +107,15 @@ class NetworkCompiler:
             if self._network.memory is not None:
                 past = stack_memory([self._network.remember(features)])
                 self._network.decode(features, past, attention)
+            done = True
         except torch.OutOfMemoryError:
-            self._end(keep=False)
             raise
         except Exception as error:  # of Dynamo, Inductor, Triton, a compiler, the disk, or the network as it is traced
-            self._end(keep=False)
             return _in_short(error)
-        self._end(keep=True)
+        finally:
+            for part in self.parts:
+                part.end(keep=done)
         return None
-
-    def _end(self, keep: bool) -> None:
-        for part in self.parts:
-            part.end(keep)
 
 
 class _Part:

@@ -204,7 +204,8 @@ def prepare(
 def choose_compile(name: str) -> bool:
     """Whether to compile, for "auto", "true" or "false".
 
-    On a CPU it gains too little for other labels (docs/cuda.md); on CUDA it has not been measured from image to labels.
+    On a CPU a faster frame is paid for with a late first image and other labels (docs/cuda.md); on CUDA a whole frame has not
+    been measured.
     """
     return {"auto": False, "true": True, "false": False}[name]
 
