@@ -217,6 +217,8 @@ class FrameStep:
             take(picture)
         pixels = self.runtime.normalize(image_batch(picture))
         lap("preprocess")
+        if self.runtime.compiler is not None:
+            self.runtime.compiler.compile_for(pixels, self._attention)
         features = self.runtime.network.encode(pixels)
         lap("encode")
         return features
