@@ -27,7 +27,7 @@ from lmanet_core.weights.tiles import use_measured_tiles
 LEAST_EQUAL = 0.995  # share of labels; 0.9991 to 0.9999 were measured (docs/cuda.md)
 #: Largest difference, of the result as it is, of gradients relative to their largest entry: values up to 5 and weights up to 1
 #: are stored to half of 2⁻¹⁰ in float16; in float32 sums of some thousand terms are rounded to 6e-8 each.
-TOLERANCES = {torch.float16: 4e-3, torch.float32: 2e-5}
+TOLERANCES = {"float16": 4e-3, "float32": 2e-5}
 
 PERIOD_NS = 100_000_000  # of the generated street, 10 Hz
 _GAP_NS = 10**12
@@ -120,7 +120,13 @@ def _kept(result: FrameResult) -> tuple[object, ...]:
 # ---- kernels
 
 
-def kernels(device: str, sizes: Sequence[Sequence[Any]], window: int) -> Iterator[dict[str, Any]]:
+def kernels(
+    device: str,
+    sizes: Sequence[Sequence[Any]],
+    window: int,
+    precisions: Sequence[str] = ("float16", "float32"),
+    impl: str = "triton",
+) -> Iterator[dict[str, Any]]:
     """The Triton kernels, result and gradients, against the definition in float32 on the same device.
 
     The definition keeps every score for its gradients, so it reads a few channels of the values at a time, of which the
@@ -130,27 +136,29 @@ def kernels(device: str, sizes: Sequence[Sequence[Any]], window: int) -> Iterato
         device: as of `labels`; the CPU wants TRITON_INTERPRET=1.
         sizes: fields of `OperatorSize`.
         window: side of the window, odd.
+        precisions: of the inputs; names in `TOLERANCES`.
+        impl: that is compared.
     """
     use_measured_tiles(torch.device(device))
     for fields in sizes:
         size = OperatorSize(*fields)
-        for dtype, tolerance in TOLERANCES.items():
+        for precision in precisions:
+            dtype, tolerance = getattr(torch, precision), TOLERANCES[precision]
             query, keys, values = make_inputs(size, dtype, device)
             leaves = [maps.detach() for maps in (query * size.key_channels**-0.5, keys, values)]  # logits of order 1
             grad_out = torch.randn(leaves[2][:, 0].shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
-            got, again = (_read(leaves, grad_out, window, "triton") for _ in range(2))
+            got, again = (_read(leaves, grad_out, window, impl) for _ in range(2))
             slices = range(0, size.value_channels, max(16, size.key_channels))
             expected = _read_by_definition([maps.float() for maps in leaves], grad_out.float(), window, slices)
             names = ("result", "gradient of query", "of keys", "of values")
             errors = {name: _error(*pair) for name, *pair in zip(names, got, expected, strict=True)}
             same = all(torch.equal(one, other) for one, other in zip(got, again, strict=True))
             cells = {**errors, "tolerance": tolerance, "same bits again": "yes" if same else "no"}
-            precision = str(dtype).removeprefix("torch.")
             what = f"{size.name}, R={window}, {size.height}x{size.width}, {precision}"
             yield {"what": what, "cells": cells, "agrees": same and max(errors.values()) <= tolerance}
 
 
-def _read(inputs: Sequence[torch.Tensor], grad_out: torch.Tensor, window: int, impl: Any) -> list[torch.Tensor]:
+def _read(inputs: Sequence[torch.Tensor], grad_out: torch.Tensor, window: int, impl: str) -> list[torch.Tensor]:
     """Result, and the gradients of query, keys and values."""
     query, keys, values = (maps.detach().requires_grad_() for maps in inputs)
     out = local_attention(query, keys, values, window, impl=impl)
