@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +26,10 @@ def test_every_part_comes_to_its_end_on_a_cpu(tmp_path, monkeypatch):
     pytest.importorskip("triton", reason="no Triton for this platform")
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # as on a GPU, the kernels are Triton's
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    whole = [
+        replace(part, limit_s=900.0) for part in make_parts("cpu", str(tmp_path), TINY)
+    ]  # others may use this machine, too
+    monkeypatch.setattr(gpu_check, "make_parts", lambda *_: whole)
     path, seen = tmp_path / "gpu.json", []
 
     def on_part(name, outcome):
@@ -36,7 +41,7 @@ def test_every_part_comes_to_its_end_on_a_cpu(tmp_path, monkeypatch):
     assert record["run"]["command"] == "lmanet bench --gpu" and {"commit", "torch", "triton"} <= set(record["run"])
     parts = record["parts"]
     assert {name: (part["status"], part["said"]) for name, part in parts.items()} == dict.fromkeys(parts, ("done", ""))
-    assert list(parts) == [part.name for part in make_parts("cpu", "", TINY)]
+    assert list(parts) == [part.name for part in whole]
 
     both, none = parts["labels against the CPU"]["rows"]
     assert (both["what"], none["what"]) == ("both memories", "no memory")
@@ -68,8 +73,8 @@ def test_every_part_comes_to_its_end_on_a_cpu(tmp_path, monkeypatch):
     assert len(kernels) == 15 and kernels[0]["cells"]["ms"] >= kernels[-1]["cells"]["ms"] > 0
 
 
-def test_limits_of_the_parts_are_those_of_the_whole():
-    assert sum(part.limit_s for part in make_parts("cuda", "", CheckSizes())) == LIMIT_S == 300
+def test_no_part_alone_takes_more_than_a_quarter_of_the_five_minutes():
+    assert LIMIT_S == 300 and max(part.limit_s for part in make_parts("cuda", "", CheckSizes())) <= LIMIT_S / 4
 
 
 def test_definition_in_slices_of_channels_is_the_definition():
