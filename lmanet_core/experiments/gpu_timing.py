@@ -93,7 +93,7 @@ def frames(
         stages = timed[0][1]
         cells |= {f"{stage} ms": float(np.median([each[stage] for _, each in timed])) for stage in stages if stage != "total"}
         if device != "cpu":
-            cells["device MB"] = torch.cuda.max_memory_reserved(device) / 1e6
+            cells["device MB at most, so far"] = torch.cuda.max_memory_reserved(device) / 1e6
         yield {"what": f"{architecture}, {size[0]}x{size[1]}, {runtime.precision}, {what}", "cells": cells}
 
 

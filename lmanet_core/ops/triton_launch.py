@@ -134,6 +134,7 @@ def shared_bytes(tiles: Tiles, key_channels: int, capability: tuple[int, int]) -
     """Shared memory that a program takes at most, in half precision: what is loaded ahead, what stays, and the weights.
 
     What is multiplied now lies in registers, but for devices of 9.0 to 11.0, which multiply from shared memory.
+    `test_triton_compile.py` compares it with what is compiled for 8.0, 8.9 and 9.0.
     """
     own, others = tiles.rows * tiles.columns, tiles.other_rows * tiles.other_columns
     padded = _padded(key_channels)

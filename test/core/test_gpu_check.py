@@ -18,7 +18,7 @@ from lmanet_core.experiments.gpu_check import LIMIT_S, CheckSizes, make_parts, r
 from lmanet_core.experiments.timed_parts import Part
 from lmanet_core.geometry import Size
 
-READ = OperatorSize("tiny", 2, 16, 24, 3, 9)
+READ = OperatorSize("tiny", 1, 16, 24, 3, 9)
 TINY = CheckSizes(Size(64, 96), 6, (READ,), (READ,), 5, 32, Size(32, 64), Size(64, 96), Size(33, 65), 4)
 
 
@@ -94,7 +94,7 @@ def test_kernels_that_compute_something_else_do_not_agree(monkeypatch):
         gpu_agreement, "local_attention",
         lambda *maps, impl: read(*maps, impl="reference") * (1.0 if impl == "reference" else 1.01),
     )  # fmt: skip
-    rows = list(gpu_agreement.kernels("cpu", [(READ.name, 2, 16, 24, 3, 9)], 5))
+    rows = list(gpu_agreement.kernels("cpu", [(READ.name, 1, 16, 24, 3, 9)], 5))
     assert [row["agrees"] for row in rows] == [False, False]
 
 
