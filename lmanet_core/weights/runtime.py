@@ -25,6 +25,7 @@ from lmanet_core.settings import check_settings, setting, word_for
 from lmanet_core.weights.adapters import recut, relabel
 from lmanet_core.weights.checkpoint import Model, ModelConfig
 from lmanet_core.weights.compiling import NetworkCompiler
+from lmanet_core.weights.tiles import use_measured_tiles
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -198,6 +199,7 @@ def prepare(
             network.memory.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     else:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    use_measured_tiles(chosen_device)
     return Runtime(network, config, chosen_device, dtype, NetworkCompiler(network) if compiled else None)
 
 
