@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from lmanet_core.ops.scratch import Scratch
 
 _WORKSPACE_BYTES = 16 << 20  # a column of tiles at ERFNet's size; much less costs copies, tens of megabytes the cache
+NARROW = 256  # channels; up to so many a position's values are small change beside its scores
 _OUTSIDE = -1e30  # not −inf: a row of tiles may hold queries beyond the map, and those must not become NaN
 
 
@@ -251,7 +252,7 @@ def _choose_tiling(query_rows: torch.Tensor, value_rows: torch.Tensor, window: i
     """Small tiles score fewer pairs outside the window, large ones copy and add up less; wide values favour large."""
     _, height, width, _ = query_rows.shape
     narrow = (4, 8) if gradients else (2, 6)
-    rows, columns = narrow if value_rows.shape[-1] <= 256 else (8, 16)
+    rows, columns = narrow if value_rows.shape[-1] <= NARROW else (8, 16)
     return _Tiling(height, width, min(rows, height), min(columns, width), window // 2)
 
 
