@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from triton.runtime.errors import OutOfResources
 
 from lmanet_core.ops import triton_kernels as kernels
 
@@ -242,7 +243,10 @@ def _start(name: str, grid: Any, arguments: tuple[Any, ...], constants: dict[str
         capability, device = torch.cuda.get_device_capability(first.device), torch.cuda.get_device_name(first.device)
         tiles = tiles_for(name, constants["DK"], constants["DV"], tensor_cores, capability, device)
         with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
-            getattr(kernels, name)[grid(tiles)](*arguments, **constants, **tiles.config.all_kwargs())
+            try:
+                getattr(kernels, name)[grid(tiles)](*arguments, **constants, **tiles.config.all_kwargs())
+            except OutOfResources:  # of tiles from another device, whose shared memory is only estimated here
+                getattr(kernels, name)[grid(chosen[0])](*arguments, **constants, **chosen[0].config.all_kwargs())
         return
     tuner = _tuner(name, tuple(chosen), torch.cuda.get_device_name(first.device))
     with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]

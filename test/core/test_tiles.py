@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -54,6 +55,26 @@ def test_device_with_less_takes_those_that_fit(capability):
     assert got == {**first, "score_gradients": H200["score_gradients"]["wide"]}
     assert tiles_for("attend", 16, 64, True, capability) == H200["attend"]["narrow"]._replace(channels=64)
     assert tiles_for("attend", 16, 128, True, capability) == TILES["attend"]["narrow"][0]
+
+
+def test_tiles_that_do_not_fit_after_all_give_way_to_those_that_fit_everywhere(monkeypatch):
+    started = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return self
+
+        def __call__(self, *arguments, **constants):
+            started.append(constants["CHANNELS"])
+            if len(started) == 1:
+                raise triton_launch.OutOfResources(120_000, 101_376, "shared memory")
+
+    monkeypatch.setattr(triton_launch, "INTERPRETED", False)
+    monkeypatch.setattr(triton_launch.kernels, "attend", Kernel())
+    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext())
+    constants = {"DK": 16, "DV": 2048}
+    triton_launch._start("attend", lambda tiles: (1,), (torch.zeros(1, dtype=torch.float16),), constants)
+    assert started == [H200["attend"]["wide"].channels, TILES["attend"]["wide"][0].channels]
 
 
 def test_wider_keys_than_were_measured_and_ordinary_units_take_those_that_fit_everywhere():
