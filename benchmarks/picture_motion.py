@@ -2,7 +2,7 @@
 
 * Generated street: distance between where the cells of the frame before are measured to be and where the optical flow of the
   intact images at full size has them, in cells of 8 pixels, beside the distance of cells that stay where they were. Everywhere,
-  and where the later frame has lost its picture.
+  and where the later frame has lost its picture. Followed on the host (OpenCV) and as a GPU does it, here on the CPU.
 * Recordings: grey levels between a frame and the one before, as it was and moved as measured.
 * Time of a streamed frame with the memory on, motion followed against not, the weights that ship.
 
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from recording import ROOT, describe_run, finish, median_ratio, time_alternately
 from street_ceiling import flows_to_past, warped
 
@@ -29,7 +30,9 @@ from lmanet_core.experiments.clip_sets import make_conditions
 from lmanet_core.experiments.sets import evaluation_config
 from lmanet_core.geometry import Size, feature_grid
 from lmanet_core.media import open_frames
-from lmanet_core.stream.motion import PictureMotion, follow, thumbnail
+from lmanet_core.stream.dense_flow import DenseFlow
+from lmanet_core.stream.device_motion import BlockMotion
+from lmanet_core.stream.motion import PictureMotion, follow, grey_thumbnail
 from lmanet_core.stream.segmenter import VideoSegmenter
 from lmanet_core.weights.checkpoint import load_model
 from lmanet_core.weights.runtime import prepare
@@ -79,7 +82,8 @@ def on_the_street(clips: int, cache: str | None) -> dict[str, dict[str, str]]:
             truth = home + to_cells(flows_to_past(clean[::-1])[0], grid)  # from the first to the second
             lost = (seen[-1] != clean[-1]).any(-1).astype(np.float32)
             gone = cv2.resize(lost, grid[::-1], interpolation=cv2.INTER_AREA) > 0.5
-            for name, places in (("stay", home), ("followed", follow(seen, grid)[1][0])):
+            ways = {"stay": home, "followed": follow(seen, grid)[1][0], "on a device": followed_on_a_device(*seen, grid)}
+            for name, places in ways.items():
                 distance = np.hypot(*(places - truth))
                 away.setdefault(name, []).append(distance.ravel())
                 if condition.degrade is not None:
@@ -89,22 +93,42 @@ def on_the_street(clips: int, cache: str | None) -> dict[str, dict[str, str]]:
     return found
 
 
+@torch.inference_mode()
+def followed_on_a_device(before: np.ndarray, after: np.ndarray, grid: Size) -> np.ndarray:
+    """As the first of `follow(…)[1]`."""
+    small = [torch.from_numpy(grey_thumbnail(frame)).float() for frame in (before, after)]
+    return np.indices(grid).astype(np.float32) + cells_moved(small, grid)
+
+
+def cells_moved(small: list[torch.Tensor], grid: Size) -> np.ndarray:
+    size, cpu = Size(*small[0].shape), torch.device("cpu")
+    flow = DenseFlow(size, cpu)(*(one[None] for one in small))[0]
+    return BlockMotion(size, grid, cpu)(*small, flow).numpy()
+
+
 def to_cells(flow: np.ndarray, grid: Size) -> np.ndarray:
     small = cv2.resize(flow, grid[::-1], interpolation=cv2.INTER_AREA) / STRIDE
     return np.asarray(small.transpose(2, 0, 1)[::-1])
 
 
+@torch.inference_mode()
 def on_a_recording(path: Path, frames: int) -> dict[str, float]:
     motion, pairs = PictureMotion(), []
     with open_frames(path) as source:
-        greys = [thumbnail(frame.image) for frame in itertools.islice(source, frames)]
+        greys = [grey_thumbnail(frame.image) for frame in itertools.islice(source, frames)]
     for before, after in itertools.pairwise(greys):
-        height, width = before.shape
-        down, right = (cv2.resize(plane, (width, height)) for plane in motion.measure(before, after))
-        arrived = warped(after, np.dstack((width * right, height * down)))
-        pairs.append([float(np.abs(before - one).mean()) for one in (after.astype(np.float32), arrived)])
-    stay, followed = np.mean(pairs, 0)
-    return {"stay": round(float(stay), 2), "followed": round(float(followed), 2)}
+        size = Size(*before.shape)
+        moved = [motion.measure(before, after) * np.float32(size)[:, None, None]]
+        blocks = Size(*moved[0].shape[1:])
+        small = [torch.from_numpy(one).float() for one in (before, after)]
+        moved.append(cells_moved(small, blocks) * (np.float32(size) / np.float32(blocks))[:, None, None])
+        apart = [float(np.abs(before - after.astype(np.float32)).mean())]
+        for down, right in ([cv2.resize(plane, size[::-1]) for plane in one] for one in moved):
+            apart.append(float(np.abs(before - warped(after, np.dstack((right, down)))).mean()))
+        pairs.append(apart)
+    return {
+        way: round(float(mean), 2) for way, mean in zip(("stay", "followed", "on a device"), np.mean(pairs, 0), strict=True)
+    }
 
 
 def cost(size: Size, rounds: int) -> float:

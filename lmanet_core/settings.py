@@ -126,6 +126,12 @@ def check_settings(config: Any) -> None:
             raise ConfigError(f"{field.name} must be {describe_range(about.low, about.high, about.unit)}, got {value!r}")
 
 
+def word_for(value: Any, choices: Sequence[str]) -> Any:
+    """true and false, which YAML and ROS take for truth values, as words where a setting has these; others as they are."""
+    word = str(value).lower()
+    return word if isinstance(value, bool) and word in choices else value
+
+
 def _words(kind: Any) -> set[str]:
     """The strings that a type such as `int | Literal["global"] | None` takes."""
     parts = [part for one in get_args(kind) for part in (one, *get_args(one))]

@@ -190,7 +190,7 @@ class SegmentNode(LifecycleNode):
         self._drops_before = dict.fromkeys(settings.cameras, 0)
         memory = describe_memory(runtime, settings.segmenter)
         self.get_logger().info(
-            f"{path}: {model.source} on {runtime.device} in {runtime.precision}, {memory}, "
+            f"{path}: {model.source} on {runtime.device} in {runtime.describe_precision()}, {memory}, "
             f"attention {runtime.attention(settings.segmenter.attention)}, "
             f"images by {'cv_bridge' if uses_cv_bridge() else 'rosbags-image'}"
         )

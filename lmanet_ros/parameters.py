@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lmanet_core.errors import ConfigError, nearest_name, suggest_name
 from lmanet_core.labels import LabelSet
-from lmanet_core.settings import describe_range, from_values, settings_of
+from lmanet_core.settings import describe_range, from_values, settings_of, word_for
 from lmanet_core.stream.segmenter import SegmenterConfig
 from lmanet_core.weights.runtime import RuntimeConfig
 
@@ -277,6 +277,7 @@ def _check(parameter: Parameter, value: Any) -> Any:
         raise ConfigError(f"{name} must be a list of strings, got {value!r}")
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    value = word_for(value, parameter.choices)
     if type(value) is not type(default):
         kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[type(default)]
         raise ConfigError(f"{name} must be {kind}, got {value!r}")

@@ -18,8 +18,9 @@ from lmanet_core.errors import LmanetError
 from lmanet_core.ops import auto_implementation, available_implementations
 from lmanet_core.process import describe_waiting
 from lmanet_core.weights.checkpoint import load_model
+from lmanet_core.weights.compiling import disk_cache, why_not_compile
 from lmanet_core.weights.machine import describe_versions, processor_name
-from lmanet_core.weights.runtime import choose_device, choose_precision, cpu_computes_bfloat16
+from lmanet_core.weights.runtime import choose_compile, choose_device, choose_precision, cpu_computes_bfloat16
 
 
 def make_parser() -> ArgumentParser:
@@ -65,6 +66,7 @@ def examine(weights: Path | None = None) -> tuple[list[tuple[str, str]], list[st
         ("device", _device_name(device)),
         ("precision", f"{precision} chosen by auto" + (_why_precision() if device.type == "cpu" else "")),
         ("local attention", attention),
+        ("compile", _compile(device)),
         ("opencv", versions["opencv"]),
         ("numpy", versions["numpy"]),
         ("rosbags", f"{_version('rosbags')}, rosbags-image {_version('rosbags-image')}"),
@@ -91,6 +93,12 @@ def _device_name(device: torch.device) -> str:
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor}"
     return f"cpu ({processor_name()}, {os.cpu_count()} cores)"
+
+
+def _compile(device: torch.device) -> str:
+    missing = why_not_compile(device)
+    can = f"can be switched on, code is kept in {disk_cache()}" if missing is None else f"not possible: {missing}"
+    return f"{'on' if choose_compile('auto') else 'off'} chosen by auto; {can}"
 
 
 def _why_precision() -> str:

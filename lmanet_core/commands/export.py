@@ -65,7 +65,8 @@ def run(options: Namespace) -> int:
         raise ConfigError("--check compares the streamed step as ONNX; leave --stateless and --to pt2 out")
     _check_target(out, options)
     model = load_model(options.weights)
-    runtime, config = segmenter_config(options, device="cpu", precision="fp32", network_size=str(size), output_size="network")
+    fixed = {"device": "cpu", "precision": "fp32", "compile": "false", "network_size": str(size), "output_size": "network"}
+    runtime, config = segmenter_config(options, **fixed)
     exported = prepare_export(model, size, config, runtime, options.stateless, options.background)
     ontology, classes = out.with_suffix(".ontology.yaml"), _ontology(exported) if options.background else None
     if classes is not None and ontology.exists() and ontology.read_bytes() != classes.encode():

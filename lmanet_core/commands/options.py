@@ -37,6 +37,7 @@ def add_segmenter_options(
             continue
         about = one.setting
         kind = Literal[about.choices] if about.choices else _switch if one.kind is bool else one.kind
+        kind = kind | bool if "true" in about.choices else kind  # as YAML reads it
         unit = f" [{about.unit}]" if about.unit else ""
         names = (f"--{name}" for name in (one.option, (short or {}).get(one.option)) if name)
         parser.add_argument(*names, type=kind, default=one.default, help=f"{about.help}{unit}")
@@ -123,7 +124,7 @@ def describe_segmenter(segmenter: VideoSegmenter, model: Model) -> str:
     else:
         state = "off"
     labels = "label memory on" if segmenter.label_strength else "label memory off"
-    return f"{model.source} on {segmenter.runtime.device} in {segmenter.runtime.precision}; memory {state}; {labels}"
+    return f"{model.source} on {segmenter.runtime.device} in {segmenter.runtime.describe_precision()}; memory {state}; {labels}"
 
 
 def _switch(text: str | bool) -> bool:

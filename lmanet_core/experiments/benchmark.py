@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lmanet_core.experiments.baselines import BASELINES, MakeRead
-from lmanet_core.experiments.timing import extra_megabytes, time_cpu, time_cuda
+from lmanet_core.experiments.timing import extra_megabytes, time_cpu, time_on
 from lmanet_core.geometry import Size
 from lmanet_core.labels import CITYSCAPES
 from lmanet_core.network import LMANet, MemoryConfig, MemoryFrames, MemoryModule
@@ -31,6 +31,7 @@ from lmanet_core.training.config import PAPER_MEMORY
 from lmanet_core.weights.checkpoint import Model, ModelConfig, build_network
 from lmanet_core.weights.machine import describe_run
 from lmanet_core.weights.runtime import Runtime, choose_device, choose_precision, prepare
+from lmanet_core.weights.tiles import use_measured_tiles
 
 NOT_MEASURED = "not measured yet"
 Maps = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -123,6 +124,7 @@ def run_benchmark(quick: bool, arguments: Sequence[str]) -> dict[str, Any]:
         Record with "run" (machine, versions, commit, command) and "tables", title → rows.
     """
     cuda = torch.cuda.is_available()
+    use_measured_tiles(choose_device())
     windows = (21,) if quick else WINDOWS
     gpu_operator = [operator_row(size, window, "cuda" if cuda else None) for size in SIZES for window in windows]
     cpu_operator = [
@@ -157,16 +159,16 @@ def operator_row(size: OperatorSize, window: int | None, device: str | None) -> 
     inputs = make_inputs(size, torch.float16, device)
     read = partial(local_attention, *inputs, window, impl="triton")
     floor = floor_ms(size, window, device)
-    forward = time_cuda(read)
+    forward = time_on(device, read)
     row.cells = {
         "floor": floor,
         "forward": forward,
         "share of the floor": floor / forward,
-        "backward": _or_words(lambda: time_cuda_backward(inputs, window)),
+        "backward": _or_words(lambda: time_backward(inputs, window)),
         "extra MB": extra_megabytes(read),
     }
     for name, make in BASELINES.items():
-        row.cells[name] = _or_words(partial(_time_baseline, make, inputs, window))
+        row.cells[name] = _or_words(partial(_time_baseline, device, make, inputs, window))
     return row
 
 
@@ -198,14 +200,13 @@ def make_inputs(size: OperatorSize, dtype: torch.dtype, device: str) -> Maps:
     return query, keys, values
 
 
-def floor_ms(size: OperatorSize, window: int | None, device: str) -> float:
-    """The longer of: as many operations in one large float16 product, as many bytes in one large copy, both measured here."""
-    side = 8192
+def floor_ms(size: OperatorSize, window: int | None, device: str, side: int = 8192) -> float:
+    """The longer of: as many operations in a float16 product of this side, as many bytes in a copy of 4·side²; both timed."""
     matrix = torch.randn(side, side, device=device, dtype=torch.float16)
-    gflop_a_ms = 2e-9 * side**3 / time_cuda(lambda: matrix @ matrix)
-    source = torch.empty(1 << 28, dtype=torch.uint8, device=device)
+    gflop_a_ms = 2e-9 * side**3 / time_on(device, lambda: matrix @ matrix)
+    source = torch.empty(4 * side * side, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    megabytes_a_ms = 2e-6 * source.numel() / time_cuda(lambda: target.copy_(source))
+    megabytes_a_ms = 2e-6 * source.numel() / time_on(device, lambda: target.copy_(source))
     return max(size.gflop(window) / gflop_a_ms, size.megabytes(2) / megabytes_a_ms)
 
 
@@ -310,18 +311,18 @@ def _stream(runtime: Runtime, case: FrameCase, graph: bool, rounds: int) -> tupl
 # ---- measuring
 
 
-def time_cuda_backward(inputs: Maps, window: int | None) -> float:
+def time_backward(inputs: Maps, window: int | None) -> float:
     """The gradients of all three inputs, ms; the operator itself, for autograd would leave the stream that is captured."""
     query = inputs[0]
     half = max(query.shape[-2:]) if window is None else window // 2
     scale = float(query.shape[1]) ** -0.5 if window is None else 1.0
     out, lse = local_attention_op(*inputs, half, window is None, scale)
     grad = torch.ones_like(out)
-    return time_cuda(lambda: local_attention_backward_op(grad, *inputs, out, lse, half, scale)[0])
+    return time_on(query.device.type, lambda: local_attention_backward_op(grad, *inputs, out, lse, half, scale)[0])
 
 
-def _time_baseline(make: MakeRead, inputs: Maps, window: int | None) -> float:
-    return time_cuda(make(*inputs, window))
+def _time_baseline(device: str, make: MakeRead, inputs: Maps, window: int | None) -> float:
+    return time_on(device, make(*inputs, window))
 
 
 def _leaves(inputs: Maps) -> Maps:

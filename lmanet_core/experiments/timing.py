@@ -30,6 +30,11 @@ def time_cuda(run: Callable[[], object]) -> float:
     return float(do_bench_cudagraph(run, rep=100, return_mode="median"))
 
 
+def time_on(device: str, run: Callable[[], object]) -> float:
+    """Median time on a device, ms; on a CPU of three rounds."""
+    return time_cpu(run, 3) if device == "cpu" else time_cuda(run)
+
+
 def extra_megabytes(read: Callable[[], torch.Tensor]) -> float:
     """Device memory that a read takes at most beside its result, MB (10⁶ bytes)."""
     read()

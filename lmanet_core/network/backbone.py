@@ -37,7 +37,8 @@ class Backbone(nn.Module, ABC):
         size_multiple: 0: the stride.
         fixed_size: (height, width) of the input where the network takes no other; None: it does.
         mean, std: normalisation of RGB in 0–1 that the weights expect, per channel.
-        sensitive: names of submodules that stay in float32 when the rest runs in bfloat16 or float16.
+        sensitive: names of submodules that stay in float32 when the rest runs in one of `sensitive_to`.
+        sensitive_to: dtypes.
         foreign: nothing is known of what it does inside. It then runs as it is: no folding, no channels-last, no CUDA graph, in
             float32 unless somebody asks for less.
     """
@@ -50,6 +51,7 @@ class Backbone(nn.Module, ABC):
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     sensitive: tuple[str, ...] = ()
+    sensitive_to: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
     foreign: bool = False
 
     def normalization(self, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:

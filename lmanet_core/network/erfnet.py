@@ -26,8 +26,10 @@ class ERFNet(Backbone):
     feature_channels = 128
     stride = 8
     # Everything later builds on these three. In bfloat16 throughout, 2 % of the pixels of a highway video change their label;
-    # with the downsamplers in float32, 0.4 % do, at about a tenth of the time.
+    # with the downsamplers in float32, 0.4 % do, at about a tenth of the time. In float16 they make less than 0.05 % of the
+    # pixels (benchmarks/downsampler_precision.py).
     sensitive = ("encoder.initial_block", "encoder.layers.0", "encoder.layers.6")
+    sensitive_to = (torch.bfloat16,)
 
     def __init__(self, num_classes: int = 20) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from lmanet_core.ops.scratch import scratch_on
-from lmanet_core.ops.tiling import blocks
+from lmanet_core.ops.tiling import NARROW, blocks
 
 
 def blocked_local_attention(
@@ -71,17 +71,19 @@ def _forward(
     """Result (B, Dv, H, W) and, if asked for, the log-sum-exp (B, H, W, 1) of each query's logits."""
     batch, _, height, width = query.shape
     query_rows = _score_rows(query, scale)
+    # on a CPU, rounding the weights to half precision gains time only where many values are read by each
+    value_dtype = query_rows.dtype if values.is_cpu and values.shape[2] <= NARROW else values.dtype
     out = torch.empty(batch, height, width, values.shape[2], dtype=values.dtype, device=values.device)
     lse = torch.empty(batch, height, width, 1, dtype=query_rows.dtype, device=query.device) if keep_lse else None
     with scratch_on(query.device) as scratch:
-        for block in blocks(query_rows, keys, values, values.dtype, window, border, scratch):
+        for block in blocks(query_rows, keys, values, value_dtype, window, border, scratch, keep_lse):
             scores = block.scores(scratch)
             if lse is not None:
                 block.place.paste(scores.logsumexp(-1, keepdim=True), lse)
             weights = torch.softmax(scores, -1, out=scores if scores.is_cpu else None)  # there it goes row by row
-            if weights.dtype != out.dtype:
-                weights = scratch.get("rounded", weights.shape, out.dtype, out.device).copy_(weights)
-            read = scratch.get("read", (*weights.shape[:2], out.shape[-1]), out.dtype, out.device)
+            if weights.dtype != value_dtype:
+                weights = scratch.get("rounded", weights.shape, value_dtype, out.device).copy_(weights)
+            read = scratch.get("read", (*weights.shape[:2], out.shape[-1]), value_dtype, out.device)
             block.place.paste(torch.bmm(weights, block.values, out=read), out)
     return out.permute(0, 3, 1, 2), lse
 
@@ -104,7 +106,7 @@ def _backward(
         torch.zeros(maps.movedim(-3, -1).shape, dtype=query_rows.dtype, device=maps.device) for maps in (query, keys, values)
     )
     with scratch_on(query.device) as scratch:
-        for block in blocks(query_rows, keys, values, query_rows.dtype, window, border, scratch):
+        for block in blocks(query_rows, keys, values, query_rows.dtype, window, border, scratch, True):
             weights = block.scores(scratch).sub_(block.place.cut(lse)).exp_()
             block_grad = block.place.cut(grad_rows)
             grad_scores = torch.bmm(block_grad, block.values.transpose(1, 2)).sub_(block.place.cut(delta)).mul_(weights)

@@ -3,6 +3,9 @@
 All queries of a tile share one patch, the tile grown by the window's half on each side. A fixed mask switches off the pairs
 that are in one patch but not in each other's window. Patches are padded with zeros, which *is* the zero-logit border: a zero
 key scores 0, a zero value reads 0.
+
+Tiles are worked on in columns, one below the other. What a column may see is copied once, row by row with the frames side by
+side, so that each patch is a part of that copy in one piece, and patches share what they have in common.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ import torch.nn.functional as F
 
 from lmanet_core.ops.scratch import Scratch
 
-_WORKSPACE_BYTES = 10 << 20  # a few megabytes beyond the L2 cache cost nothing, tens of megabytes do
-_PADDED_BYTES = 32 << 20  # up to this size whole maps are padded, once; of larger ones, what a few tiles see
+_WORKSPACE_BYTES = 16 << 20  # a column of tiles at ERFNet's size; much less costs copies, tens of megabytes the cache
+NARROW = 256  # channels; up to so many a position's values are small change beside its scores
 _OUTSIDE = -1e30  # not −inf: a row of tiles may hold queries beyond the map, and those must not become NaN
 
 
@@ -74,14 +77,25 @@ def blocks(
     window: int | None,
     border: str,
     scratch: Scratch,
+    gradients: bool,
 ) -> Iterator[Block]:
-    """Query (B, H, W, Dk); keys (B, T, Dk, H, W) are scored in its dtype, values (B, T, Dv, H, W) read in `value_dtype`."""
+    """All queries, some at a time.
+
+    Args:
+        query_rows: (B, H, W, Dk).
+        keys: (B, T, Dk, H, W), scored in the dtype of the queries.
+        values: (B, T, Dv, H, W), read in `value_dtype`.
+        value_dtype, window, border: as `local_attention` has them.
+        scratch: buffers to work in.
+        gradients: for a read that is trained through, of which gradients are added up block by block.
+    """
     key_source = _Source("keys", keys.movedim(2, -1), query_rows.dtype)
     value_source = _Source("values", values.movedim(2, -1), value_dtype)
     if window is None:
         yield from _global_blocks(query_rows, key_source, value_source)
     else:
-        yield from _window_blocks(query_rows, key_source, value_source, window, border, scratch)
+        tiling = _choose_tiling(query_rows, value_source.maps, window, gradients)
+        yield from _window_blocks(query_rows, key_source, value_source, tiling, border, scratch)
 
 
 @dataclass(frozen=True)
@@ -98,17 +112,17 @@ class _Source:
         """Of one position of one frame."""
         return int(self.maps.shape[-1]) * self.dtype.itemsize
 
-    def padded(self, rows: range, columns: range, scratch: Scratch) -> torch.Tensor:
-        """(B, T, rows, columns, D): a part of the maps, which may reach beyond them."""
+    def seen(self, rows: range, columns: range, scratch: Scratch) -> torch.Tensor:
+        """(B, rows, T, columns, D): a part of the maps, which may reach beyond them."""
         batch, frames, height, width, channels = self.maps.shape
-        shape = (batch, frames, len(rows), len(columns), channels)
-        part = scratch.get(f"padded {self.name}", shape, self.dtype, self.maps.device)
+        part = scratch.get(self.name, (batch, len(rows), frames, len(columns), channels), self.dtype, self.maps.device)
         top, bottom = (min(max(row - rows.start, 0), len(rows)) for row in (0, height))
         left, right = (min(max(column - columns.start, 0), len(columns)) for column in (0, width))
-        for margin in (part[:, :, :top], part[:, :, bottom:], part[:, :, :, :left], part[:, :, :, right:]):
+        middle = part[:, top:bottom]
+        for margin in (part[:, :top], part[:, bottom:], middle[:, :, :, :left], middle[:, :, :, right:]):
             margin.fill_(self.outside)
         inner = self.maps[:, :, top + rows.start : bottom + rows.start, left + columns.start : right + columns.start]
-        part[:, :, top:bottom, left:right].copy_(inner)
+        middle[:, :, :, left:right].copy_(inner.transpose(1, 2))
         return part
 
 
@@ -138,29 +152,22 @@ class _Span:
 
 
 def _window_blocks(
-    query_rows: torch.Tensor, key_source: _Source, value_source: _Source, window: int, border: str, scratch: Scratch
+    query_rows: torch.Tensor, key_source: _Source, value_source: _Source, tiling: _Tiling, border: str, scratch: Scratch
 ) -> Iterator[Block]:
-    tiling = _choose_tiling(query_rows, value_source.maps, window)
     frames = key_source.maps.shape[1]
     mask = _window_mask(tiling, frames, query_rows.dtype, query_rows.device)
     sources = [key_source, value_source]
     if border == "masked":
         inside = torch.zeros_like(key_source.maps[..., :1])
         sources.append(_Source("outside", inside, query_rows.dtype, _OUTSIDE))
-    whole = _Tiles(tiling, 0, range(tiling.tiles_across)).seen(tiling.tiles_down)
     batch = len(query_rows)
-    position_bytes = batch * sum(source.width_bytes for source in sources)
+    position_bytes = batch * frames * sum(source.width_bytes for source in sources)
     pair_bytes = batch * (query_rows.dtype.itemsize + value_source.dtype.itemsize)
-    pad_once = len(whole[0]) * len(whole[1]) * frames * position_bytes <= _PADDED_BYTES
-    padded = [source.padded(*whole, scratch) for source in sources] if pad_once else []
-    for top in range(0, tiling.height, tiling.rows):
+    for left in range(0, tiling.width, tiling.columns):
         for tiles in _chunks(tiling, mask, position_bytes, pair_bytes):
-            place = _Tiles(tiling, top, tiles)
-            rows, columns = place.seen()
-            parts = [maps[:, :, rows.start + tiling.half :, columns.start + tiling.half :] for maps in padded]
-            parts = parts or [source.padded(rows, columns, scratch) for source in sources]
+            place = _Tiles(tiling, left, tiles)
             keys, values, *outside = (
-                place.cut_patches(part, source.name, scratch) for part, source in zip(parts, sources, strict=True)
+                place.patches(source.seen(*place.seen(), scratch), source.name, scratch) for source in sources
             )
             yield Block(place, place.cut(query_rows), keys, values, mask, outside[0].transpose(1, 2) if outside else None)
 
@@ -184,105 +191,100 @@ class _Tiling:
         return self.columns + 2 * self.half
 
     @property
-    def tiles_across(self) -> int:
-        return -(-self.width // self.columns)
-
-    @property
     def tiles_down(self) -> int:
         return -(-self.height // self.rows)
 
 
 @dataclass(frozen=True)
 class _Tiles:
-    """A range of neighbouring tiles, whose first row of queries is `top`. Tiles may reach beyond the map; zeros are there."""
+    """A range of tiles, one below the other, whose first column of queries is `left`. They may reach beyond the map."""
 
     tiling: _Tiling
-    top: int
+    left: int
     tiles: range
 
     @property
-    def _columns(self) -> slice:
-        return slice(self.tiles.start * self.tiling.columns, self.tiles.stop * self.tiling.columns)
+    def _rows(self) -> slice:
+        return slice(self.tiles.start * self.tiling.rows, self.tiles.stop * self.tiling.rows)
 
     def cut(self, maps: torch.Tensor) -> torch.Tensor:
         tiling, count = self.tiling, len(self.tiles)
-        part = maps[:, self.top : self.top + tiling.rows, self._columns]
-        part = F.pad(part, (0, 0, 0, count * tiling.columns - part.shape[2], 0, tiling.rows - part.shape[1]))
-        tiles = part.reshape(-1, tiling.rows, count, tiling.columns, maps.shape[-1]).transpose(1, 2)
-        return tiles.flatten(2, 3).flatten(0, 1)  # (B*tiles, rows*columns, D)
+        part = maps[:, self._rows, self.left : self.left + tiling.columns]
+        part = F.pad(part, (0, 0, 0, tiling.columns - part.shape[2], 0, count * tiling.rows - part.shape[1]))
+        return part.reshape(-1, tiling.rows * tiling.columns, maps.shape[-1])  # (B*tiles, rows*columns, D)
 
     def paste(self, rows: torch.Tensor, maps: torch.Tensor) -> None:
         tiling = self.tiling
-        tiles = rows.view(-1, len(self.tiles), tiling.rows, tiling.columns, rows.shape[-1])
-        part = tiles.transpose(1, 2).flatten(2, 3)  # (B, rows, tiles*columns, D)
-        target = maps[:, self.top : self.top + tiling.rows, self._columns]
+        part = rows.view(-1, len(self.tiles) * tiling.rows, tiling.columns, rows.shape[-1])
+        target = maps[:, self._rows, self.left : self.left + tiling.columns]
         target.copy_(part[:, : target.shape[1], : target.shape[2]])
 
-    def seen(self, tiles_down: int = 1) -> tuple[range, range]:
-        """Rows and columns that the queries of these tiles, and of those below, may see; they reach beyond the map."""
+    def seen(self) -> tuple[range, range]:
+        """Rows and columns that the queries of these tiles may see; they reach beyond the map."""
         tiling = self.tiling
-        first, left = self.top - tiling.half, self.tiles.start * tiling.columns - tiling.half
-        return (
-            range(first, first + tiles_down * tiling.rows + 2 * tiling.half),
-            range(left, left + len(self.tiles) * tiling.columns + 2 * tiling.half),
-        )
+        top, left = self._rows.start - tiling.half, self.left - tiling.half
+        return range(top, self._rows.stop + tiling.half), range(left, left + tiling.patch_columns)
 
-    def cut_patches(self, part: torch.Tensor, name: str, scratch: Scratch) -> torch.Tensor:
-        """(B, T, rows, columns, D) from the first seen row and column on → (B·tiles, T·patch rows·patch columns, D)."""
-        tiling = self.tiling
-        seen = part[:, :, : tiling.patch_rows, : len(self.seen()[1])]
-        patches = seen.unfold(3, tiling.patch_columns, tiling.columns)  # (B, T, rows, tiles, D, columns)
-        patches = patches.permute(0, 3, 1, 2, 5, 4)
-        return scratch.get(name, patches.shape, part.dtype, part.device).copy_(patches).flatten(2, 4).flatten(0, 1)
+    def patches(self, seen: torch.Tensor, name: str, scratch: Scratch) -> torch.Tensor:
+        """(B, rows, T, columns, D) → (B·tiles, patch rows·T·patch columns, D), a view of it for a batch of one."""
+        row = seen.shape[2] * seen.shape[3]
+        patches = seen.flatten(1, 3).unfold(1, self.tiling.patch_rows * row, self.tiling.rows * row)  # (B, tiles, D, positions)
+        patches = patches.transpose(2, 3)
+        if len(patches) > 1:
+            patches = scratch.get(f"patches of {name}", patches.shape, seen.dtype, seen.device).copy_(patches)
+        return patches.flatten(0, 1)
 
     def add_patches(self, patches: torch.Tensor, maps: torch.Tensor) -> None:
         tiling = self.tiling
-        shape = (-1, len(self.tiles), maps.shape[1], tiling.patch_rows, tiling.patch_columns, maps.shape[-1])
-        by_tile = patches.view(shape)
-        first = self.top - tiling.half
-        rows = range(max(first, 0), min(first + tiling.patch_rows, tiling.height))
+        shape = (-1, len(self.tiles), tiling.patch_rows, maps.shape[1], tiling.patch_columns, maps.shape[-1])
+        by_tile = patches.view(shape).transpose(2, 3)  # (B, tiles, T, rows, columns, D)
+        first = self.left - tiling.half
+        columns = range(max(first, 0), min(first + tiling.patch_columns, tiling.width))
         for index, tile in enumerate(self.tiles):  # neighbours overlap: one after the other, always in the same order
-            left = tile * tiling.columns - tiling.half
-            columns = range(max(left, 0), min(left + tiling.patch_columns, tiling.width))
+            top = tile * tiling.rows - tiling.half
+            rows = range(max(top, 0), min(top + tiling.patch_rows, tiling.height))
             maps[:, :, rows.start : rows.stop, columns.start : columns.stop] += by_tile[
-                :, index, :, rows.start - first : rows.stop - first, columns.start - left : columns.stop - left
+                :, index, :, rows.start - top : rows.stop - top, columns.start - first : columns.stop - first
             ]
 
 
-def _choose_tiling(query_rows: torch.Tensor, value_rows: torch.Tensor, window: int) -> _Tiling:
-    """Small tiles score fewer pairs outside the window, large ones copy each patch less often; wide values favour large."""
+def _choose_tiling(query_rows: torch.Tensor, value_rows: torch.Tensor, window: int, gradients: bool) -> _Tiling:
+    """Small tiles score fewer pairs outside the window, large ones copy and add up less; wide values favour large."""
     _, height, width, _ = query_rows.shape
-    rows, columns = (4, 8) if value_rows.shape[-1] <= 256 else (8, 16)
+    narrow = (4, 8) if gradients else (2, 6)
+    rows, columns = narrow if value_rows.shape[-1] <= NARROW else (8, 16)
     return _Tiling(height, width, min(rows, height), min(columns, width), window // 2)
 
 
 def _chunks(tiling: _Tiling, mask: torch.Tensor, position_bytes: int, pair_bytes: int) -> Iterator[range]:
-    """Ranges of tiles of one stripe, about equally long, that fit the workspace: patches, scores, weights.
+    """Ranges of the tiles of one column, about equally long, that fit the workspace: what they see, scores, weights.
 
     Args:
         tiling: of the map.
         mask: (1, queries, pairs).
-        position_bytes: of a position's keys and values, of the whole batch.
+        position_bytes: of a position's keys and values, of all frames and the whole batch.
         pair_bytes: of a pair's score and weight.
     """
     _, queries, pairs = mask.shape
-    tile_bytes = pairs * (position_bytes + queries * pair_bytes)
-    chunks = -(-tiling.tiles_across // max(1, _WORKSPACE_BYTES // tile_bytes))
-    step = -(-tiling.tiles_across // chunks)
-    for start in range(0, tiling.tiles_across, step):
-        yield range(start, min(start + step, tiling.tiles_across))
+    row_bytes = tiling.patch_columns * position_bytes
+    tile_bytes = tiling.rows * row_bytes + queries * pairs * pair_bytes
+    left = _WORKSPACE_BYTES - 2 * tiling.half * row_bytes  # beside what is seen above and below
+    chunks = -(-tiling.tiles_down // max(1, left // tile_bytes))
+    step = -(-tiling.tiles_down // chunks)
+    for start in range(0, tiling.tiles_down, step):
+        yield range(start, min(start + step, tiling.tiles_down))
 
 
 @lru_cache(maxsize=16)
 def _window_mask(tiling: _Tiling, frames: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """(1, rows·columns, T·patch rows·patch columns): 0 for pairs within the window, −inf for the others."""
+    """(1, rows·columns, patch rows·T·patch columns): 0 for pairs within the window, −inf for the others."""
 
     def near(queries: int, patch: int) -> torch.Tensor:
         offset = torch.arange(patch)[None, :] - torch.arange(queries)[:, None]
         return (offset >= 0) & (offset <= 2 * tiling.half)  # (queries, patch)
 
-    rows = near(tiling.rows, tiling.patch_rows)[:, None, :, None]
-    columns = near(tiling.columns, tiling.patch_columns)[None, :, None, :]
-    allowed = (rows & columns).flatten(2, 3).flatten(0, 1)  # (rows*columns, patch)
+    rows = near(tiling.rows, tiling.patch_rows)[:, None, :, None, None]
+    columns = near(tiling.columns, tiling.patch_columns)[None, :, None, None, :]
+    allowed = (rows & columns).expand(-1, -1, -1, frames, -1).flatten(2).flatten(0, 1)  # (rows*columns, patch)
     mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, -torch.inf)
-    return mask.repeat(1, frames).unsqueeze(0).to(device)
+    return mask.unsqueeze(0).to(device)

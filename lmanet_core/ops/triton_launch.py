@@ -1,22 +1,24 @@
 """How the kernels of `triton_kernels.py` are started: which tiles, how many programs, on which device.
 
-Importing this module needs Triton. Which tiles are fastest depends on the device. Devices that were measured stand in a table,
-others take tiles that fit every device, so no start waits for a measurement (it took 12 s at the first image). With
-`LMANET_TUNE=1` in the environment the first call with a size measures the candidates here, and Triton keeps the answer in its
-cache on disk for later processes that set it, too; results of other tiles differ in the last bits. With `TRITON_INTERPRET=1`
-kernels run on the CPU, in the first candidate's tiles.
+Importing this module needs Triton. Which tiles are fastest depends on the device. What was measured on this very device
+(`lmanet bench --tune`, handed over by `use_tiles`) comes first. Then comes a table of devices that were measured: others take
+the tiles of the nearest of them where these fit, else tiles that fit every device. So no start waits for a measurement (it took
+12 s at the first image). With `LMANET_TUNE=1` in the environment the first call with a size measures the candidates here, and
+Triton keeps the answer in its cache on disk for later processes that set it, too; results of other tiles differ in the last
+bits. With `TRITON_INTERPRET=1` kernels run on the CPU, in the first candidate's tiles.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from triton.runtime.errors import OutOfResources
 
 from lmanet_core.ops import triton_kernels as kernels
 
@@ -78,23 +80,68 @@ TUNED: dict[tuple[int, int], dict[str, dict[str, Tiles]]] = {
         "value_gradients": {"narrow": Tiles(8, 8, 2, 32, 128, 8, 2), "wide": Tiles(8, 8, 2, 32, 512, 8, 2)},
     },
 }
-#: What is not in the table takes the tiles of these: as much shared memory, and the same tensor cores or newer ones.
-_LIKE = {(10, 0): (9, 0), (10, 3): (9, 0)}
+#: Compute capability → shared memory that a program may have, KiB; of others at least as much as 8.6 has is taken for granted.
+_SHARED_KIB = {(8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227, (11, 0): 227}
+_LEAST_SHARED_KIB = 99
+_MEASURED_KEY_CHANNELS = 128  # with more, tiles that were measured spill registers
+
+#: Name of a device of this machine → kernel → kind → tiles that were measured on it.
+_measured: dict[str, Mapping[str, Mapping[str, Tiles]]] = {}
 
 
-def tiles_for(name: str, value_channels: int, tensor_cores: bool, capability: tuple[int, int]) -> Tiles:
-    """The tiles of a kernel on a device: from the table, or the first candidate, which fits every device.
+def use_tiles(device_name: str, tiles: Mapping[str, Mapping[str, Tiles]]) -> None:
+    """Have later launches take these on a device, where they fit the maps.
+
+    Args:
+        device_name: as `torch.cuda.get_device_name` gives it.
+        tiles: kernel → "narrow" or "wide" → tiles; what is not there is taken from the table.
+    """
+    _measured[device_name] = tiles
+
+
+def tiles_for(
+    name: str,
+    key_channels: int,
+    value_channels: int,
+    tensor_cores: bool,
+    capability: tuple[int, int],
+    device_name: str = "",
+) -> Tiles:
+    """The tiles of a kernel on a device: those measured there, or of the nearest in the table, or the first candidate.
 
     Args:
         name: of the kernel.
-        value_channels: Dv.
+        key_channels, value_channels: Dk, Dv.
         tensor_cores: whether products run on them.
         capability: the device's compute capability.
+        device_name: the device's name.
     """
-    measured = TUNED.get(_LIKE.get(capability, capability)) if tensor_cores else None
-    if measured is None:
-        return candidates(name, value_channels, tensor_cores)[0]
-    return _cut(measured[name]["narrow" if value_channels <= _NARROW else "wide"], value_channels)
+    if tensor_cores:
+        kind = kind_of(value_channels)
+        nearest = min(TUNED, key=lambda one: abs(10 * (one[0] - capability[0]) + one[1] - capability[1]))
+        for tiles in (_measured.get(device_name, {}).get(name, {}).get(kind), TUNED[nearest][name][kind]):
+            if tiles is not None and fits(_cut(tiles, value_channels), key_channels, capability):
+                return _cut(tiles, value_channels)
+    return candidates(name, value_channels, tensor_cores)[0]
+
+
+def fits(tiles: Tiles, key_channels: int, capability: tuple[int, int]) -> bool:
+    """Whether a device with tensor cores has the shared memory and the registers for tiles that were measured on another."""
+    shared_kib = _SHARED_KIB.get(capability, _LEAST_SHARED_KIB)
+    return key_channels <= _MEASURED_KEY_CHANNELS and shared_bytes(tiles, key_channels, capability) <= shared_kib << 10
+
+
+def shared_bytes(tiles: Tiles, key_channels: int, capability: tuple[int, int]) -> int:
+    """Shared memory that a program takes at most, in half precision: what is loaded ahead, what stays, and the weights.
+
+    What is multiplied now lies in registers, but for devices of 9.0 to 11.0, which multiply from shared memory.
+    `test_triton_compile.py` compares it with what is compiled for 8.0, 8.9 and 9.0.
+    """
+    own, others = tiles.rows * tiles.columns, tiles.other_rows * tiles.other_columns
+    padded = _padded(key_channels)
+    from_memory = 9 <= capability[0] <= 11
+    ahead = max(1, tiles.stages - (0 if from_memory else 1)) * others * (padded + tiles.channels)
+    return 2 * (ahead + own * padded + own * others) + 1024  # and sums of each position
 
 
 def candidates(name: str, value_channels: int, tensor_cores: bool) -> list[Tiles]:
@@ -102,8 +149,18 @@ def candidates(name: str, value_channels: int, tensor_cores: bool) -> list[Tiles
 
     Without tensor cores (float32, for exactness; Turing, which Triton no longer drives) products take many more registers.
     """
-    kind = "plain" if not tensor_cores else "narrow" if value_channels <= _NARROW else "wide"
+    kind = kind_of(value_channels) if tensor_cores else "plain"
     return list(dict.fromkeys(_cut(tiles, value_channels) for tiles in TILES[name][kind]))
+
+
+def kind_of(value_channels: int) -> str:
+    """Which tiles values want on tensor cores: "narrow" where one program reads all channels, else "wide"."""
+    return "narrow" if value_channels <= _NARROW else "wide"
+
+
+def every_candidate(name: str, kind: str) -> list[Tiles]:
+    """Of a kernel and a kind, uncut: those that any device may take, and those that were the fastest on one."""
+    return list(dict.fromkeys([*TILES[name][kind], *(kernels[name][kind] for kernels in TUNED.values())]))
 
 
 def _cut(tiles: Tiles, value_channels: int) -> Tiles:
@@ -183,9 +240,13 @@ def _start(name: str, grid: Any, arguments: tuple[Any, ...], constants: dict[str
         getattr(kernels, name)[grid(chosen[0])](*arguments, **constants, **chosen[0].config.all_kwargs())
         return
     if os.environ.get("LMANET_TUNE", "0") in ("", "0"):
-        tiles = tiles_for(name, constants["DV"], tensor_cores, torch.cuda.get_device_capability(first.device))
+        capability, device = torch.cuda.get_device_capability(first.device), torch.cuda.get_device_name(first.device)
+        tiles = tiles_for(name, constants["DK"], constants["DV"], tensor_cores, capability, device)
         with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
-            getattr(kernels, name)[grid(tiles)](*arguments, **constants, **tiles.config.all_kwargs())
+            try:
+                getattr(kernels, name)[grid(tiles)](*arguments, **constants, **tiles.config.all_kwargs())
+            except OutOfResources:  # of tiles from another device, whose shared memory is only estimated here
+                getattr(kernels, name)[grid(chosen[0])](*arguments, **constants, **chosen[0].config.all_kwargs())
         return
     tuner = _tuner(name, tuple(chosen), torch.cuda.get_device_name(first.device))
     with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
@@ -231,5 +292,9 @@ def _channels(key_channels: int, value_channels: int, query: torch.Tensor) -> di
     dot = dtypes[query.dtype]
     if INTERPRETED and dot == tl.bfloat16:
         dot = tl.float32  # the interpreter would multiply the bits
-    padded = max(16, triton.next_power_of_2(key_channels))
-    return {"DK": key_channels, "DV": value_channels, "PADDED_DK": padded, "DOT": dot}
+    return {"DK": key_channels, "DV": value_channels, "PADDED_DK": _padded(key_channels), "DOT": dot}
+
+
+def _padded(key_channels: int) -> int:
+    """Key channels as products take them."""
+    return max(16, int(triton.next_power_of_2(key_channels)))

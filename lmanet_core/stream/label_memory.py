@@ -56,7 +56,7 @@ class LabelView:
     """What one image may use of the past labels.
 
     Attributes:
-        evidence: (3, h, w) float32, see `PictureComparison`; None: nothing, there is no past.
+        evidence: (3, h, w) float32, see `PictureComparison`; None: nothing, there is no past, or the device looks for itself.
     """
 
     evidence: Float32Array | None
@@ -67,29 +67,32 @@ class LabelMemory:
 
     Attributes:
         belief: (2, H, W) int32 at the logits' size; None while nothing is believed.
+        picture: (3, h, w) float32, the thumbnail that it is of, where a device looks for itself.
     """
 
     def __init__(self) -> None:
         self.belief: torch.Tensor | None = None
+        self.picture: torch.Tensor | None = None
         self._comparison = PictureComparison()
         self._open: LabelView | None = None
 
-    def view(self, image: UInt8Array) -> LabelView:
+    def view(self, image: UInt8Array | None) -> LabelView:
         """What an image may use.
 
         Args:
-            image: (H, W, 3) uint8 RGB as the network sees it.
+            image: (H, W, 3) uint8 RGB as the network sees it; None: the device looks at it.
         """
-        evidence = self._comparison.compare(image)
+        evidence = None if image is None else self._comparison.compare(image)
         self._open = LabelView(None if self.belief is None else evidence)
         return self._open
 
-    def commit(self, view: LabelView, belief: torch.Tensor) -> None:
+    def commit(self, view: LabelView, belief: torch.Tensor, picture: torch.Tensor | None = None) -> None:
         """Believe what `blend` made of the image that a view was made for.
 
         Args:
             view: the last one made, not committed yet.
             belief: (2, H, W) int32; kept, not copied.
+            picture: (3, h, w) float32, from a device that looked for itself; kept, not copied.
 
         Raises:
             ValueError: another view was made since, or this one was committed before.
@@ -98,11 +101,11 @@ class LabelMemory:
             raise ValueError("a frame is believed once, with the last view that was made for it")
         self._open = None
         self._comparison.commit()
-        self.belief = belief
+        self.belief, self.picture = belief, picture
 
     def clear(self) -> None:
         """Forget the stream."""
-        self._open = self.belief = None
+        self._open = self.belief = self.picture = None
         self._comparison.clear()
 
 

@@ -19,11 +19,15 @@ from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError
 from lmanet_core.geometry import Size
 from lmanet_core.network.memory_read import KeyValue, MemoryFrames
+from lmanet_core.stream.device_look import Places
 from lmanet_core.stream.motion import PositionTracker
 
 
 class MemoryBuffer:
     """A ring of at most `capacity` frames.
+
+    Attributes:
+        places: of what it holds, where a device follows it along the motion of the picture.
 
     Args:
         capacity: S, frames kept.
@@ -47,6 +51,7 @@ class MemoryBuffer:
         self._values: torch.Tensor | None = None
         self._stamps: list[int] = []  # by slot
         self._next = 0
+        self.places: Places | None = None
 
     def __len__(self) -> int:
         """Frames held now."""
@@ -75,7 +80,7 @@ class MemoryBuffer:
     def release(self) -> None:
         """Forget every frame and give the storage back."""
         self.clear()
-        self._keys = self._values = None
+        self._keys = self._values = self.places = None
 
     def accepts(self, stamp_ns: int) -> bool:
         """Whether a frame with this stamp would be kept: newer than all held, and due by the interval."""
@@ -110,6 +115,12 @@ class MemoryBuffer:
         """Views of what is held, (B, T, Dk, h, w) and (B, T, Dv, h, w); None while empty. Valid until the next push."""
         return self.slots(len(self._stamps)) if self._stamps else None
 
+    def follow_on(self, grid: Size, size: Size, device: torch.device) -> Places:
+        """`places` for this grid of features, of pictures of this size; they stay where they are."""
+        if self.places is None or not self.places.fit(grid, size):
+            self.places = Places.of(self.capacity, grid, size, device)
+        return self.places
+
     def slots(self, count: int) -> MemoryFrames:
         """Views of the first `count` slots, of rings that were reserved."""
         assert self._keys is not None and self._values is not None
@@ -142,7 +153,7 @@ class MemoryView:
     Attributes:
         count: frames held.
         positions: (1, T, 2, h, w) float32 on the CPU: row and column of each remembered position in this image, for weights
-            with motion compensation; None: all are where they were.
+            with motion compensation; None: all are where they were, or the device follows them.
         slot: where the image belongs once it has been read for.
     """
 
@@ -185,16 +196,11 @@ class StreamMemory:
         """What an image may read.
 
         Args:
-            image: (H, W, 3) uint8 RGB as the network sees it; None is enough where motion is not followed.
+            image: (H, W, 3) uint8 RGB as the network sees it; None is enough where motion is not followed, or by the device.
             grid: height and width of the features.
-
-        Raises:
-            ValueError: no image, and motion is followed.
         """
         positions = None
-        if self._tracker is not None:
-            if image is None:
-                raise ValueError("this memory follows the motion of the picture: wanted the image, got None")
+        if self._tracker is not None and image is not None:
             positions = torch.from_numpy(self._tracker.track(image, grid)).unsqueeze(0)
         self._open = MemoryView(len(self.buffer), positions, self.buffer.next_slot)
         return self._open
@@ -215,7 +221,7 @@ class StreamMemory:
         if not self.accepts(stamp_ns):
             raise ValueError(f"stamp {stamp_ns} is not due: the newest frame held is of {max(self.buffer.stamps_ns)}")
         self._open = None
-        if self._tracker is not None:
+        if self._tracker is not None and view.positions is not None:
             self._tracker.commit(view.slot)
         if frame is None:
             self.buffer.advance(stamp_ns)

@@ -20,16 +20,15 @@ from lmanet_core.geometry import Size, resize_image
 
 _LONG_SIDE = 256  # of a thumbnail, pixels; all lengths below are in its pixels and grey levels
 LEAST_SIDE = 32  # smaller pictures have no room for the flow's patches
-_BLOCK = 4  # flow is averaged over squares of this side
-_DISAGREEMENT = 4.0  # grey levels along the flow; trust falls to a third with each
-_BLUR = 5  # over which disagreement is averaged
-_TEXTURE = 8.0  # grey levels to a pixel that are half as good as any more
-_ROUNDS = 8  # of fitting; each trusts less what lay far from the fit before
-_TOLERANCE = 1.2  # pixels from the fit
-_RIDGE = 1e-3 * np.diag([0.0, 0.2, 0.2, 1.0, 1.0, 1.0])  # where little is trusted, motion is simple
-_FARTHEST = 12.0  # pixels from the fit; what moves otherwise is an error
-_SPREAD = 1.5  # blocks over which own motion is averaged
-_LEAST_TRUST = 0.05  # own motion counts half where trust is no more
+BLOCK = 4  # flow is averaged over squares of this side
+DISAGREEMENT = 4.0  # grey levels along the flow; trust falls to a third with each
+BLUR = 5  # over which disagreement is averaged
+TEXTURE = 8.0  # grey levels to a pixel that are half as good as any more
+TOLERANCES = (9.6, 4.8, 2.4, 1.2, 1.2, 1.2, 1.2, 1.2)  # pixels from the fit, by round; the next trusts less what lay farther
+RIDGE = 1e-3 * np.diag([0.0, 0.2, 0.2, 1.0, 1.0, 1.0])  # where little is trusted, motion is simple
+FARTHEST = 12.0  # pixels from the fit; what moves otherwise is an error
+SPREAD = 1.5  # blocks over which own motion is averaged
+LEAST_TRUST = 0.05  # own motion counts half where trust is no more
 
 
 class PictureMotion:
@@ -53,7 +52,7 @@ class PictureMotion:
         if before.shape != after.shape:
             raise ValueError(f"motion is between pictures of one size, got {before.shape} and {after.shape}")
         height, width = before.shape
-        blocks = (max(1, width // _BLOCK), max(1, height // _BLOCK))
+        blocks = (max(1, width // BLOCK), max(1, height // BLOCK))
         if min(before.shape) < LEAST_SIDE:
             return np.zeros((2, blocks[1], blocks[0]), np.float32)
         flow = np.asarray(self._flow.calc(before, after, None), np.float32)  # type: ignore[call-overload]
@@ -63,10 +62,10 @@ class PictureMotion:
         mean = np.asarray(weighted / np.maximum(block_trust, 1e-4)[..., None], np.float32)
         smooth = _fit(mean, block_trust)
         own = mean - smooth
-        block_trust = np.where(np.hypot(own[..., 0], own[..., 1]) < _FARTHEST, block_trust, np.float32(0.0))
-        share = cv2.GaussianBlur(block_trust, (0, 0), _SPREAD)
-        own = np.asarray(cv2.GaussianBlur(own * block_trust[..., None], (0, 0), _SPREAD), np.float32)
-        moved = (smooth + own / (share + _LEAST_TRUST)[..., None]) / np.array((width, height), np.float32)
+        block_trust = np.where(np.hypot(own[..., 0], own[..., 1]) < FARTHEST, block_trust, np.float32(0.0))
+        share = cv2.GaussianBlur(block_trust, (0, 0), SPREAD)
+        own = np.asarray(cv2.GaussianBlur(own * block_trust[..., None], (0, 0), SPREAD), np.float32)
+        moved = (smooth + own / (share + LEAST_TRUST)[..., None]) / np.array((width, height), np.float32)
         return np.ascontiguousarray(moved.transpose(2, 0, 1)[::-1], np.float32)
 
 
@@ -160,30 +159,29 @@ def _trust(before: UInt8Array, after: UInt8Array, flow: Float32Array) -> Float32
     columns, rows = columns + flow[..., 0], rows + flow[..., 1]
     inside = (columns > 0) & (columns < width - 1) & (rows > 0) & (rows < height - 1)
     arrived = cv2.remap(after, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    disagreement = cv2.blur(cv2.absdiff(arrived, before).astype(np.float32), (_BLUR, _BLUR))
+    disagreement = cv2.blur(cv2.absdiff(arrived, before).astype(np.float32), (BLUR, BLUR))
     slopes = (cv2.Sobel(before, cv2.CV_32F, *order, ksize=3, scale=1 / 8) for order in ((1, 0), (0, 1)))
     texture = np.hypot(*slopes)
-    return np.asarray(inside * np.exp(-disagreement / _DISAGREEMENT) * texture / (texture + _TEXTURE), np.float32)
+    return np.asarray(inside * np.exp(-disagreement / DISAGREEMENT) * texture / (texture + TEXTURE), np.float32)
 
 
 def _fit(flow: Float32Array, trust: Float32Array) -> Float32Array:
     """The motion, quadratic in x and y, that most of a flow (h, w, 2) follows, at every block."""
     height, width = trust.shape
-    terms = _terms(height, width)
+    terms = quadratic_terms(height, width)
     wanted = flow.reshape(-1, 2).astype(np.float64)
     weight = trust.reshape(-1).astype(np.float64) + 1e-4
     near = np.ones_like(weight)
-    for turn in range(_ROUNDS):
+    for tolerance in TOLERANCES:
         weighted = terms * (weight * near)[:, None]
         total = float((weight * near).sum())
-        coefficients = np.linalg.solve(terms.T @ weighted + total * _RIDGE + 1e-6 * np.eye(6), weighted.T @ wanted)
-        tolerance = _TOLERANCE * max(1.0, 2.0 ** (3 - turn))  # a wide net first
+        coefficients = np.linalg.solve(terms.T @ weighted + total * RIDGE + 1e-6 * np.eye(6), weighted.T @ wanted)
         near = (1.0 + np.square(wanted - terms @ coefficients).sum(1) / tolerance**2) ** -2.0
     return (terms @ coefficients).reshape(height, width, 2).astype(np.float32)
 
 
 @lru_cache(maxsize=4)
-def _terms(height: int, width: int) -> npt.NDArray[np.float64]:
+def quadratic_terms(height: int, width: int) -> npt.NDArray[np.float64]:
     """1, x, y, x², xy, y² of every block, (h · w, 6)."""
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     return np.stack((np.ones_like(x), x, y, x * x, x * y, y * y), -1).reshape(-1, 6)

@@ -20,7 +20,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lmanet_core.arrays import UInt8Array
 from lmanet_core.errors import ConfigError, DeviceMemoryError
 from lmanet_core.frame import Discontinuity, Frame, FrameResult
 from lmanet_core.geometry import GeometryPlan, Size, feature_grid, parse_size
@@ -30,12 +29,12 @@ from lmanet_core.media.pixels import SampleDepth, to_rgb
 from lmanet_core.ops import available_implementations
 from lmanet_core.stream.beside import Beside, done_at_once
 from lmanet_core.stream.continuity import ContinuityMonitor
-from lmanet_core.stream.cuda_graph import DeviceRunner
+from lmanet_core.stream.device_look import can_look
+from lmanet_core.stream.device_runner import DeviceRunner
 from lmanet_core.stream.label_memory import LabelMemory
 from lmanet_core.stream.memory import StreamMemory
-from lmanet_core.stream.motion import thumbnail
 from lmanet_core.stream.segmenter_config import SegmenterConfig as SegmenterConfig
-from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Views, Wanted
+from lmanet_core.stream.step import NO_LABELS, FrameStep, HostRunner, Stopwatch, StreamPast, Wanted, look_at
 from lmanet_core.stream.stream_plan import plan_stream, require_allowed
 from lmanet_core.weights.adapters import relabel, wrap_module
 from lmanet_core.weights.checkpoint import load_model
@@ -224,10 +223,13 @@ class VideoSegmenter:
             InputError: not an image. Nothing is lost: the memory is as before, the next frame goes on.
             DeviceMemoryError: too little memory on the device even for this frame by itself; the next one is a first frame.
         """
-        clock = Stopwatch(self.runtime.device)
+        clock = Stopwatch()
         camera = to_rgb(image, self._depth)
         whole = self.plan_for(Size(*camera.shape[:2]), pixel_aspect)
         plan, rgb = whole.upright, whole.turn(camera)
+        runner = self._runner_for(plan)
+        if isinstance(runner, DeviceRunner):  # it encodes while the host finds out whether the stream goes on
+            runner.begin(rgb, self.memory, self.label_memory)
         continuity = self.continuity.check(rgb, stamp_ns, frame_id, after_loss)
         if continuity.discontinuity is not None or continuity.blind is not None:
             self._forget()
@@ -238,19 +240,21 @@ class VideoSegmenter:
         remember = memory is not None and continuity.remember and memory.accepts(stamp_ns)
         held, done = 0 if memory is None else len(memory), None
         if labels or remember or self._on_device or (label_memory is not None and continuity.remember):
-            follows = label_memory is not None or (memory is not None and memory.follows_motion)
+            looks = (label_memory is not None or (memory is not None and memory.follows_motion)) and not self._device_looks(
+                plan
+            )
             seen, views = None, None
-            if follows or not self._on_device:
+            if looks or not self._on_device:
                 seen = plan.to_network(rgb)
                 clock.lap("preprocess")
             if memory is not None or label_memory is not None:
                 grid = feature_grid(plan.network_size, self.runtime.network.memory_stride)
-                look = partial(_look, memory, label_memory, seen if follows else None, grid)
-                views = self._beside.start(look) if follows else done_at_once(look())
-            past = StreamPast(memory, label_memory, views, continuity.remember)
+                look = partial(look_at, memory, label_memory, seen if looks else None, grid)
+                views = self._beside.start(look) if looks else done_at_once(look())
+            past = StreamPast(memory, label_memory, views, looks, continuity.remember)
             try:
                 wanted = Wanted(labels, labels and confidence, remember)
-                done = self._runner_for(plan).run(rgb, seen, past, wanted, stamp_ns, clock.lap)
+                done = runner.run(rgb, seen, past, wanted, stamp_ns, clock.lap)
             except DeviceMemoryError:
                 past.wait()
                 self.reset()
@@ -324,22 +328,18 @@ class VideoSegmenter:
             self._runner = None  # before the next one takes its memory
         return self._plan
 
+    def _device_looks(self, plan: GeometryPlan) -> bool:
+        """Whether the device itself finds out how the picture moves."""
+        return self._on_device and not self.config.host_motion and can_look(plan.network_size)
+
     def _runner_for(self, plan: GeometryPlan) -> HostRunner | DeviceRunner:
         if self._runner is None:
             upsample_logits, attention = self.config.upsample == "logits", self.config.attention
             strength = self._label_strength
             if self._on_device:
                 graph = self.config.cuda_graph and not self.runtime.network.backbone.foreign
-                self._runner = DeviceRunner(self.runtime, plan, attention, upsample_logits, strength, graph)
+                looks = self._device_looks(plan)
+                self._runner = DeviceRunner(self.runtime, plan, attention, upsample_logits, strength, graph, looks)
             else:
                 self._runner = HostRunner(FrameStep(self.runtime, plan, attention, upsample_logits, label_strength=strength))
         return self._runner
-
-
-def _look(memory: StreamMemory | None, labels: LabelMemory | None, seen: UInt8Array | None, grid: Size) -> Views:
-    """What an image (H, W, 3) uint8 RGB may use of the memories; None is enough where neither looks at it."""
-    small = None if seen is None else thumbnail(seen)  # which both look at
-    return Views(
-        None if memory is None else memory.view(small, grid),
-        None if labels is None or small is None else labels.view(small),
-    )

@@ -47,7 +47,8 @@ class SegmenterConfig:
         1.0, "Share of the past labels that is used where the picture is as before.", low=0.0, high=1.0, live=True,
         name="label_memory.strength",
     )  # fmt: skip
-    cuda_graph: bool = True  # on CUDA: the whole step as one graph, launched at once
+    cuda_graph: bool = True  # on CUDA: the step as two graphs, each launched at once
+    host_motion: bool = False  # on CUDA: motion of the picture by OpenCV on the host, as on a CPU, in place of on the device
     continuity: ContinuityConfig = field(default_factory=ContinuityConfig)
 
     @property

@@ -1,10 +1,10 @@
-"""The work of one frame, from pixels to labels, on tensors: the same lines for a CPU and for a CUDA graph.
+"""The work of one frame, from pixels to labels, on tensors: the same lines for a CPU and for CUDA graphs.
 
     image → to the network's size → normalise → encode → read the memory and decode → blend or argmax → to the output's size
                                                 └→ key, value of this frame        └→ belief
 
 A pure function of the image and the past. Whoever runs it commits this frame to the memories afterwards: `HostRunner` here at
-once, `cuda_graph.DeviceRunner` within the graph.
+once, `device_runner.DeviceRunner` within the graph.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from lmanet_core.network.memory_read import KeyValue, MemoryFrames
 from lmanet_core.stream.argmax import argmax_labels
 from lmanet_core.stream.label_memory import LabelMemory, LabelView, blend
 from lmanet_core.stream.memory import MemoryView, StreamMemory
+from lmanet_core.stream.motion import thumbnail
 from lmanet_core.stream.resampling import DeviceResampling, HostResampling, resampling_for
 from lmanet_core.weights.runtime import Runtime
 
 NO_LABELS: UInt8Array = np.empty((0, 0), np.uint8)
 Lap = Callable[[str], None]
+Take = Callable[[torch.Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What `FrameStep.compute` reads of the frames before, on the step's device.
+    """What `FrameStep.decode` reads of the frames before, on the step's device.
 
     Attributes:
         frames: what the feature memory holds; None reads nothing.
@@ -60,7 +62,7 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What `FrameStep.compute` gives; None for what was not wanted.
+    """What `FrameStep.decode` gives; None for what was not wanted.
 
     Attributes:
         labels: (H, W) uint8 at the output's size.
@@ -90,12 +92,14 @@ class StreamPast:
         memory: of features.
         label_memory: of labels.
         views: for this image, found beside the network; None where there is no memory.
+        looks: whether they are from looking at the picture.
         follows: whether the image goes on from the one before in time, so that the label memory believes it.
     """
 
     memory: StreamMemory | None = None
     label_memory: LabelMemory | None = None
     views: Future[Views] | None = None
+    looks: bool = False
     follows: bool = True
 
     @property
@@ -108,20 +112,15 @@ class StreamPast:
         """Of the labels; waits for it."""
         return None if self.views is None else self.views.result().labels
 
-    @property
-    def looks(self) -> bool:
-        """Whether either memory looked at the picture; waits for it."""
-        return self.label_view is not None or (self.view is not None and self.view.positions is not None)
-
     def wait(self) -> None:
         """Until nothing works on the memories any more."""
         if self.views is not None:
             self.views.exception()
 
-    def commit_belief(self, belief: torch.Tensor | None) -> None:
-        """Believe what was computed for the image, unless it is late or repeated."""
+    def commit_belief(self, belief: torch.Tensor | None, picture: torch.Tensor | None = None) -> None:
+        """Believe what was computed for the image, unless it is late or repeated; see `LabelMemory.commit`."""
         if self.follows and self.label_memory is not None and self.label_view is not None and belief is not None:
-            self.label_memory.commit(self.label_view, belief)
+            self.label_memory.commit(self.label_view, belief, picture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +142,24 @@ class StepResult:
     forgot: bool = False
 
 
-class Stopwatch:
-    """Wall time of stages, milliseconds; waits for the device at each lap."""
+def look_at(memory: StreamMemory | None, labels: LabelMemory | None, seen: UInt8Array | None, grid: Size) -> Views:
+    """What an image (H, W, 3) uint8 RGB may use of the memories; None where neither looks at it, or the device does."""
+    small = None if seen is None else thumbnail(seen)  # which both look at
+    return Views(
+        None if memory is None else memory.view(small, grid),
+        None if labels is None else labels.view(small),
+    )
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+
+class Stopwatch:
+    """Wall time of stages on the host, milliseconds."""
+
+    def __init__(self) -> None:
         self._laps: dict[str, float] = {}
         self._start = self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
         """What went by since the lap before belongs to this stage."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         self._laps[name] = self._laps.get(name, 0.0) + (now - self._last) * 1e3
         self._last = now
@@ -196,27 +201,38 @@ class FrameStep:
         """At which labels are chosen."""
         return self.plan.output_size if self._upsample_logits else self.plan.network_size
 
-    def compute(
-        self,
-        image: torch.Tensor,
-        past: Callable[[], Past],
-        wanted: Wanted,
-        lap: Lap = lambda stage: None,
-    ) -> Computed:
-        """One frame.
+    def encode(self, image: torch.Tensor, take: Take | None = None, lap: Lap = lambda stage: None) -> torch.Tensor:
+        """What can be done with an image before anything of the past is known.
 
         Args:
             image: (H, W, 3) uint8 on the device, as the resampling takes it.
-            past: gives what may be read; asked once the image is encoded.
+            take: given the picture as the network sees it, (h, w, 3) float32 of whole numbers 0–255, which is overwritten then.
+            lap: told the name of each stage that is done.
+
+        Returns:
+            Features (1, C, h, w).
+        """
+        picture = self._resampling.to_network(image)
+        if take is not None:
+            take(picture)
+        pixels = self.runtime.normalize(image_batch(picture))
+        lap("preprocess")
+        if self.runtime.compiler is not None:
+            self.runtime.compiler.compile_for(pixels, self._attention)
+        features = self.runtime.network.encode(pixels)
+        lap("encode")
+        return features
+
+    def decode(self, features: torch.Tensor, read: Past, wanted: Wanted, lap: Lap = lambda stage: None) -> Computed:
+        """The rest of a frame.
+
+        Args:
+            features: (1, C, h, w) of `encode`.
+            read: what may be read of the past.
             wanted: what to compute.
             lap: told the name of each stage that is done.
         """
         network = self.runtime.network
-        pixels = self.runtime.normalize(image_batch(self._resampling.to_network(image)))
-        lap("preprocess")
-        features = network.encode(pixels)  # (1, C, h, w)
-        lap("encode")
-        read = past()
         labels = confidence = key_value = belief = certain = None
         chooses = wanted.labels or self.label_strength > 0.0
         if chooses:
@@ -277,7 +293,8 @@ class HostRunner:
         """
         assert seen is not None
         writable = np.require(seen, requirements="W")  # a copy of read-only frames, of which PyTorch warns
-        made = self._step.compute(torch.from_numpy(writable), lambda: _readable(past, lap), wanted, lap)
+        features = self._step.encode(torch.from_numpy(writable), lap=lap)
+        made = self._step.decode(features, _readable(past, lap), wanted, lap)
         memory, view = past.memory, past.view
         if memory is not None and view is not None and made.key_value is not None:
             memory.commit(view, stamp_ns, made.key_value)

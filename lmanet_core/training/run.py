@@ -49,6 +49,7 @@ from lmanet_core.training.machine import chosen_precision, computes_on_gpu, laun
 from lmanet_core.training.optimizer import make_optimizer, make_plateau, set_learning_rate
 from lmanet_core.training.processes import is_first_process, sum_over_processes, sync_batch_norms
 from lmanet_core.training.run_files import BEST, LAST, Progress, RunFiles, claim_folder, read_saved, save_state
+from lmanet_core.weights.tiles import use_measured_tiles
 
 _LOGGER = logging.getLogger(__name__)
 _COUNTED = 64  # label maps that are looked at before a run
@@ -118,6 +119,7 @@ def train(config: TrainConfig) -> TrainResult:
             sync_batch_norms(network)
         follows = model.memory is not None and model.memory.motion_compensation
         fabric = make_fabric(config, on_gpu)
+        use_measured_tiles(fabric.device)
         with launched(fabric), contextlib.closing(RunFiles(config, data, model, folder)) as files:
             run = _Run(config, fabric, ClipLoss(network, frozen, config, weights, teacher, thawed), saved)
             stride = network.memory_stride if follows else None

@@ -21,9 +21,11 @@ from lmanet_core.network import LMANet, MemoryConfig
 from lmanet_core.network.adapter import ModuleBackbone
 from lmanet_core.network.folding import fold_batch_norm
 from lmanet_core.ops import auto_implementation
-from lmanet_core.settings import check_settings, setting
+from lmanet_core.settings import check_settings, setting, word_for
 from lmanet_core.weights.adapters import recut, relabel
 from lmanet_core.weights.checkpoint import Model, ModelConfig
+from lmanet_core.weights.compiling import NetworkCompiler
+from lmanet_core.weights.tiles import use_measured_tiles
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,12 +51,18 @@ class RuntimeConfig:
         "empty: as trained.",
     )
     threads: int = setting(0, "CPU threads of the network; 0 lets PyTorch choose.", low=0, high=256)
+    compile: str = setting(
+        "auto",
+        "Code of the network by torch.compile, made at the first image and kept on disk: auto (so far: false), true or false.",
+        choices=("auto", "true", "false"),
+    )
     window: int | Literal["global"] | None = setting(
         None, "Side of the window, odd; 0: as trained, -1: global attention, as is a side above 255, wider than any map.",
         unit="positions", low=-1, high=99_999, name="memory.window", unset=0,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "compile", word_for(self.compile, ("true", "false")))
         check_settings(self)
         if self.window in (0, -1):
             object.__setattr__(self, "window", None if self.window == 0 else "global")
@@ -75,6 +83,7 @@ class Runtime:
         config: of the model, with the memory options in use.
         device: where it runs.
         dtype: precision of weights and features.
+        compiler: has the network run compiled; None: it runs as it is written.
         lock: held by whoever has the device compute.
     """
 
@@ -82,6 +91,7 @@ class Runtime:
     config: ModelConfig
     device: torch.device
     dtype: torch.dtype
+    compiler: NetworkCompiler | None = None
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @cached_property
@@ -109,6 +119,10 @@ class Runtime:
     def precision(self) -> str:
         """Name of the precision, as `prepare` takes it."""
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+
+    def describe_precision(self) -> str:
+        """The same for people, and whether code is compiled."""
+        return self.precision if self.compiler is None else f"{self.precision}, compiled at the first image"
 
     def attention(self, impl: str = "auto") -> str:
         """The implementation of `local_attention` that runs when `impl` is asked for; "none" without memory."""
@@ -138,11 +152,16 @@ def prepare_runtime(model: Model, config: RuntimeConfig) -> Runtime:
         if memory is None:
             raise ConfigError("a window was given, but these weights have no memory (single-frame network); leave it out")
         memory = replace(memory, window=None if config.window == "global" else config.window)
-    return prepare(model, config.device, config.precision, memory)
+    return prepare(model, config.device, config.precision, memory, compiled=choose_compile(config.compile))
 
 
 def prepare(
-    model: Model, device: str = "auto", precision: str = "auto", memory: MemoryConfig | None = None, fold: bool = True
+    model: Model,
+    device: str = "auto",
+    precision: str = "auto",
+    memory: MemoryConfig | None = None,
+    fold: bool = True,
+    compiled: bool = False,
 ) -> Runtime:
     """Make a model ready for inference; the model itself stays as it is.
 
@@ -153,6 +172,7 @@ def prepare(
             "bf16" or "fp16".
         memory: other ways to read: window, softmax, border, memory_frames. Widths and fusion belong to the weights.
         fold: fold BatchNorm into convolutions.
+        compiled: have torch.compile make code for each size of image when its first one comes; see `NetworkCompiler`.
 
     Raises:
         ConfigError: unknown or absent device, unknown precision or one that a module does not compute in, memory options that
@@ -169,7 +189,7 @@ def prepare(
         fold_batch_norm(network)
     network.requires_grad_(False)
     network = network.to(device=chosen_device, dtype=dtype)
-    if dtype in (torch.float16, torch.bfloat16):
+    if dtype in network.backbone.sensitive_to:
         for name in network.backbone.sensitive:
             original = model.network.backbone.get_submodule(name)
             network.backbone.set_submodule(name, _FullPrecision(original, dtype, fold).to(chosen_device))
@@ -179,7 +199,17 @@ def prepare(
             network.memory.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     else:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Runtime(network, config, chosen_device, dtype)
+    use_measured_tiles(chosen_device)
+    return Runtime(network, config, chosen_device, dtype, NetworkCompiler(network) if compiled else None)
+
+
+def choose_compile(name: str) -> bool:
+    """Whether to compile, for "auto", "true" or "false".
+
+    On a CPU a faster frame is paid for with a late first image and other labels (docs/cuda.md); on CUDA a whole frame has not
+    been measured.
+    """
+    return {"auto": False, "true": True, "false": False}[name]
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from jsonargparse import Namespace
 
 from lmanet_core.commands import bench
 from lmanet_core.commands.main import main
@@ -49,7 +48,7 @@ def test_figures_are_printed_and_recorded_with_machine_versions_commit_and_comma
 
 def test_record_that_cannot_be_written_is_an_error_after_the_table(tiny, tmp_path, capsys):
     with pytest.raises(OutputError, match="cannot write"):
-        bench.run(Namespace(quick=True, json=str(tmp_path / "none" / "bench.json")))
+        bench.run(bench.make_parser().parse_args(["--quick", "--json", str(tmp_path / "none" / "bench.json")]))
     assert "memory read on the CPU" in capsys.readouterr().out
 
 

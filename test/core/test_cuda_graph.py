@@ -13,7 +13,7 @@ import torch
 
 from lmanet_core.errors import DeviceMemoryError
 from lmanet_core.geometry import Size, plan_geometry
-from lmanet_core.stream import cuda_graph
+from lmanet_core.stream import device_runner
 from lmanet_core.stream.cuda_graph import BufferedStep
 from lmanet_core.stream.resampling import DeviceResampling
 from lmanet_core.stream.segmenter import SegmenterConfig, VideoSegmenter
@@ -40,7 +40,7 @@ def drive(make_scene):
 @pytest.fixture
 def make(runtime):
     def make(on_device=True, **options):
-        made = VideoSegmenter(runtime, SegmenterConfig(**options))
+        made = VideoSegmenter(runtime, SegmenterConfig(**{"host_motion": True, **options}))
         made._on_device = on_device
         return made
 
@@ -83,7 +83,7 @@ def test_a_memory_that_follows_motion_follows_it_here_as_well(following_weights,
     runtime = prepare(load_model(following_weights), "cpu", "fp32")
     images = [*textured_drive[:3], textured_drive[1], *textured_drive[3:], *textured_drive[:3]]
     stamps = [0, 1, 2, 1, 3, 4, 5, 100, 101, 102]  # late once, then a gap
-    made = [VideoSegmenter(runtime, SegmenterConfig(network_size="128x64")) for _ in range(2)]
+    made = [VideoSegmenter(runtime, SegmenterConfig(network_size="128x64", host_motion=True)) for _ in range(2)]
     made[0]._on_device = True
     assert_same(*(stream(segmenter, images, stamps) for segmenter in made))
 
@@ -204,8 +204,9 @@ class _Graph:
         self.step, self.key = step, key
 
     def replay(self):
-        self.step.replayed.append(self.key)
-        self.step._compute(*self.key)
+        if self.key is not None:
+            self.step.replayed.append(self.key)
+        self.step._work(self.key)
 
 
 @pytest.fixture
@@ -213,13 +214,14 @@ def captures(monkeypatch):
     """Have the step capture on a CPU; returns what was captured, in order."""
     captured = []
 
-    def capture(step, *key):
-        captured.append(key)
+    def capture(step, key):
+        if key is not None:  # what is begun has one of its own
+            captured.append(key)
         return _Graph(step, key)
 
     def start(step, *arguments):
         original(step, *arguments)
-        step._captures, step.replayed = arguments[-1], []
+        step._captures, step.replayed = arguments[2], []
 
     original = BufferedStep.__init__
     monkeypatch.setattr(BufferedStep, "__init__", start)
@@ -272,7 +274,7 @@ def test_memory_that_is_off_has_neither_graphs_nor_storage(make, drive, captures
 
 
 def test_network_that_cannot_be_captured_runs_without_and_says_so_once(make, drive, captures, monkeypatch, caplog):
-    def fail(step, *key):
+    def fail(step, key):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(BufferedStep, "_capture", fail)
@@ -324,7 +326,7 @@ def short_of_memory(monkeypatch):
 def test_without_room_for_graphs_the_stream_goes_on_and_tries_again_later(
     make, drive, captures, short_of_memory, monkeypatch, caplog
 ):
-    monkeypatch.setattr(cuda_graph, "_FRAMES_WITHOUT_GRAPH", 3)
+    monkeypatch.setattr(device_runner, "_FRAMES_WITHOUT_GRAPH", 3)
     there_is_room = False
     short_of_memory(lambda step, frames, remember: step._captures and not there_is_room)
     on_device = make()
@@ -371,6 +373,7 @@ def test_warm_up_writes_nothing_to_the_memory(runtime, make, drive):
     step = BufferedStep(FrameStep(runtime, plan, resampling=DeviceResampling(plan, CPU)), memory, False)
     before = memory._keys.clone()
     with torch.inference_mode():
+        step._encode()
         step._compute(2, False, True)
         assert torch.equal(before, memory._keys)
         step._slot.fill_(memory.next_slot)

@@ -24,6 +24,8 @@ MAY_RESIZE = {
     "stream/label_evidence.py": "flow, where the picture is lost",
     "stream/label_memory.py": "what a thumbnail says, at the logits' size",
     "stream/planes.py": "what a thumbnail says, at the logits' size",
+    "stream/dense_flow.py": "flow, from coarse to fine",
+    "stream/picture_tensors.py": "as label_evidence.py and motion.py, by matrices that OpenCV makes",
     "stream/motion.py": "flow and its trust, between pixels, blocks and features",
     "stream/likeness.py": "a thumbnail that is compared and thrown away",
     "stream/blindness.py": "likewise",

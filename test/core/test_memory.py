@@ -257,7 +257,9 @@ def test_a_device_fills_the_slot_itself():
     assert held(memory.buffer) == [0, 7] and memory.buffer.stamps_ns == (0, 1)
 
 
-def test_a_memory_that_follows_motion_wants_the_image():
+def test_a_memory_whose_places_a_device_follows_needs_no_image():
     memory = StreamMemory(2, follows_motion=True)
-    with pytest.raises(ValueError, match="wanted the image, got None"):
-        memory.view(None, GRID)
+    view = memory.view(None, GRID)
+    assert view.positions is None
+    memory.commit(view, 0, None)
+    assert len(memory) == 1

@@ -128,7 +128,7 @@ def test_result_is_the_same_with_and_without_gradients():
     recorded = local_attention(*(maps.clone().requires_grad_() for maps in inputs), 5, impl="blocked")
     plain = local_attention(*inputs, 5, impl="blocked")
     assert recorded.requires_grad and not plain.requires_grad
-    assert torch.equal(recorded, plain)
+    torch.testing.assert_close(recorded.detach(), plain, rtol=1e-12, atol=1e-14)  # other tiles add up in another order
 
 
 def test_second_derivatives_of_blocked_are_refused_and_not_wrong():

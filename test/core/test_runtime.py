@@ -104,7 +104,7 @@ def test_half_precision_runtime_stays_near_the_model(model, clip, precision, tol
     # 2⁻⁹ (2⁻¹² for fp16) for each of some 60 layers, added up as random errors are: √60 · 2⁻⁹ = 0.015, with a margin of 2
     ready = prepare(model, "cpu", precision)
     assert ready.precision == precision
-    assert 1e-5 < relative_error(run(ready.network, clip), run(model.network, clip)) < tolerance
+    assert 1e-5 < relative_error(run(ready.network, clip.to(ready.input_dtype)), run(model.network, clip)) < tolerance
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -162,6 +162,7 @@ def dtypes(module):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_sensitive_modules_stay_in_float32(model, clip, precision):
+    model.network.backbone.sensitive_to = (torch.bfloat16, torch.float16)
     ready = prepare(model, "cpu", precision)
     encoder = ready.network.backbone.encoder
     assert dtypes(encoder.initial_block) == dtypes(encoder.layers[0]) == dtypes(encoder.layers[6]) == {torch.float32}
@@ -169,6 +170,15 @@ def test_sensitive_modules_stay_in_float32(model, clip, precision):
     assert set().union(*map(dtypes, others)) == {ready.dtype}
     assert ready.input_dtype == torch.float32
     assert ready.network.encode(clip[:, 0]).dtype == ready.dtype
+
+
+def test_erfnet_keeps_its_downsamplers_in_float32_in_bfloat16_alone(model, clip):
+    def kept(precision):
+        return dtypes(prepare(model, "cpu", precision).network.backbone.encoder.initial_block)
+
+    assert kept("bf16") == {torch.float32}
+    assert kept("fp16") == {torch.float16}
+    assert prepare(model, "cpu", "fp16").input_dtype == torch.float16
 
 
 def test_nothing_is_float32_in_half_precision_unless_sensitive():

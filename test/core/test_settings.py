@@ -10,7 +10,7 @@ import yaml
 
 from lmanet_core.commands import train
 from lmanet_core.commands.main import make_parser
-from lmanet_core.commands.options import add_segmenter_options, make_segmenter, options_from_node
+from lmanet_core.commands.options import add_segmenter_options, make_segmenter, options_from_node, segmenter_config
 from lmanet_core.errors import ConfigError
 from lmanet_core.settings import RENAMED, from_values, settings_of
 from lmanet_core.stream.continuity import ContinuityConfig
@@ -23,7 +23,8 @@ NODE = Path(__file__).resolve().parents[2] / "config/segment.yaml"
 ALL = [*settings_of(RuntimeConfig), *settings_of(SegmenterConfig)]
 #: One other value for each setting, as the node's parameter file has it.
 OTHER = {
-    "device": "cpu", "precision": "bf16", "cut": "auto", "label_set": "cityscapes", "threads": 1, "memory.window": -1,
+    "device": "cpu", "precision": "bf16", "cut": "auto", "label_set": "cityscapes", "threads": 1, "compile": "false",
+    "memory.window": -1,
     "memory.enabled": False, "memory.frames": 2,
     "memory.interval_s": 0.25, "label_memory.enabled": False, "label_memory.strength": 0.5,
     "network_size": "64x32", "output_size": "network", "resize": "crop", "upsample": "labels", "rotate": 90, "bits": 12,
@@ -75,6 +76,14 @@ def test_the_shipped_parameter_file_is_the_default_of_the_command_line(video_wei
     given, default = (from_arguments(arguments, video_weights) for arguments in (options_from_node(parameters, "x"), []))
     assert given.config == default.config == SegmenterConfig()
     assert given.runtime.config == default.runtime.config
+
+
+@pytest.mark.parametrize("word", ["auto", "true", "false"])
+def test_compile_is_the_same_word_from_yaml_and_from_the_command_line(word, tmp_path):
+    (tmp_path / "config.yaml").write_text(f"compile: {word}\n")  # where YAML takes true for a truth value
+    for given in ([f"--compile={word}"], ["--config", str(tmp_path / "config.yaml")]):
+        options = make_parser("segment").parse_args(["drive.mp4", "--out", "out", *given])
+        assert segmenter_config(options)[0].compile == word
 
 
 def test_a_typo_in_a_parameter_file_is_told_with_the_nearest_name():

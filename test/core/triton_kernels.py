@@ -215,7 +215,7 @@ def test_published_scheme_computes_the_same_read(window):
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_every_figure_of_the_benchmark_comes_from_something_that_runs(monkeypatch):
-    monkeypatch.setattr(benchmark, "time_cuda", lambda run: float(run().isfinite().all()) + 1.0)
+    monkeypatch.setattr(benchmark, "time_on", lambda device, run: float(run().isfinite().all()) + 1.0)
     monkeypatch.setattr(benchmark, "floor_ms", lambda *_: 1.0)
     monkeypatch.setattr(benchmark, "extra_megabytes", lambda read: 0.0)
     size = benchmark.OperatorSize("tiny", 2, 16, 32, 3, 9)

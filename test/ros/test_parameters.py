@@ -61,6 +61,7 @@ def test_ranges_hold_their_defaults():
         ("overlay_opacity", 1.01, "0 to 1"),
         ("transport", "theora", "raw, compressed"),
         ("precision", "int8", "auto, fp32"),
+        ("compile", "on", "auto, true, false"),
         ("network_size", "big", "WIDTHxHEIGHT"),
         ("output_size", "half", "WIDTHxHEIGHT"),
         ("weights", 5, "a string"),
@@ -78,6 +79,11 @@ def test_wrong_value_is_refused_and_says_why(name, value, words):
     with pytest.raises(ConfigError, match=re.escape(words)) as caught:
         read_settings({**defaults(), name: value})
     assert name.split(".")[0] in str(caught.value) or "size" in str(caught.value)
+
+
+@pytest.mark.parametrize(("given", "word"), [(True, "true"), (False, "false"), ("true", "true"), ("auto", "auto")])
+def test_compile_is_taken_as_a_word_or_as_a_truth_value(given, word):
+    assert read_settings({**defaults(), "compile": given}).runtime.compile == word
 
 
 def test_values_that_contradict_each_other_are_refused_together():
