@@ -38,6 +38,9 @@ class AdaptConfig:
     statistics: Literal["auto", "off"] = setting(
         "auto", "auto: measure the statistics of BatchNorm anew where labels then tell more of those of mirrored pictures."
     )
+    gains: Literal["auto", "off"] = setting(
+        "auto", "auto: train gains and biases of the first BatchNorm layers, too, where labels then tell more."
+    )
     scales: str = setting("1", "Sizes at which the teacher looks at each frame, as shares of the network's, with commas.")
     teacher: str = setting("", "Weights of a second teacher with the same classes.")
     keep: float = setting(0.6, "Share of each class's pixels, the surest first, that are learned from.", low=0.05, high=1.0)
@@ -45,7 +48,7 @@ class AdaptConfig:
         0.9, "Pixels with at least this probability are learned from, whatever their class.", low=0.0, high=1.0
     )
     # student
-    steps: int = setting(300, "Optimiser steps; 0: adapt the statistics alone.", low=0)
+    steps: int = setting(300, "Optimiser steps of the student; 0: adapt statistics and gains alone.", low=0)
     batch_size: int = setting(4, "Clips in a step.", low=1)
     crop: float = setting(
         0.6, "Side of the windows that are learned from, as a share of the network's size.", low=0.2, high=1.0

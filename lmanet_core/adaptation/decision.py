@@ -13,9 +13,11 @@ from lmanet_core.adaptation.progress import Progress
 from lmanet_core.adaptation.selection import Survey
 from lmanet_core.files import output_errors, replace_file
 
-STATISTICS, ADAPTED = "statistics.safetensors", "adapted.safetensors"
+STATISTICS, GAINS, ADAPTED = "statistics.safetensors", "gains.safetensors", "adapted.safetensors"
 REPORTS = ("after", "after_statistics")  # on the candidates, the student first where there is one
-WRITES = ("teacher", "training", "before", *REPORTS, STATISTICS, ADAPTED, "statistics.json", "summary.json")
+WRITES = (
+    "teacher", "training", "before", *REPORTS, STATISTICS, GAINS, ADAPTED, "statistics.json", "gains.json", "summary.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def decide(
 ) -> Adaptation:
     """Compare the candidates with the weights as they were, and write what passes to `ADAPTED`.
 
-    Of several that pass it is the student, which flickers less, unless labels say that the statistics alone are better: by
+    Of several that pass it is the student, which flickers less, unless labels say that those without one are better: by
     `LEAST_GAIN` of mIoU. (What labels tell of mirrored pictures favours the student, which learned from mirrored pictures.)
 
     Args:

@@ -85,8 +85,18 @@ def measure_mirror_agreement(
 
 
 def mutual_information(joint: torch.Tensor) -> float:
-    """Of two variables with these (n, n) probabilities or counts of pairs, in which neither comes first; bits."""
+    """As `information_of_pairs`, as a number."""
+    return float(information_of_pairs(joint))
+
+
+def information_of_pairs(joint: torch.Tensor) -> torch.Tensor:
+    """Mutual information of two variables in which neither comes first, bits; has gradients.
+
+    Args:
+        joint: (n, n) probabilities or counts of pairs.
+    """
+    joint = joint.double()
     pairs = (joint + joint.T) / (2.0 * joint.sum())
     alone = pairs.sum(1)
     ratio = pairs / torch.outer(alone, alone).clamp(min=1e-300)
-    return float(torch.where(pairs > 0, pairs * ratio.clamp(min=1e-300).log2(), 0.0).sum())
+    return torch.where(pairs > 0, pairs * ratio.clamp(min=1e-300).log2(), 0.0).sum()

@@ -2,6 +2,7 @@
 
     OUT/teacher/               frames, soft labels, label maps, an overlay video and a bag of them
     OUT/statistics.safetensors the weights with statistics of the recordings, where that is better
+    OUT/gains.safetensors      and with gains and biases of the first layers, where that is better still
     OUT/training/              the student's run
     OUT/before/ OUT/after/     reports of lmanet evaluate on what was held out
     OUT/adapted.safetensors    only where the gate lets it pass
@@ -22,7 +23,8 @@ import numpy as np
 import torch
 
 from lmanet_core.adaptation.config import AdaptConfig
-from lmanet_core.adaptation.decision import STATISTICS, WRITES, Adaptation, HeldOut, anew, decide
+from lmanet_core.adaptation.decision import GAINS, STATISTICS, WRITES, Adaptation, HeldOut, anew, decide
+from lmanet_core.adaptation.gains import STEPS, adapt_gains
 from lmanet_core.adaptation.gate import listed, runtime_device
 from lmanet_core.adaptation.inspect import write_look
 from lmanet_core.adaptation.progress import Progress, silent
@@ -78,6 +80,7 @@ def adapt(config: AdaptConfig, progress: Progress | None = None, say: Callable[[
         frames = sum(len(seen.stamps_ns) for seen in surveys)
         say(f"{len(clips)} frames to learn from, of {frames}; network size {plan.network_size}")
         start = _adapt_statistics(config, model, weights, clips, out, progress, say)
+        start = _adapt_gains(config, start, clips, out, progress, say)
         candidates = [start] if start != weights else []
         if config.steps:
             _label(config, start, clips, out, progress)
@@ -185,6 +188,31 @@ def _adapt_statistics(
         shown = ", ".join(f"{value:.2f} bits with {100 * share:.0f} %" for share, value in agreement.items())
         say(f"what labels tell of mirrored pictures: {shown} of the statistics from the recordings")
     return str(out / STATISTICS) if (out / STATISTICS).is_file() else weights
+
+
+def _adapt_gains(
+    config: AdaptConfig, start: str, clips: RecordedClips, out: Path, progress: Progress, say: Callable[[str], None]
+) -> str:
+    """The same, with gains and biases of the first layers trained."""
+    decided = out / "gains.json"
+    if config.gains == "auto" and not decided.is_file():
+        model = load_model(start)
+        images = [clips.image(clips.name(index)) for index in range(len(clips))]
+        with progress("training gains and biases of the first layers") as advance:
+            advance.expect(STEPS)
+            adapted, gained = adapt_gains(model, images, runtime_device(config), config.seed, advance)
+        if adapted is not model:
+            known = {
+                **model.config.provenance,
+                "gains": f"of the first layers, trained on {len(images)} frames of {_names(config)}",
+            }
+            save_model(out / GAINS, adapted.network, replace(model.config, provenance=known))
+        with replace_file(decided) as file:
+            file.write_text(json.dumps(None if gained is None else asdict(gained)) + "\n")
+    if decided.is_file() and (told := json.loads(decided.read_text())) is not None:
+        what = "are taken" if (out / GAINS).is_file() else "stay as they are"
+        say(f"gains and biases of the first layers: {told['before']:.2f} → {told['after']:.2f} bits; they {what}")
+    return str(out / GAINS) if (out / GAINS).is_file() else start
 
 
 def _label(config: AdaptConfig, start: str, clips: RecordedClips, out: Path, progress: Progress) -> None:

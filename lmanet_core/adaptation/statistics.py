@@ -22,7 +22,7 @@ from lmanet_core.weights.checkpoint import Model
 from lmanet_core.weights.runtime import prepare
 
 SHARES = (0.0, 0.3, 0.6, 1.0)  # of the new statistics
-_LEAST_GAIN = 0.01  # of the information, as a share, for statistics to be changed at all
+LEAST_GAIN = 0.01  # of the information, as a share, for weights to be changed at all
 _BATCH = 4
 
 
@@ -52,7 +52,7 @@ def adapt_statistics(
         return model, {}
     for share in SHARES:
         information[share] = measure_mirror_agreement(prepare(candidates[share], device), images, advance).information
-    best = max(SHARES, key=lambda share: information[share] * (1.0 - _LEAST_GAIN if share else 1.0))
+    best = max(SHARES, key=lambda share: information[share] * (1.0 - LEAST_GAIN if share else 1.0))
     return candidates[best], information
 
 

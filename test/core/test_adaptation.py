@@ -33,9 +33,11 @@ from lmanet_core.weights.shipped import default_weights
 
 pytest.importorskip("lightning", reason="training needs lightning: pip install '.[train]'")
 
-from lmanet_core.adaptation import AdaptConfig, decision, selection, teacher
+from lmanet_core.adaptation import AdaptConfig, decision, gains, selection, teacher
+from lmanet_core.adaptation import run as run_module
+from lmanet_core.adaptation.gains import STEPS, adapt_gains
 from lmanet_core.adaptation.gate import Condition, Judged, compare
-from lmanet_core.adaptation.mirror import MirrorAgreement, measure_mirror_agreement, mutual_information
+from lmanet_core.adaptation.mirror import MirrorAgreement, information_of_pairs, measure_mirror_agreement, mutual_information
 from lmanet_core.adaptation.selection import choose, survey
 from lmanet_core.adaptation.statistics import adapt_statistics
 from lmanet_core.adaptation.teacher import Teacher, class_thresholds, label_clips
@@ -395,6 +397,94 @@ def test_a_network_that_knows_no_left_and_right_agrees_with_itself(make_scene):
     assert measure_mirror_agreement(prepare(leaning(), "cpu"), pictures(make_scene)).accuracy < 0.99
 
 
+# -- gains
+
+
+class Thresholds(nn.Module):
+    """Tells dark from bright, each by a BatchNorm and a layer of its own, sharply."""
+
+    def __init__(self, layers=6, bias=0.0):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3, affine=True) for _ in range(layers))
+        self.classifier = nn.Conv2d(3, 2, 1, bias=False)
+        with torch.no_grad():
+            self.classifier.weight[1], self.classifier.weight[0] = 0.3, -0.3
+            for norm in self.norms:
+                norm.running_mean.fill_(0.0)
+            self.norms[0].running_mean.fill_(0.5)
+            self.norms[0].running_var.fill_(0.08)
+            self.norms[0].bias.fill_(bias)
+        self.class_names = TWO.names
+        self.input_size = (32, 64)
+
+    def forward(self, image):
+        for norm in self.norms:
+            image = norm(image)
+        return self.classifier(image)
+
+
+def thresholds(**options):
+    return wrap_module(Thresholds(**options).eval(), mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def parameters_of(model):
+    return {name: value.clone() for name, value in model.network.state_dict().items()}
+
+
+def test_gains_and_biases_of_the_first_layers_alone_are_trained(make_scene, monkeypatch):
+    monkeypatch.setattr(gains, "_LEARNING_RATE", 0.02)
+    model, seen = thresholds(layers=10, bias=-0.5), []
+    before = parameters_of(model)
+    adapted, gained = adapt_gains(model, pictures(make_scene, count=12), "cpu", advance=lambda: seen.append(1))
+    assert len(seen) == STEPS and gained.after > 1.01 * gained.before and adapted is not model
+    assert all(torch.equal(value, before[name]) for name, value in parameters_of(model).items())
+    changed = {name for name, value in parameters_of(adapted).items() if not torch.equal(value, before[name])}
+    assert changed == {
+        name for name in before if name.endswith(("norms.0.weight", "norms.0.bias", "norms.1.weight", "norms.1.bias"))
+    }
+    assert all(parameter.requires_grad for parameter in adapted.network.parameters())
+
+
+def test_gains_that_tell_no_more_stay(make_scene, monkeypatch):
+    monkeypatch.setattr(gains, "_LEARNING_RATE", 1e-7)
+    model = thresholds()
+    adapted, gained = adapt_gains(model, pictures(make_scene, count=8), "cpu")
+    assert adapted is model and gained.after == pytest.approx(gained.before, rel=1e-3) and gained.before > 0.0
+
+
+def test_what_is_judged_is_not_learned_from(make_scene, monkeypatch):
+    looked, images = [], pictures(make_scene, count=8)
+    crops = gains._crops
+    monkeypatch.setattr(gains, "_crops", lambda model, some, rng: (looked.extend(some), crops(model, some, rng))[1])
+    judged = []
+    measure = gains.measure_mirror_agreement
+    monkeypatch.setattr(
+        gains, "measure_mirror_agreement", lambda runtime, some: (judged.extend(some), measure(runtime, some))[1]
+    )
+    adapt_gains(thresholds(), images, "cpu")
+    assert {id(image) for image in judged} == {id(image) for image in images[6:]}
+    assert {id(image) for image in looked} == {id(image) for image in images[:6]}
+
+
+@pytest.mark.parametrize(
+    "model", [leaning(), wrap_module(nn.Conv2d(3, 2, 1).eval(), labels=TWO, mean=(0, 0, 0), std=(1, 1, 1))]
+)
+def test_networks_without_gains_stay_as_they_are(model, make_scene):
+    assert adapt_gains(model, pictures(make_scene), "cpu") == (model, None)
+
+
+def test_a_measure_that_is_not_finite_changes_nothing(make_scene, monkeypatch):
+    monkeypatch.setattr(gains, "_LEARNING_RATE", 1e38)
+    model = thresholds(bias=-1.5)
+    adapted, gained = adapt_gains(model, pictures(make_scene, count=8), "cpu")
+    assert adapted is model and not gained.after > gained.before
+
+
+def test_information_has_the_gradients_of_its_definition():
+    joint = torch.rand(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(information_of_pairs, (joint,))
+
+
 # -- gate
 
 
@@ -459,6 +549,7 @@ def adapt(night, tmp_path, capsys):
 
     def command(out, *arguments, sources=(night / "images",)):
         usual = ["--network-size=256x128", "--moments=12", "--steps=0", "--workers=0", "--precision=32", "--fps=10"]
+        usual += [] if any("--gains" in str(one) for one in arguments) else ["--gains=off"]
         return ["adapt", *map(str, sources), "--out", str(out), *usual, *map(str, arguments)]
 
     def run(*arguments, out=tmp_path / "out", sources=(night / "images",)):
@@ -487,6 +578,22 @@ def test_adapted_weights_are_better_on_frames_they_have_not_seen(adapt, night, t
     out = tmp_path / "segmented"
     arguments = ["--weights", tmp_path / "out" / "adapted.safetensors", "--out", out, "--max-frames", 3]
     assert main(["segment", str(night / "images"), *map(str, arguments)]) == 0
+
+
+def test_gains_are_trained_behind_the_statistics_kept_and_gone_on_from(adapt, tmp_path, monkeypatch):
+    small = ("--moments=8", "--judged-frames=3", "--network-size=128x64", "--gains=auto")
+    code, said, error = adapt(*small)
+    assert code in (0, 1) and "gains and biases of the first layers: " in said + error
+    out = tmp_path / "out"
+    told = json.loads((out / "gains.json").read_text())
+    assert (out / "gains.safetensors").is_file() is (told["after"] * 0.99 >= told["before"])
+    assert (out / "gains.safetensors").is_file()
+    provenance = load_model(out / "gains.safetensors").config.provenance
+    assert "trained on" in provenance["gains"] and "adapted to" in provenance["statistics"]
+    (out / "summary.json").unlink()
+    monkeypatch.setattr(run_module, "adapt_gains", lambda *given: 1 / 0)  # not again
+    again, said, error = adapt(*small, "--resume")
+    assert again == code and "they are taken" in said + error
 
 
 @pytest.mark.parametrize(
