@@ -25,6 +25,7 @@ from lmanet_core.weights.shipped import default_weights
 from lmanet_core.weights.tiles import use_measured_tiles
 
 LEAST_EQUAL = 0.995  # share of labels; 0.9991 to 0.9999 were measured (docs/cuda.md)
+LEAST_EQUAL_BY_ANOTHER_FLOW = 0.98  # where the device measures motion itself; 0.993 was measured, all on a CPU
 #: Largest difference, of the result as it is, of gradients relative to their largest entry: values up to 5 and weights up to 1
 #: are stored to half of 2⁻¹⁰ in float16; in float32 sums of some thousand terms are rounded to 6e-8 each.
 TOLERANCES = {"float16": 4e-3, "float32": 2e-5}
@@ -58,7 +59,8 @@ def street_frames(folder: str, size: Sequence[int], count: int) -> list[UInt8Arr
 def labels(device: str, folder: str, size: Sequence[int], count: int) -> Iterator[dict[str, Any]]:
     """Labels of the weights that ship, on the device in the precision that `auto` chooses, against the CPU's in float32.
 
-    In a graph, without one, and once more; with both memories and with neither. The stream has a repeated stamp and a gap.
+    In a graph, without one, and once more; with both memories, motion measured on the host as the CPU does and on the device,
+    and with neither. The stream has a repeated stamp and a gap.
 
     Args:
         device: "cuda", "cuda:1", …; "cpu" for tests.
@@ -69,9 +71,13 @@ def labels(device: str, folder: str, size: Sequence[int], count: int) -> Iterato
     images = street_frames(folder, size, count)
     model = load_model(default_weights())
     exact, runtime = prepare(model, "cpu", "fp32"), prepare(model, device)
-    for what, memory in (("both memories", True), ("no memory", False)):
-        expected = _stream(exact, images, memory, True)
-        in_graph, again, without = (_stream(runtime, images, memory, graph) for graph in (True, True, False))
+    for what, memory, host_motion, least in (
+        ("both memories, motion on the host", True, True, LEAST_EQUAL),
+        ("both memories", True, False, LEAST_EQUAL_BY_ANOTHER_FLOW),
+        ("no memory", False, False, LEAST_EQUAL),
+    ):
+        expected = _stream(exact, images, memory, True, True)
+        in_graph, again, without = (_stream(runtime, images, memory, graph, host_motion) for graph in (True, True, False))
         equal = [float(np.mean(one.labels == other.labels)) for one, other in zip(in_graph, expected, strict=True)]
         cells: dict[str, Any] = {
             "precision": runtime.precision,
@@ -86,17 +92,18 @@ def labels(device: str, folder: str, size: Sequence[int], count: int) -> Iterato
             ),
         }
         differing = [cells[name] for name in cells if name.startswith("frames ")]
-        agrees = bool(cells["labels equal to the CPU's"] >= LEAST_EQUAL and not any(differing))
+        agrees = bool(cells["labels equal to the CPU's"] >= least and not any(differing))
         yield {"what": what, "cells": cells, "agrees": agrees}
 
 
-def _stream(runtime: Runtime, images: Sequence[UInt8Array], memory: bool, graph: bool) -> list[FrameResult]:
+def _stream(runtime: Runtime, images: Sequence[UInt8Array], memory: bool, graph: bool, host_motion: bool) -> list[FrameResult]:
     """A stream whose middle frame repeats the stamp before, and that has a gap before its last third."""
     stamps = [number * PERIOD_NS for number in range(len(images))]
     stamps[len(images) // 2] = stamps[len(images) // 2 - 1]
     for number in range(2 * len(images) // 3, len(images)):
         stamps[number] += _GAP_NS
-    segmenter = VideoSegmenter(runtime, SegmenterConfig(memory=memory, label_memory=memory, cuda_graph=graph))
+    settings = SegmenterConfig(memory=memory, label_memory=memory, cuda_graph=graph, host_motion=host_motion)
+    segmenter = VideoSegmenter(runtime, settings)
     return [segmenter.step(image, stamp) for image, stamp in zip(images, stamps, strict=True)]
 
 

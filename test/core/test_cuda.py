@@ -78,7 +78,8 @@ def test_stream_with_and_without_a_graph_and_on_the_cpu_is_the_same(device, fold
     for row in labels(device, folder, SIZE, 6):
         cells = row["cells"]
         assert {name: cells[name] for name in cells if name.startswith("frames ") and cells[name]} == {}
-        assert cells["labels equal to the CPU's"] > (0.995 if device == "cuda" else 0.98)  # bfloat16 of a CPU is coarser
+        exact = device == "cuda" and row["what"] != "both memories"  # a CPU's bfloat16 is coarser; the device has its own flow
+        assert cells["labels equal to the CPU's"] > (0.995 if exact else 0.98)
 
 
 def test_streams_in_threads_are_that_of_one(runtime, images):

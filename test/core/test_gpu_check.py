@@ -43,9 +43,9 @@ def test_every_part_comes_to_its_end_on_a_cpu(tmp_path, monkeypatch):
     assert {name: (part["status"], part["said"]) for name, part in parts.items()} == dict.fromkeys(parts, ("done", ""))
     assert list(parts) == [part.name for part in whole]
 
-    both, none = parts["labels against the CPU"]["rows"]
-    assert (both["what"], none["what"]) == ("both memories", "no memory")
-    for row in (both, none):
+    rows = parts["labels against the CPU"]["rows"]
+    assert [row["what"] for row in rows] == ["both memories, motion on the host", "both memories", "no memory"]
+    for row in rows:
         cells = row["cells"]
         assert cells["frames"] == 6 and cells["resets"] == 2  # the first, and after the gap
         assert cells["labels equal to the CPU's"] > 0.95  # of bfloat16, where the CPU multiplies it
@@ -101,8 +101,8 @@ def test_kernels_that_compute_something_else_do_not_agree(monkeypatch):
 def test_labels_that_differ_do_not_agree(tmp_path, monkeypatch):
     stream = gpu_agreement._stream
 
-    def off_by_one(runtime, images, memory, graph):
-        results = stream(runtime, images, memory, graph)
+    def off_by_one(runtime, images, memory, graph, host_motion):
+        results = stream(runtime, images, memory, graph, host_motion)
         if not graph:
             results[-1].labels[0, 0] += 1
         return results
