@@ -131,7 +131,8 @@ def middleware_settings(environment: Mapping[str, str], config: Path) -> dict[st
     if middleware == "rmw_cyclonedds_cpp":
         settings = {"CYCLONEDDS_URI": (config / "cyclonedds.xml").as_uri()}
     elif middleware in ("", "rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp"):  # empty: ROS's default, which is Fast-DDS
-        settings = dict.fromkeys(("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"), str(config / "fastdds.xml"))
+        names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # from Kilted on; before
+        settings = dict.fromkeys(names, str(config / "fastdds.xml"))
     else:
         return {}
     return {} if any(environment.get(name) for name in (*settings, "FASTDDS_BUILTIN_TRANSPORTS")) else settings

@@ -73,11 +73,11 @@ class Installed:
 
     def _folders(self) -> dict[str, Path]:
         """Folder in the repository, with a slash → folder where it is installed, if it is."""
+        found = {package: self.prefix / "share" / package for package in MESSAGES.get(self.repository, ())}
         if self.repository in MODULES:
             root, _ = MODULES[self.repository]
-            found = {root: folder for folder in self.prefix.glob(f"lib/python3*/site-packages/{Path(root).name}")}
-        else:
-            found = {package: self.prefix / "share" / package for package in MESSAGES[self.repository]}
+            for folder in self.prefix.glob(f"lib/python3*/site-packages/{Path(root).name}"):
+                found[root] = folder
         return {f"{root}/": folder for root, folder in found.items() if folder.is_dir()}
 
     def revision(self) -> str:
