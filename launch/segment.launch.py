@@ -141,11 +141,9 @@ def end_with_the_node(event, context):
 
 
 def middleware():
-    """What images of 1280x720 need of CycloneDDS, unless the user has configured it."""
-    uses_it = os.environ.get("RMW_IMPLEMENTATION") == "rmw_cyclonedds_cpp"
-    if not uses_it or os.environ.get("CYCLONEDDS_URI"):
-        return []
-    return [SetEnvironmentVariable("CYCLONEDDS_URI", (HERE / "config" / "cyclonedds.xml").as_uri())]
+    """What images of 1280x720 need of the middleware, unless the user has configured it."""
+    settings = launching.middleware_settings(os.environ, HERE / "config")
+    return [SetEnvironmentVariable(name, value) for name, value in settings.items()]
 
 
 def make_points(chosen, topics, common, output):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +22,6 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo as CameraInfoMessage
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
-from vision_msgs.msg import LabelInfo, VisionClass
 
 from lmanet_core.arrays import Float32Array, UInt8Array
 from lmanet_core.errors import InputError
@@ -30,6 +29,9 @@ from lmanet_core.geometry import CameraInfo
 from lmanet_core.labels import LabelSet
 from lmanet_core.media.pixels import SIXTEEN_BITS, SampleDepth
 from lmanet_core.media.ros_images import camera_info_from_message, image_from_compressed_message, image_from_message
+
+if TYPE_CHECKING:
+    from vision_msgs.msg import LabelInfo
 
 CvBridge: Any = None
 if np.__version__.startswith("1."):  # one that was built on NumPy 1 may import beside NumPy 2, and then crashes the process
@@ -133,7 +135,9 @@ def color_to_jpeg_message(pixels: UInt8Array, header: Header, quality: int) -> C
 
 
 def label_info_to_message(labels: LabelSet, stamp: Time) -> LabelInfo:
-    """Ids and names of the classes; 255 is unlabelled and not listed."""
+    """Ids and names of the classes; 255 is unlabelled and not listed. Needs the package vision_msgs."""
+    from vision_msgs.msg import LabelInfo, VisionClass
+
     classes = [VisionClass(class_id=index, class_name=name) for index, name in enumerate(labels.names)]
     return LabelInfo(header=Header(stamp=stamp), class_map=classes, threshold=0.0)
 

@@ -117,6 +117,27 @@ def read_parameters(file: str, namespace: str, name: str) -> dict[str, Any]:
     return found
 
 
+def middleware_settings(environment: Mapping[str, str], config: Path) -> dict[str, str]:
+    """What has the middleware carry camera images between the nodes of one computer.
+
+    Args:
+        environment: of the launch.
+        config: folder with cyclonedds.xml and fastdds.xml.
+
+    Returns:
+        Environment variable → value; none where the user has set any of them, or for another middleware.
+    """
+    middleware = environment.get("RMW_IMPLEMENTATION", "")
+    if middleware == "rmw_cyclonedds_cpp":
+        settings = {"CYCLONEDDS_URI": (config / "cyclonedds.xml").as_uri()}
+    elif middleware in ("", "rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp"):  # empty: ROS's default, which is Fast-DDS
+        names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # from Kilted on; before
+        settings = dict.fromkeys(names, str(config / "fastdds.xml"))
+    else:
+        return {}
+    return {} if any(environment.get(name) for name in (*settings, "FASTDDS_BUILTIN_TRANSPORTS")) else settings
+
+
 def _nodes(content: Mapping[Any, Any], above: str = "") -> list[tuple[str, Mapping[str, Any]]]:
     """Patterns of node names with their parameters; namespaces may be keys of their own."""
     found: list[tuple[str, Mapping[str, Any]]] = []

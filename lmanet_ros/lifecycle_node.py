@@ -68,9 +68,7 @@ class SegmentNode(LifecycleNode):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("segment_node", **options)
-        self._settings: Settings = read_settings(declare_parameters(self))
-        self._warn_of_unknown_parameters()
-        refuse_impossible_transitions(self)
+        # Before parameters are read: where they are wrong, Kilted destroys this node all the same.
         self._state = "unconfigured"
         self._failure = ""  # why it could not configure
         self._model: Model | None = None
@@ -84,6 +82,11 @@ class SegmentNode(LifecycleNode):
         self._silent: dict[str, int] = {}  # cameras whose silence was said → images received by then
         self._previous: dict[str, Snapshot] = {}
         self._drops_before: dict[str, int] = {}  # of mailboxes that are gone
+        backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
+        self._jump_handle = self.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
+        self._settings: Settings = read_settings(declare_parameters(self))
+        self._warn_of_unknown_parameters()
+        refuse_impossible_transitions(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         if hasattr(self, "add_post_set_parameters_callback"):
             self.add_post_set_parameters_callback(self._after_set_parameters)
@@ -93,8 +96,6 @@ class SegmentNode(LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self.create_timer(1.0, self._on_second, clock=steady)
         self.create_timer(_LOOK_EVERY_S, self._listen_as_wanted, clock=steady)
-        backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
-        self._jump_handle = self.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
 
     @property
     def state(self) -> str:

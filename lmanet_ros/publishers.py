@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -16,7 +17,6 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo as CameraInfoMessage
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import LabelInfo
 
 from lmanet_core.arrays import UInt8Array
 from lmanet_core.frame import FrameResult
@@ -90,12 +90,13 @@ class CameraPublishers:
         for name in ("labels/compressed", "color/compressed", "overlay/compressed"):
             self._publishers[name] = self._create(CompressedImage, name)
         self._publishers["camera_info"] = self._create(CameraInfoMessage, "camera_info")
-        self._label_info = node.create_publisher(LabelInfo, f"{self._base}label_info", _latched_qos())
+        self._label_info = self._create_label_info()
         self._caps = {name: RateCap() for name in self._publishers}
 
     def publish_label_info(self) -> None:
         """Latch the classes; subscribers get them whenever they come."""
-        self._label_info.publish(label_info_to_message(self._labels, self._node.get_clock().now().to_msg()))
+        if self._label_info is not None:
+            self._label_info.publish(label_info_to_message(self._labels, self._node.get_clock().now().to_msg()))
 
     def are_heard(self) -> bool:
         """Whether somebody listens to any of them, the latched classes left out."""
@@ -171,11 +172,22 @@ class CameraPublishers:
     def destroy(self) -> None:
         """Take all topics down."""
         for publisher in (*self._publishers.values(), self._label_info):
-            self._node.destroy_publisher(publisher)
+            if publisher is not None:
+                self._node.destroy_publisher(publisher)
 
     def _create(self, kind: Any, name: str) -> Any:
         overriding = QoSOverridingOptions.with_default_policies()
         return self._node.create_publisher(kind, self._base + name, _stream_qos(), qos_overriding_options=overriding)
+
+    def _create_label_info(self) -> Any:
+        """The latched publisher; None where its message is not installed, as where ROS came from PyPI."""
+        try:
+            message: Any = import_module("vision_msgs.msg").LabelInfo
+        except ImportError:
+            advice = "there is no package vision_msgs: sudo apt install ros-$ROS_DISTRO-vision-msgs"
+            self._node.get_logger().warning(f"{self._base}label_info is not published, {advice}")
+            return None
+        return self._node.create_publisher(message, f"{self._base}label_info", _latched_qos())
 
 
 def _cap_of(name: str, caps: Mapping[str, float]) -> float:

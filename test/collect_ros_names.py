@@ -1,21 +1,25 @@
 """Make `test/core/ros_names.json`: what ROS 2 distributions offer of the modules that this project imports from.
 
-    python test/collect_ros_names.py FOLDER
+    python test/collect_ros_names.py FOLDER kilted=PREFIX
 
 FOLDER holds clones of ros2/rclpy, ros2/launch, ros2/launch_ros, ros2/common_interfaces, ros2/rcl_interfaces and
-ros-perception/vision_msgs, each under its own name, with the branches of the distributions. Run it anew when the project
-imports from another module of theirs, or when a distribution comes out.
+ros-perception/vision_msgs, each under its own name, with the branches of the distributions. PREFIX is an installed
+distribution: /opt/ros/NAME, or a virtual environment with ROS's wheels. What is not installed there, is taken from the
+clones, from the branch rolling. Run it anew when the project imports from another module of theirs, or when a distribution
+comes out.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
-DISTRIBUTIONS = ("humble", "jazzy", "rolling")
+DISTRIBUTIONS = ("humble", "jazzy", "rolling")  # each a branch in the clones
 BRANCHES = {"vision_msgs": "ros2"}  # that are the same for all distributions
 
 MODULES = {
@@ -39,9 +43,68 @@ MESSAGES = {
 NODES = (("rclpy/rclpy/node.py", "Node"), ("rclpy/rclpy/lifecycle/node.py", "LifecycleNodeMixin"))
 
 
-def git(clone: Path, *arguments: str) -> str:
-    """What git prints; nothing where it fails."""
-    return subprocess.run(["git", "-C", str(clone), *arguments], capture_output=True, text=True, check=False).stdout
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """A repository as it stands on a branch of its clone."""
+
+    clone: Path
+    name: str
+
+    def git(self, *arguments: str) -> str:
+        """What git prints; nothing where it fails."""
+        return subprocess.run(["git", "-C", str(self.clone), *arguments], capture_output=True, text=True, check=False).stdout
+
+    def revision(self) -> str:
+        return self.git("log", "-1", "--format=%h of %as", self.name).strip()
+
+    def files(self) -> set[str]:
+        return set(self.git("ls-tree", "-r", "--name-only", self.name).splitlines())
+
+    def read(self, path: str) -> str:
+        return self.git("show", f"{self.name}:{path}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Installed:
+    """A repository's packages in an installed distribution; paths are those of the repository."""
+
+    prefix: Path
+    repository: str
+
+    def _folders(self) -> dict[str, Path]:
+        """Folder in the repository, with a slash → folder where it is installed, if it is."""
+        found = {package: self.prefix / "share" / package for package in MESSAGES.get(self.repository, ())}
+        if self.repository in MODULES:
+            root, _ = MODULES[self.repository]
+            for folder in self.prefix.glob(f"lib/python3*/site-packages/{Path(root).name}"):
+                found[root] = folder
+        return {f"{root}/": folder for root, folder in found.items() if folder.is_dir()}
+
+    def revision(self) -> str:
+        """Version of the first package, and that it was installed; nothing where it was not."""
+        packages = [Path(root).name for root in self._folders()]
+        if not packages:
+            return ""
+        return ElementTree.parse(self.prefix / "share" / packages[0] / "package.xml").findtext("version", "") + ", installed"
+
+    def files(self) -> set[str]:
+        return {
+            root + path.relative_to(folder).as_posix()
+            for root, folder in self._folders().items()
+            for path in folder.rglob("*.*")
+        }
+
+    def read(self, path: str) -> str:
+        root, folder = next((root, folder) for root, folder in self._folders().items() if path.startswith(root))
+        return (folder / path.removeprefix(root)).read_text(encoding="utf-8")
+
+
+def source(clones: Path, distribution: str, repository: str, prefix: Path | None) -> Branch | Installed:
+    """Where a repository is read."""
+    if prefix is not None and Installed(prefix, repository).revision():
+        return Installed(prefix, repository)
+    branch = "rolling" if prefix is not None else distribution
+    return Branch(clones / repository, BRANCHES.get(repository, branch))
 
 
 def names_of(source: str) -> set[str]:
@@ -77,28 +140,29 @@ def methods_of(source: str, name: str) -> set[str]:
     return found
 
 
-def collect(clones: Path, distribution: str) -> dict[str, object]:
+def collect(clones: Path, distribution: str, prefix: Path | None = None) -> dict[str, object]:
     """Revision of each repository, names by module, and methods of a node."""
     revisions: dict[str, str] = {}
     names: dict[str, list[str]] = {}
     methods: set[str] = set()
     for repository in (*MODULES, *MESSAGES):
-        clone = clones / repository
-        branch = BRANCHES.get(repository, distribution)
-        revisions[repository] = git(clone, "log", "-1", "--format=%h of %as", branch).strip()
-        listing = git(clone, "ls-tree", "-r", "--name-only", branch).splitlines()
+        place = source(clones, distribution, repository, prefix)
+        revisions[repository] = place.revision()
+        if isinstance(place, Branch) and place.name == "rolling" != distribution:
+            revisions[repository] += ", rolling"
+        listing = place.files()
         if repository in MODULES:
             root, modules = MODULES[repository]
             for module in modules:
                 stem = f"{root}/{module.replace('.', '/')}"
                 path = next((one for one in (f"{stem}.py", f"{stem}/__init__.py") if one in listing), None)
                 if path is not None:
-                    names[f"{repository}.{module}"] = sorted(names_of(git(clone, "show", f"{branch}:{path}")))
+                    names[f"{repository}.{module}"] = sorted(names_of(place.read(path)))
             if f"{root}/__init__.py" in listing:
-                names[repository] = sorted(names_of(git(clone, "show", f"{branch}:{root}/__init__.py")))
+                names[repository] = sorted(names_of(place.read(f"{root}/__init__.py")))
         if repository == "rclpy":
             for path, name in NODES:
-                methods |= methods_of(git(clone, "show", f"{branch}:{path}"), name)
+                methods |= methods_of(place.read(path), name)
         for package in MESSAGES.get(repository, ()):
             for kind in ("msg", "srv"):
                 folder = f"{package}/{kind}/"
@@ -121,7 +185,11 @@ def _text(made: dict[str, dict[str, object]]) -> str:
 
 
 if __name__ == "__main__":
-    made = {distribution: collect(Path(sys.argv[1]), distribution) for distribution in DISTRIBUTIONS}
+    clones = Path(sys.argv[1])
+    prefixes = {name: Path(prefix) for name, _, prefix in (argument.partition("=") for argument in sys.argv[2:])}
+    made = {
+        distribution: collect(clones, distribution, prefixes.get(distribution)) for distribution in (*DISTRIBUTIONS, *prefixes)
+    }
     target = Path(__file__).parent / "core" / "ros_names.json"
     target.write_text(_text(made))
     print(target, {distribution: len(found["names"]) for distribution, found in made.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -14,6 +15,7 @@ from lmanet_ros.launching import (
     default_python,
     is_true,
     likely_typos,
+    middleware_settings,
     read_parameters,
     require_python,
     whole_number,
@@ -206,3 +208,33 @@ def test_versions_are_told_in_one_sentence(name: str, version: str, fits: bool) 
     said = complaint_of_versions({"torch": "2.6", "numpy": "1.26.4", "cv2": "4.10.0"} | {name: version})
     assert (said == "") == fits
     assert fits or (f"has {name} {version} (wanted" in said and "python:=" in said and "\n" not in said)
+
+
+FAST_DDS = {"FASTDDS_DEFAULT_PROFILES_FILE": "fastdds.xml", "FASTRTPS_DEFAULT_PROFILES_FILE": "fastdds.xml"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({}, FAST_DDS),
+        ({"RMW_IMPLEMENTATION": ""}, FAST_DDS),
+        ({"RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"}, FAST_DDS),
+        ({"RMW_IMPLEMENTATION": "rmw_fastrtps_dynamic_cpp"}, FAST_DDS),
+        ({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}, {"CYCLONEDDS_URI": "cyclonedds.xml"}),
+        ({"RMW_IMPLEMENTATION": "rmw_zenoh_cpp"}, {}),
+        ({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp", "CYCLONEDDS_URI": "<CycloneDDS/>"}, {}),
+        ({"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml"}, {}),
+        ({"FASTRTPS_DEFAULT_PROFILES_FILE": "/mine.xml"}, {}),
+        ({"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"}, {}),
+    ],
+)
+def test_middleware_is_set_up_for_images_unless_the_user_has_done_so(environment, wanted):
+    settings = middleware_settings(environment, ROOT / "config")
+    paths = {name: Path(value.removeprefix("file://")) for name, value in settings.items()}
+    assert {name: path.name for name, path in paths.items()} == wanted
+    assert all(path.is_file() for path in paths.values())
+
+
+def test_shared_memory_of_fast_dds_holds_a_colour_image_of_a_full_hd_camera():
+    size = ElementTree.parse(ROOT / "config/fastdds.xml").find(".//{*}segment_size")
+    assert int(size.text) >= 2 * 1920 * 1080 * 3  # one that is read, and one that is written

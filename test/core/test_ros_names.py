@@ -1,6 +1,7 @@
 """Every name taken from ROS exists in every distribution that is meant to run the node, Humble among them.
 
-`ros_names.json` lists what they offer; `test/collect_ros_names.py` makes it from their public sources.
+`ros_names.json` lists what they offer; `test/collect_ros_names.py` makes it from their public sources, and for Kilted from the
+wheels of rclpy and the messages on PyPI. Kilted's launch and launch_ros are rolling's of five months before it came out.
 """
 
 from __future__ import annotations
@@ -80,6 +81,9 @@ def test_inherited_methods_exist(distribution):
 
 
 def test_the_list_tells_distributions_apart():
+    assert set(OFFERED) == {"humble", "jazzy", "kilted", "rolling"}
+    assert "qos_profile_rosout_default" in OFFERED["kilted"]["names"]["rclpy.node"]
+    assert "qos_profile_rosout_default" not in OFFERED["jazzy"]["names"]["rclpy.node"]
     assert "rclpy.event_handler" not in OFFERED["humble"]["names"]
     assert "add_post_set_parameters_callback" not in OFFERED["humble"]["node"]
     assert taken("from rclpy.event_handler import SubscriptionEventCallbacks") == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import cv2
@@ -94,6 +95,16 @@ def test_every_topic_of_one_frame(robot, drive, video_weights):
     node.wait(lambda: node.received["segmentation/label_info"], "latched label_info for a late subscriber")
     classes = node.received["segmentation/label_info"][0].class_map
     assert [(entry.class_id, entry.class_name) for entry in classes] == list(enumerate(labels.names))
+
+
+def test_without_vision_msgs_only_the_table_of_classes_is_missing(robot, drive, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vision_msgs.msg", None)
+    node = robot()
+    node.wait(lambda: node.said("segmentation/label_info is not published", "warn"), "the reason")
+    assert node.said("sudo apt install ros-$ROS_DISTRO-vision-msgs", "warn")
+    assert node.step(drive(1)[0], SECOND).encoding == "mono8"
+    assert not node.other.count_publishers("segmentation/label_info")
+    assert node.transition("deactivate") and node.transition("cleanup")
 
 
 def calibrate(node, info):
