@@ -1,5 +1,7 @@
-"""Answers to lifecycle transitions that a state does not have. rclpy of Humble and Jazzy raises there, and whoever asked waits
-for ever; Kilted's answers by itself."""
+"""Answers to lifecycle transitions that a state does not have.
+
+rclpy of Humble and Jazzy raises there, and whoever asked waits for ever; Kilted's answers by itself.
+"""
 
 from __future__ import annotations
 
