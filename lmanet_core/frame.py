@@ -80,7 +80,7 @@ class FrameResult:
         memory_frames: past frames that were read for this one (0: single-frame segmentation).
         remembered: whether this frame entered the memory; repeated, late and blind frames do not.
         geometry: how the image became the network's input and the labels its output.
-        timings_ms: wall time per stage in milliseconds, in order; "total" last.
+        timings_ms: wall time of the host per stage in milliseconds, in order; "total" last.
         blind: why the picture tells nothing; None where it does. The first frame after blind ones has the discontinuity BLIND
             or FROZEN.
         label_set: names and colours of the ids; None where nobody said.

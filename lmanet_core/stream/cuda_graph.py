@@ -93,8 +93,10 @@ class BufferedStep:
         with self._runtime.lock:
             self._host_image.numpy()[:] = image
             self._image.copy_(self._host_image, non_blocking=True)
-            if self._look is not None and labels is not None and labels.picture is not None:
-                self._look.believed.copy_(labels.picture)
+            picture = None if labels is None else labels.picture
+            # after a change of size it is another's, and the host will find that the stream does not go on
+            if self._look is not None and picture is not None and picture.shape == self._look.believed.shape:
+                self._look.believed.copy_(picture)
             self._launch(None)
 
     def finish(self, past: StreamPast, *, remember: bool, confidence: bool) -> tuple[UInt8Array, UInt8Array | None]:
@@ -208,12 +210,13 @@ class BufferedStep:
         belief = None if memory is None else memory.belief
         if self._look is not None:
             self._goes_on.fill_(0.0 if belief is None else 1.0)
-        elif view is None or view.evidence is None or self._evidence is None:
-            belief = None
-            if self._evidence is not None:
-                self._evidence.zero_()
         else:
-            self._evidence.copy_(torch.from_numpy(view.evidence))
+            assert self._evidence is not None  # wherever labels are believed and the host looks
+            if view is None or view.evidence is None:
+                belief = None
+                self._evidence.zero_()
+            else:
+                self._evidence.copy_(torch.from_numpy(view.evidence))
         self._belief.copy_(self._no_belief() if belief is None else belief)
 
     def _no_belief(self) -> torch.Tensor:

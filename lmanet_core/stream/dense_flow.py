@@ -73,9 +73,8 @@ class _Level:
     def __init__(self, size: Size, device: torch.device) -> None:
         self.size = size
         self._counts = Size(*(math.ceil((side - _SIDE) / _STEP) + 1 for side in size))
-        self._whole = Size(
-            *(_STEP * (count - 1) + _SIDE for count in self._counts)
-        )  # of squares: a little more than the picture
+        # what squares cover, a little more than the picture
+        self._whole = Size(*(_STEP * (count - 1) + _SIDE for count in self._counts))
         self._margin = (0, self._whole.width - size.width, 0, self._whole.height - size.height)
         rows, columns = (
             (_STEP * torch.arange(count)[:, None] + torch.arange(_SIDE)).float().to(device) for count in self._counts

@@ -32,7 +32,7 @@ class DeviceRunner:
         upsample_logits: choose labels after interpolating the logits.
         label_strength: of the label memory, 0–1; 0: there is none.
         graph: capture the work; only on CUDA.
-        looks: the device itself finds out how the picture moves.
+        looks: the device itself finds out how the picture moves; an attribute, too.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class DeviceRunner:
     ) -> None:
         resampling = DeviceResampling(plan, runtime.device)
         self._step = FrameStep(runtime, plan, attention, upsample_logits, resampling, label_strength)
-        self._graph, self._looks = graph, looks
+        self.looks, self._graph = looks, graph
         self._pause = 0  # frames to go without a CUDA graph
         self._buffered: BufferedStep | None = None
         self._begun: UInt8Array | None = None
@@ -142,7 +142,7 @@ class DeviceRunner:
         self._pause = max(0, self._pause - 1)
         if self._buffered is None or self._buffered.memory is not memory or self._buffered.wants_graph != graph:
             self._buffered = None  # before the next one takes its memory
-            self._buffered = BufferedStep(self._step, memory, graph, self._looks)
+            self._buffered = BufferedStep(self._step, memory, graph, self.looks)
         return self._buffered
 
 

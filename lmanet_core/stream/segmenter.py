@@ -228,8 +228,9 @@ class VideoSegmenter:
         whole = self.plan_for(Size(*camera.shape[:2]), pixel_aspect)
         plan, rgb = whole.upright, whole.turn(camera)
         runner = self._runner_for(plan)
-        if isinstance(runner, DeviceRunner):  # it encodes while the host finds out whether the stream goes on
-            runner.begin(rgb, self.memory, self.label_memory)
+        device = runner if isinstance(runner, DeviceRunner) else None
+        if device is not None:  # it encodes while the host finds out whether the stream goes on
+            device.begin(rgb, self.memory, self.label_memory)
         continuity = self.continuity.check(rgb, stamp_ns, frame_id, after_loss)
         if continuity.discontinuity is not None or continuity.blind is not None:
             self._forget()
@@ -239,12 +240,11 @@ class VideoSegmenter:
         memory, label_memory = self.memory, self.label_memory
         remember = memory is not None and continuity.remember and memory.accepts(stamp_ns)
         held, done = 0 if memory is None else len(memory), None
-        if labels or remember or self._on_device or (label_memory is not None and continuity.remember):
-            looks = (label_memory is not None or (memory is not None and memory.follows_motion)) and not self._device_looks(
-                plan
-            )
+        if labels or remember or device is not None or (label_memory is not None and continuity.remember):
+            looks = label_memory is not None or (memory is not None and memory.follows_motion)
+            looks = looks and (device is None or not device.looks)
             seen, views = None, None
-            if looks or not self._on_device:
+            if looks or device is None:
                 seen = plan.to_network(rgb)
                 clock.lap("preprocess")
             if memory is not None or label_memory is not None:
@@ -328,17 +328,13 @@ class VideoSegmenter:
             self._runner = None  # before the next one takes its memory
         return self._plan
 
-    def _device_looks(self, plan: GeometryPlan) -> bool:
-        """Whether the device itself finds out how the picture moves."""
-        return self._on_device and not self.config.host_motion and can_look(plan.network_size)
-
     def _runner_for(self, plan: GeometryPlan) -> HostRunner | DeviceRunner:
         if self._runner is None:
             upsample_logits, attention = self.config.upsample == "logits", self.config.attention
             strength = self._label_strength
             if self._on_device:
                 graph = self.config.cuda_graph and not self.runtime.network.backbone.foreign
-                looks = self._device_looks(plan)
+                looks = not self.config.host_motion and can_look(plan.network_size)
                 self._runner = DeviceRunner(self.runtime, plan, attention, upsample_logits, strength, graph, looks)
             else:
                 self._runner = HostRunner(FrameStep(self.runtime, plan, attention, upsample_logits, label_strength=strength))

@@ -251,7 +251,8 @@ print(json.dumps([counters["inductor"]["fxgraph_cache_hit"], counters["inductor"
 
 
 @pytest.mark.skipif(
-    compiling.why_not_compile(torch.device("cpu")) is not None, reason="torch.compile lacks something on this machine"
+    compiling.why_not_compile(torch.device("cpu")) is not None,
+    reason=f"torch.compile: {compiling.why_not_compile(torch.device('cpu'))}",
 )
 def test_a_second_process_takes_the_code_from_disk(tmp_path):
     path = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))

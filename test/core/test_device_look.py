@@ -324,6 +324,15 @@ def test_a_reset_is_a_fresh_start_and_so_is_a_gap(make, textured_drive):
     assert same(run(used, textured_drive, range(100, 106)), wanted)
 
 
+def test_images_of_another_size_are_a_fresh_start(make, textured_drive):
+    large = [cv2.resize(image, (128, 96)) for image in textured_drive]
+    for options in ({}, {"network_size": "auto"}, {"network_size": "auto", "memory": False}):
+        changed = make(**options)
+        results = run(changed, [*textured_drive[:3], *large[:3], *textured_drive], range(12))
+        assert same(results[3:6], run(make(**options), large[:3])) and same(results[6:], run(make(**options), textured_drive))
+        assert [number for number, one in enumerate(results) if one.discontinuity is not None] == [0, 3, 6]
+
+
 def test_streams_of_one_network_know_nothing_of_each_other(make, textured_drive):
     wanted, (one, other) = run(make(), textured_drive), (make(), make())
     mixed = []
