@@ -324,6 +324,21 @@ def test_a_reset_is_a_fresh_start_and_so_is_a_gap(make, textured_drive):
     assert same(run(used, textured_drive, range(100, 106)), wanted)
 
 
+def test_nothing_is_lost_of_a_first_frame(make, textured_drive):
+    flat = textured_drive[0].copy()
+    flat[16:48, 40:88] = 114
+    beliefs = []
+    for on_device in (True, False):
+        segmenter = make(on_device, memory=False)
+        run(segmenter, textured_drive)
+        segmenter.reset()
+        segmenter.step(flat, 0, "camera")
+        beliefs.append(segmenter.label_memory.belief)
+        if on_device:
+            assert np.array_equal(segmenter.label_memory.picture.permute(1, 2, 0).numpy(), flat)
+    assert torch.equal(*beliefs)
+
+
 def test_images_of_another_size_are_a_fresh_start(make, textured_drive):
     large = [cv2.resize(image, (128, 96)) for image in textured_drive]
     for options in ({}, {"network_size": "auto"}, {"network_size": "auto", "memory": False}):
