@@ -292,6 +292,27 @@ def test_remembered_positions_follow_the_picture(make, textured_drive):
     assert np.abs(ours.numpy() - theirs).mean() < 0.1
 
 
+def test_the_read_is_told_where_remembered_positions_are(make, textured_drive, monkeypatch):
+    told = {}
+    for on_device in (True, False):
+        segmenter, told[on_device] = make(on_device), []
+        network = segmenter.runtime.network
+        decode = network.decode
+        with monkeypatch.context() as spied:
+            spied.setattr(
+                network,
+                "decode",
+                lambda features, frames, impl, positions, told=told[on_device], decode=decode: (
+                    told.append(None if frames is None else positions.clone()),
+                    decode(features, frames, impl, positions),
+                )[1],
+            )
+            run(segmenter, textured_drive[:4])
+    assert told[True][0] is told[False][0] is None
+    for ours, theirs in zip(told[True][1:], told[False][1:], strict=True):
+        assert ours.shape == theirs.shape and (ours - theirs).abs().mean() < 0.1
+
+
 @pytest.mark.parametrize("options", [{}, {"memory": False}, {"label_memory": False}, {"upsample": "logits"}], ids=str)
 def test_labels_are_nearly_those_of_the_host(make, textured_drive, options):
     ours, theirs = (run(make(on_device, **options), textured_drive) for on_device in (True, False))
