@@ -76,7 +76,7 @@ def open_stream(text: str, give_up_s: float = _GIVE_UP_S) -> FrameSource:
 class _Arrival(NamedTuple):
     image: UInt8Array  # BGR
     stamp_ns: int
-    after_loss: bool
+    connection: int  # counted from 0
 
 
 class LiveSource(FrameSource):
@@ -112,7 +112,7 @@ class LiveSource(FrameSource):
         fps = float(capture.get(cv2.CAP_PROP_FPS))
         self.fps = fps if math.isfinite(fps) and 0.0 < fps <= 240.0 else None
         self._mailbox: Mailbox[_Arrival] = Mailbox([_SLOT])
-        self._mailbox.put(_SLOT, self._arrival(image, False))
+        self._mailbox.put(_SLOT, self._arrival(image, 0))
         self._connect, self._give_up_s = connect, give_up_s
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._receive, args=(capture,), name="stream", daemon=True)
@@ -124,29 +124,28 @@ class LiveSource(FrameSource):
         return self._mailbox.dropped[_SLOT]
 
     def _read(self) -> Iterator[Frame]:
-        count, lost = 0, False
+        count, connection = 0, 0
         while (taken := self._mailbox.take()) is not None:
             arrival = taken[1]
-            lost |= arrival.after_loss
             rgb = to_rgb(arrival.image[:, :, ::-1])
-            yield Frame(rgb, arrival.stamp_ns, name=f"{count:06d}", after_loss=lost)
-            count, lost = count + 1, False
+            # Also where the first image of a connection was replaced by its second before it was taken.
+            yield Frame(rgb, arrival.stamp_ns, name=f"{count:06d}", after_loss=arrival.connection != connection)
+            count, connection = count + 1, arrival.connection
 
     def _receive(self, capture: cv2.VideoCapture) -> None:
         """The thread: from the capture into the mailbox, until it is stopped or the stream is over."""
-        lost = False
+        connection = 0
         try:
             while not self._stopped.is_set():
                 ok, image = capture.read()
                 if ok and image is not None:
-                    # What replaces an image that came after a loss comes after it, too.
-                    lost = self._mailbox.put(_SLOT, self._arrival(image, lost)) and lost
+                    self._mailbox.put(_SLOT, self._arrival(image, connection))
                     continue
                 capture.release()
                 again = self._reconnect()
                 if again is None:
                     return
-                capture, lost = again, True
+                capture, connection = again, connection + 1
         finally:
             capture.release()
             self._mailbox.close()
@@ -166,8 +165,8 @@ class LiveSource(FrameSource):
             _LOGGER.warning("%s: no connection for %g s; the stream is over", self.path, self._give_up_s)
         return None
 
-    def _arrival(self, image: object, after_loss: bool) -> _Arrival:
-        return _Arrival(np.asarray(image, np.uint8), self._clock_ns + time.monotonic_ns(), after_loss)
+    def _arrival(self, image: object, connection: int) -> _Arrival:
+        return _Arrival(np.asarray(image, np.uint8), self._clock_ns + time.monotonic_ns(), connection)
 
     def _release(self) -> None:
         self._stopped.set()

@@ -107,6 +107,35 @@ def test_lost_connection_is_made_anew_and_the_frame_after_says_so(serve, caplog)
     assert caplog.text.count("connecting anew") == 2 and "the stream is over" in caplog.text
 
 
+def test_loss_is_told_to_a_reader_that_missed_the_first_images_after_it():
+    class Burst:
+        """A capture of so many images, then the connection is lost."""
+
+        def __init__(self, count):
+            self.left = count
+
+        def read(self):
+            self.left -= 1
+            time.sleep(0.002)
+            return self.left >= 0, np.zeros((4, 6, 3), np.uint8)
+
+        def get(self, key):
+            return 30.0
+
+        def isOpened(self):
+            return True
+
+        def release(self):
+            """Nothing is held."""
+
+    with LiveSource("camera", Burst(1), lambda: Burst(1000)) as source:
+        flags = [next(source).after_loss]
+        while source.dropped < 5:
+            time.sleep(0.01)
+        flags += [next(source).after_loss for _ in range(3)]
+    assert flags == [False, True, False, False]
+
+
 def test_video_at_an_address_gives_every_frame_once(serve, tmp_path, write_video):
     server = serve()
     server.file = write_video(tmp_path / "v.avi", count=12).read_bytes()
