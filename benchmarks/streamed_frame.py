@@ -8,12 +8,17 @@ frames, at least 99.5 % of the network's labels equal float32's.
     python benchmarks/streamed_frame.py --data ../shared/data
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
 import statistics
 import sys
 from pathlib import Path
+
+from lmanet_core.process import prepare_process
+
+prepare_process()  # before PyTorch is loaded, as every command does
 
 import numpy as np
 import torch

@@ -9,7 +9,7 @@ import cv2
 import torch
 
 #: Of float32 logits that each thread of a CPU works on at a time: they stay in its core's cache.
-STRIPE_BYTES = 1 << 20
+STRIPE_BYTES = 2 << 20
 
 _FAR = 3e38
 _LOG2_E = math.log2(math.e)

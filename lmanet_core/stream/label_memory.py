@@ -8,8 +8,8 @@ needs no training and delays nothing.
     evidence ┘      (label_evidence)
 
 A belief keeps the two likeliest classes of each pixel, their probabilities and how much evidence stands behind them: its size
-does not grow with the number of classes. `blend` is a pure function of tensors, the same for a CPU and within a CUDA graph;
-`LabelMemory` belongs to one stream and to one thread at a time.
+does not grow with the number of classes. `blend` is a pure function of tensors, the same for a CPU and within a CUDA graph, but
+that OpenCV moves the belief on a CPU; `LabelMemory` belongs to one stream and to one thread at a time.
 
 For a pixel x that was at y in the frame before, with the network's probability p, the belief's q, evidence n, and the share h
 of the past that holds:
@@ -24,8 +24,11 @@ Where the picture is lost, c is small, h is 1 and the evidence fades.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
+import cv2
+import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
@@ -48,7 +51,8 @@ _SHORT_PROBABILITY, _HALF_OF_ITS_LAST_BIT = -1 << 16, 1 << 15
 _EVIDENCE_SHIFT = 8
 _ROOT_UNIT = 255.0 / _MOST_EVIDENCE**0.5
 _SEEN_WINS = 1.0 + 2.0**-14  # against words that differ from its own by no more than the bits of the class
-_THREAD_PIXELS = 1 << 17  # that each thread of a CPU works on at a time, looking at the logits of fewer at a time
+_OPENCV_SIDE = 32767  # pixels; `cv2.remap` takes less
+_THREAD_PIXELS = 1 << 18  # that each thread of a CPU works on at a time, looking at the logits of fewer at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,47 +160,76 @@ def likeliest(belief: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return belief & _CLASS, shares
 
 
+class _Factors(NamedTuple):
+    """What becomes of some pixels' past, each (r, W) float32 or the same for all.
+
+    Attributes:
+        holds: the share of it that holds.
+        remains: the evidence that remains, for each unit of a word's.
+        present: how much the present counts.
+    """
+
+    holds: torch.Tensor
+    remains: torch.Tensor | float
+    present: torch.Tensor | float
+
+
 class _Past:
     """A belief, brought to the pixels of an image some rows at a time."""
 
     def __init__(self, belief: torch.Tensor, evidence: torch.Tensor, strength: float) -> None:
-        _, self._height, self._width = belief.shape
-        self._belief = belief.flatten(1)
-        self._lines = evidence.shape[1]
-        shift = torch.stack((evidence[DOWN] * self._height, evidence[RIGHT] * self._width))
+        height, width = belief.shape[1:]
+        self._height, self._lines = height, evidence.shape[1]
+        shift = torch.stack((evidence[RIGHT] * width, evidence[DOWN] * height))
+        move = _move_by_opencv if belief.is_cpu and max(height, width) < _OPENCV_SIDE else _move
+        self._words = move(belief, shift)
         holds = evidence[HOLDS]
         lost = (holds == LOST).float()
-        factors = torch.stack(
-            (
-                torch.where(holds == LOST, strength, holds * strength),
-                _ROOT_UNIT**-2 + (_FADES - 1.0) * _ROOT_UNIT**-2 * lost,
-                1.0 + (_LOST_COUNTS - 1.0) * lost,
-            )
-        )
-        size = (self._lines, self._width)  # rows follow when they are wanted, which is faster
-        self._shift = interpolate(shift[None], size, mode="bilinear", align_corners=False)[0]
-        self._factors = interpolate(factors[None], size, mode="nearest")[0]
-
-    def factors(self, rows: slice) -> torch.Tensor:
-        """(3, r, W) float32: the share of the past that holds, what of the evidence remains, how much the present counts."""
-        row = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=self._factors.device)
-        return self._factors.index_select(1, row.mul_(self._lines / self._height).long())  # as `interpolate` takes the nearest
+        factors = [torch.where(holds == LOST, strength, holds * strength)]
+        if not evidence.is_cpu or bool(lost.any()):  # else both are the same everywhere
+            factors += [_ROOT_UNIT**-2 + (_FADES - 1.0) * _ROOT_UNIT**-2 * lost, 1.0 + (_LOST_COUNTS - 1.0) * lost]
+        # rows follow when they are wanted, which is faster
+        self._factors = interpolate(torch.stack(factors)[None], (self._lines, width), mode="nearest")[0]
 
     def words(self, rows: slice) -> torch.Tensor:
-        """(2, r, W) int32: what was believed where the pixels of some rows were, of the nearest pixel."""
-        row = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=self._shift.device)
-        line = ((row + 0.5) * (self._lines / self._height) - 0.5).clamp_(0.0, self._lines - 1)
-        above, below = line.long(), (line + 1.0).long().clamp_(max=self._lines - 1)
-        share = line.frac_()[:, None]
-        down, right = torch.lerp(self._shift.index_select(1, above), self._shift.index_select(1, below), share)
-        column = torch.arange(self._width, dtype=torch.float32, device=down.device)
-        row = down.add_(row[:, None]).round_().clamp_(0, self._height - 1).int()
-        column = right.add_(column).round_().clamp_(0, self._width - 1).int()
-        where = torch.add(column, row, alpha=self._width).flatten()
-        words = torch.empty(2, *down.shape, dtype=torch.int32, device=down.device)
-        for plane, moved in zip(self._belief, words, strict=True):
-            torch.index_select(plane, 0, where, out=moved.view(-1))
-        return words
+        """(2, r, W) int32: what was believed where the pixels of some rows were."""
+        return self._words[:, rows]
+
+    def factors(self, rows: slice) -> _Factors:
+        """Of some rows."""
+        row = torch.arange(rows.start, rows.stop, dtype=torch.float32, device=self._factors.device)
+        lines = row.mul_(self._lines / self._height).long()  # as `interpolate` takes the nearest
+        holds, *others = self._factors.index_select(1, lines)
+        return _Factors(holds, *(others or (_ROOT_UNIT**-2, 1.0)))
+
+
+def _move(belief: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """A belief (2, H, W) where each pixel was, by the nearest pixel; `shift` (2, h, w) is in pixels, right and down."""
+    _, height, width = belief.shape
+    right, down = interpolate(shift[None], (height, width), mode="bilinear", align_corners=False)[0]
+    rows, columns = (torch.arange(size, dtype=torch.float32, device=shift.device) for size in (height, width))
+    row = down.add_(rows[:, None]).round_().clamp_(0, height - 1).int()
+    column = right.add_(columns).round_().clamp_(0, width - 1).int()
+    where = torch.add(column, row, alpha=width).flatten()
+    return belief.flatten(1).index_select(1, where).view_as(belief)
+
+
+def _move_by_opencv(belief: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """As `_move`, on a CPU, in less time. A word is copied as it is, whatever number its bits are."""
+    _, height, width = belief.shape
+    smooth = cv2.resize(shift.permute(1, 2, 0).contiguous().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+    where = cv2.add(smooth, _pixels(height, width), dst=smooth)
+    moved = torch.empty_like(belief)
+    for before, now in zip(belief.view(torch.float32).numpy(), moved.view(torch.float32).numpy(), strict=True):
+        cv2.remap(before, where, None, cv2.INTER_NEAREST, dst=now, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return moved
+
+
+@lru_cache(maxsize=2)
+def _pixels(height: int, width: int) -> Float32Array:
+    """(H, W, 2): column and row of each pixel."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.dstack((columns, rows)).astype(np.float32)
 
 
 class _Seen(NamedTuple):
@@ -250,22 +283,21 @@ class _Look:
         return self._pixels[:count]
 
 
-def _weigh(words: torch.Tensor, kinds: torch.Tensor, factors: torch.Tensor, seen: _Seen) -> tuple[torch.Tensor, torch.Tensor]:
+def _weigh(words: torch.Tensor, kinds: torch.Tensor, factors: _Factors, seen: _Seen) -> tuple[torch.Tensor, torch.Tensor]:
     """The formulas of this module, for the two classes that were believed and the one that is seen.
 
     Args:
         words: (2, r, W) int32, as `_Past.words`.
         kinds: (2, r, W) int32, their classes.
-        factors: (3, r, W), as `_Past.factors`.
+        factors: as `_Past.factors`.
         seen: what the network says.
 
     Returns:
         The two planes of the new belief, (r, W) int32 each.
     """
-    holds, remains, present = factors
-    evidence = (words[1] >> _EVIDENCE_SHIFT).bitwise_and_(_CLASS).float().square_().mul_(remains)
-    counts = seen.total.reciprocal().square_().add_(_LEAST_CERTAINTY).mul_(present)
-    weight = evidence.div_(evidence + counts).mul_(holds)
+    evidence = (words[1] >> _EVIDENCE_SHIFT).bitwise_and_(_CLASS).float().square_().mul_(factors.remains)
+    counts = seen.total.reciprocal().square_().add_(_LEAST_CERTAINTY).mul_(factors.present)
+    weight = evidence.div_(evidence + counts).mul_(factors.holds)
     rest = 1.0 - weight
     scale = rest / seen.total
     shares = seen.shares.mul_(scale)

@@ -57,6 +57,13 @@ def sequence(frames, evidence_of=lambda number: evidence(), strength=1.0):
     return labels, confidence
 
 
+@pytest.fixture(params=["by OpenCV", "as tensors"])
+def moved(request, monkeypatch):
+    """A belief moved as on a CPU, and as on a device."""
+    if request.param == "as tensors":
+        monkeypatch.setattr(label_memory, "_OPENCV_SIDE", 0)
+
+
 # ---- one pixel, by hand
 
 
@@ -96,6 +103,7 @@ def test_strength_is_the_share_of_the_past():
     assert sequence(frames, strength=0.3)[0].item() == 1
 
 
+@pytest.mark.usefixtures("moved")
 def test_a_belief_moves_with_the_picture():
     """What was right by 3 pixels and below by 2 in the frame before."""
     before = logits_of(0.1, 0.9, size=(8, 12))
@@ -108,10 +116,38 @@ def test_a_belief_moves_with_the_picture():
     assert (labels == 1).all()
 
 
+@pytest.mark.usefixtures("moved")
 def test_what_came_from_outside_takes_the_nearest_edge():
     before = logits_of(0.1, 0.9, size=(4, 4))
     labels, _, _ = blend(logits_of(0.5, 0.5, size=(4, 4)), blend(before, None, None)[2], evidence(down=5.0, right=-5.0))
     assert (labels == 1).all()
+
+
+@pytest.mark.parametrize("size", [(24, 40), (97, 161), (2, 3), (1, 1)])
+def test_opencv_moves_a_belief_as_tensors_do(size):
+    words = torch.randint(-(1 << 31), (1 << 31) - 1, (2, *size)).int()  # of every kind of bits, no numbers among them
+    words[:, 0, 0] = torch.tensor(float("nan")).view(torch.int32) + 1
+    shift = torch.randn(2, 5, 7) * 20.0
+    by_opencv, as_tensors = label_memory._move_by_opencv(words, shift), label_memory._move(words, shift)
+    assert (by_opencv != as_tensors).float().mean() < 0.001  # a place between two pixels may go to either
+
+
+def test_a_belief_wider_than_opencv_takes_is_moved_all_the_same():
+    wide = torch.zeros(1, 2, 1, 33_000)
+    wide[:, 1, :, 32_900:] = 5.0
+    labels, _ = sequence([wide, torch.zeros_like(wide)])
+    assert labels[0, 32_899] == 0 and (labels[0, 32_900:] == 1).all()
+
+
+def test_what_is_lost_in_one_place_changes_nothing_in_another():
+    past = logits_of(0.9, 0.1, size=(8, 8))
+    _, _, belief = blend(past, None, None)
+    some = evidence().repeat(1, 4, 4)
+    some[HOLDS, 0, 0] = LOST
+    now = logits_of(0.2, 0.8, size=(8, 8))
+    (labels, certain, after), (_, otherwise, without) = (blend(now, belief, planes) for planes in (some, evidence()))
+    assert torch.equal(after[:, 2:], without[:, 2:]) and torch.equal(certain[2:], otherwise[2:])
+    assert (labels[:2, :2] == 0).all() and (certain[:2, :2] > otherwise[:2, :2]).all()
 
 
 def test_a_third_class_replaces_the_less_likely_one():
