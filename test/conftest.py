@@ -13,6 +13,9 @@ MISSING = [name for name in ("torch", "cv2", "safetensors", "rosbags", "jsonargp
 if MISSING:
     collect_ignore = ["core", "golden", "ros"]
 else:
+    from lmanet_core.process import prepare_process
+
+    prepare_process()  # before PyTorch is loaded, as every command does; beside other programs tests then take far less time
     import torch
 
     from lmanet_core.geometry import Size
