@@ -54,10 +54,10 @@ class EagerStream:
         return logits[:, : len(CITYSCAPES.names)].argmax(1)[0].byte().numpy()
 
 
-def measure_time(rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def measure_time(rounds: int, precision: str) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     torch.manual_seed(0)
     network = build_network(CONFIG).eval()
-    runtime = prepare(Model(network, CONFIG))
+    runtime = prepare(Model(network, CONFIG), precision=precision)
     frames = np.random.default_rng(0).integers(0, 256, (8, HEIGHT, WIDTH, 3), np.uint8)
     one_scene = ContinuityConfig(gap_s=1e6, scene_cut_similarity=0.0, blind=False)  # noise is neither a cut nor blindness
     on = VideoSegmenter(runtime, SegmenterConfig(label_memory=False, continuity=one_scene))
@@ -115,9 +115,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder with video, camvid and weights")
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--precision", default="auto", help="fp32 or bf16 in place of what this processor is fastest with")
     parser.add_argument("--json", type=Path, help="write the result here")
     arguments = parser.parse_args()
-    times, stages = measure_time(arguments.rounds)
+    times, stages = measure_time(arguments.rounds, arguments.precision)
     on_off = round(median_ratio(times, "memory on", "memory off"), 3)
     both_off = round(median_ratio(times, "both memories", "memory off"), 3)
     labels_off = round(median_ratio(times, "label memory", "memory off"), 3)
