@@ -148,7 +148,7 @@ class Robot:
             self._threads[-1].start()
         if start:
             self.wait(lambda: all(p.get_subscription_count() for p in self.cameras.values()), "the node subscribes")
-            self.wait(lambda: all(self.other.count_publishers(t) for t in self._subscriptions), "the node publishes")
+            self.wait(lambda: all(map(self.is_matched, self._subscriptions.values())), "the node publishes")
             matched = [f"{prefix}segmentation/{output}" for prefix in prefixes for output in outputs]
             self.wait(lambda: all(self.node.count_subscribers(topic) for topic in matched), "the listener is seen")
 
@@ -156,6 +156,12 @@ class Robot:
         """Collect what comes on a topic."""
         self.received.setdefault(topic, [])
         self._subscriptions[topic] = self.other.create_subscription(kind, topic, lambda m: self._on_message(topic, m), qos)
+
+    def is_matched(self, subscription):
+        """Whether a subscription gets what is published from now on: its own participant knows of a publisher."""
+        if hasattr(subscription, "get_publisher_count"):  # not Humble's
+            return subscription.get_publisher_count() > 0
+        return self.other.count_publishers(subscription.topic_name) > 0
 
     def image(self, pixels, stamp_ns, frame_id="camera", encoding="rgb8", **changes):
         """A message."""

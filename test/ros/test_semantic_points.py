@@ -45,18 +45,13 @@ def cloud(robot, request):
         heard = f"segmentation/{topic}"
         node.wait(lambda heard=heard, count=count: node.node.count_subscribers(heard) == count, f"{heard} is listened to")
     heard = node._subscriptions["segmentation/points"]
-    node.wait(lambda: all(map(has_publisher, (*points._inputs, heard))), "who listens knows of who publishes")
+    node.wait(lambda: all(map(node.is_matched, (*points._inputs, heard))), "who listens knows of who publishes")
     yield node
     stop.set()
     thread.join()
     executor.shutdown()
     points.destroy_node()
     context.try_shutdown()
-
-
-def has_publisher(subscription):
-    """Whether a subscription would get what is sent to it now; Humble does not tell."""
-    return not hasattr(subscription, "get_publisher_count") or subscription.get_publisher_count() > 0
 
 
 def calibrate(node):
