@@ -115,7 +115,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder with video, camvid and weights")
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--precision", default="auto", help="fp32 or bf16 in place of what this processor is fastest with")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the fastest here")
     parser.add_argument("--json", type=Path, help="write the result here")
     arguments = parser.parse_args()
     times, stages = measure_time(arguments.rounds, arguments.precision)

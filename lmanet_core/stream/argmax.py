@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import cv2
 import torch
 
-#: Of float32 logits that each thread of a CPU works on at a time: they stay in its core's cache.
+#: Of float32 logits that each thread of a CPU works on at a time: fewer are more calls, more leave the caches.
 STRIPE_BYTES = 2 << 20
 
 _FAR = 3e38

@@ -175,7 +175,7 @@ class _Factors(NamedTuple):
 
 
 class _Past:
-    """A belief, brought to the pixels of an image some rows at a time."""
+    """A belief, brought to the pixels of an image; asked for some rows at a time."""
 
     def __init__(self, belief: torch.Tensor, evidence: torch.Tensor, strength: float) -> None:
         height, width = belief.shape[1:]

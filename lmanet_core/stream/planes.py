@@ -2,7 +2,7 @@
 
 TensorRT and OpenVINO have no words of bits, so the belief is planes of float32 here. The formulas are those of `label_memory`,
 and what it drops by rounding is dropped here, but for the last bits of the likeliest class: labels differ only where two
-classes are equally likely. `test_export.py` holds both against each other.
+classes are equally likely, or a pixel was between two others. `test_export.py` holds both against each other.
 """
 
 from __future__ import annotations

@@ -107,28 +107,29 @@ def test_lost_connection_is_made_anew_and_the_frame_after_says_so(serve, caplog)
     assert caplog.text.count("connecting anew") == 2 and "the stream is over" in caplog.text
 
 
+class Capture:
+    """So many images of a camera that tells a rate, then the connection is lost."""
+
+    def __init__(self, count, fps=30.0):
+        self._left, self._fps = count, fps
+
+    def read(self):
+        self._left -= 1
+        time.sleep(0.002)
+        return self._left >= 0, np.zeros((4, 6, 3), np.uint8)
+
+    def get(self, key):
+        return self._fps
+
+    def isOpened(self):
+        return True
+
+    def release(self):
+        """Nothing is held."""
+
+
 def test_loss_is_told_to_a_reader_that_missed_the_first_images_after_it():
-    class Burst:
-        """A capture of so many images, then the connection is lost."""
-
-        def __init__(self, count):
-            self.left = count
-
-        def read(self):
-            self.left -= 1
-            time.sleep(0.002)
-            return self.left >= 0, np.zeros((4, 6, 3), np.uint8)
-
-        def get(self, key):
-            return 30.0
-
-        def isOpened(self):
-            return True
-
-        def release(self):
-            """Nothing is held."""
-
-    with LiveSource("camera", Burst(1), lambda: Burst(1000)) as source:
+    with LiveSource("camera", Capture(1), lambda: Capture(10_000)) as source:
         flags = [next(source).after_loss]
         while source.dropped < 5:
             time.sleep(0.01)
@@ -153,21 +154,7 @@ def test_nothing_at_an_address_is_an_input_error_without_the_password(serve):
 
 @pytest.mark.parametrize(("told", "fps"), [(30.0, 30.0), (240.0, 240.0), (0.0, None), (float("nan"), None), (1000.0, None)])
 def test_rate_of_a_camera_is_one_that_can_be(told, fps):
-    class Told:
-        def read(self):
-            time.sleep(0.01)
-            return True, np.zeros((4, 6, 3), np.uint8)
-
-        def get(self, key):
-            return told
-
-        def isOpened(self):
-            return True
-
-        def release(self):
-            """Nothing is held."""
-
-    with LiveSource("camera", Told(), Told) as source:
+    with LiveSource("camera", Capture(10_000, told), lambda: Capture(10_000, told)) as source:
         assert source.fps == fps
 
 

@@ -14,7 +14,6 @@ from lmanet_core.stream.likeness import extract_texture, measure_similarity
 from lmanet_core.stream.scene_cut import SceneCutDetector
 
 HEIGHT, WIDTH = 240, 320
-DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
 
 
 def scene(seed: int, width: int = WIDTH) -> np.ndarray:
@@ -377,20 +376,13 @@ def test_what_is_not_an_image_is_refused(image: np.ndarray) -> None:
 # ---- real images ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def data() -> Path:
-    if not DATA.is_dir():
-        pytest.skip("needs the trial data beside the checkout, ../shared/data")
-    return DATA
-
-
 def read_images(paths: list[Path]) -> list[np.ndarray]:
     return [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
 
 
-def test_real_drive_has_no_cut_and_another_drive_is_one(data: Path) -> None:
-    drive = read_images(sorted((data / "camvid/val/images").glob("*.jpg")))
-    others = read_images(sorted((data / "camvid/train/images").glob("0006R0_*.jpg"))[::20])
+def test_real_drive_has_no_cut_and_another_drive_is_one(shared_data: Path) -> None:
+    drive = read_images(sorted((shared_data / "camvid/val/images").glob("*.jpg")))
+    others = read_images(sorted((shared_data / "camvid/train/images").glob("0006R0_*.jpg"))[::20])
     assert len(drive) == 101 and len(others) == 6
     assert find_cuts(*drive) == []
     for i, other in enumerate(others):
@@ -398,8 +390,8 @@ def test_real_drive_has_no_cut_and_another_drive_is_one(data: Path) -> None:
         assert find_cuts(*clip, other, other) == [5]
 
 
-def test_real_video_has_no_cut(data: Path) -> None:
-    capture = cv2.VideoCapture(str(data / "video/solidWhiteRight.mp4"))
+def test_real_video_has_no_cut(shared_data: Path) -> None:
+    capture = cv2.VideoCapture(str(shared_data / "video/solidWhiteRight.mp4"))
     frames = []
     while len(frames) < 60:
         read, frame = capture.read()
