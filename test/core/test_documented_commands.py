@@ -45,7 +45,7 @@ BESIDES = {
 #: Commands that no stand-in can serve → the test that runs their like.
 ELSEWHERE = {
     "weights fetch": "test_download.py, from a server of its own",
-    "rtsp://": "test_media_live.py",
+    "rtsp://": "test_media_live.py, the same reader over HTTP",
     "hf:owner/name": "test_adapters.py, without a network",
     "experiment cost": "test_evaluation_experiments.py; at full size it takes minutes",
     "bench": "test_benchmark.py; at full size it takes minutes",
