@@ -211,7 +211,10 @@ def _adapt_gains(
             file.write_text(json.dumps(None if gained is None else asdict(gained)) + "\n")
     if decided.is_file() and (told := json.loads(decided.read_text())) is not None:
         what = "are taken" if (out / GAINS).is_file() else "stay as they are"
-        say(f"gains and biases of the first layers: {told['before']:.2f} → {told['after']:.2f} bits; they {what}")
+        say(
+            f"gains and biases of the first layers: {told['before']:.2f} → {told['after']:.2f} bits, agreement with reduced "
+            f"pictures {100 * told['agreed_before']:.1f} → {100 * told['agreed_after']:.1f} %; they {what}"
+        )
     return str(out / GAINS) if (out / GAINS).is_file() else start
 
 

@@ -57,6 +57,11 @@ class ConfusionMatrix:
         """Mean over the classes that truth has; NaN while there are none. Say how many with `in_truth`."""
         return self._mean(self.in_truth())
 
+    def mean_iou_above(self, share: float) -> float:
+        """Mean over the classes that truth or prediction has at this share of the pixels or more; NaN while there are none."""
+        pixels = self.counts.sum(1) + self.counts[:, : self.num_classes].sum(0) - np.diagonal(self.counts)
+        return self._mean((pixels > 0) & (pixels >= share * self.counts.sum()))
+
     def in_truth(self) -> npt.NDArray[np.bool_]:
         """(num_classes,) which classes truth has."""
         return np.asarray(self.counts.sum(1) > 0)

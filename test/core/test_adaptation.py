@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -37,7 +39,14 @@ from lmanet_core.adaptation import AdaptConfig, decision, gains, selection, teac
 from lmanet_core.adaptation import run as run_module
 from lmanet_core.adaptation.gains import STEPS, adapt_gains
 from lmanet_core.adaptation.gate import Condition, Judged, compare
-from lmanet_core.adaptation.mirror import MirrorAgreement, information_of_pairs, measure_mirror_agreement, mutual_information
+from lmanet_core.adaptation.mirror import (
+    MirrorAgreement,
+    class_shares,
+    information_of_pairs,
+    measure_mirror_agreement,
+    mutual_information,
+)
+from lmanet_core.adaptation.reduced import measure_reduced_agreement
 from lmanet_core.adaptation.selection import choose, survey
 from lmanet_core.adaptation.statistics import adapt_statistics
 from lmanet_core.adaptation.teacher import Teacher, class_thresholds, label_clips
@@ -452,6 +461,51 @@ def test_gains_that_tell_no_more_stay(make_scene, monkeypatch):
     assert adapted is model and gained.after == pytest.approx(gained.before, rel=1e-3) and gained.before > 0.0
 
 
+@pytest.mark.parametrize(
+    ("agreed", "taken"), [((0.6, 0.7), True), ((0.6, 0.5951), True), ((0.6, 0.5949), False), ((0.6, math.nan), False)]
+)
+def test_gains_by_which_labels_agree_less_with_reduced_pictures_stay(make_scene, monkeypatch, agreed, taken):
+    monkeypatch.setattr(gains, "_LEARNING_RATE", 0.02)
+    told = iter(agreed)
+    monkeypatch.setattr(gains, "measure_reduced_agreement", lambda runtime, held: next(told))
+    model = thresholds(bias=-0.5)
+    adapted, gained = adapt_gains(model, pictures(make_scene, count=12), "cpu")
+    assert gained.after > 1.01 * gained.before and (gained.agreed_before, gained.agreed_after) == pytest.approx(
+        agreed, nan_ok=True
+    )
+    assert (adapted is not model) is gained.enough is taken
+
+
+def test_gains_move_by_shares_of_themselves(make_scene, monkeypatch):
+    monkeypatch.setattr(gains, "_LEARNING_RATE", 0.02)
+    images, saw = pictures(make_scene, count=12), []
+    for size in (1.0, 0.1):
+        model = thresholds(bias=-0.5)
+        first, second = model.network.backbone.module.norms[:2]
+        with torch.no_grad():  # the same function, with smaller gains
+            for value in (first.weight, first.bias, second.running_mean):
+                value *= size
+            second.running_var.fill_((1.0 + second.eps) * size**2 - second.eps)
+        before = copy.deepcopy(model)
+        adapted, _ = adapt_gains(model, images, "cpu")
+        assert adapted is not model
+        saw.append([class_shares(prepare(one, "cpu"), images[0]) for one in (before, adapted)])
+    assert torch.allclose(saw[0][0], saw[1][0], atol=1e-4) and not torch.allclose(saw[0][0], saw[0][1], atol=1e-2)
+    assert torch.allclose(saw[0][1], saw[1][1], atol=1e-3)
+
+
+def test_reduced_pictures_are_labelled_as_the_whole_ones_by_what_does_not_hang_on_size(make_scene):
+    assert measure_reduced_agreement(prepare(thresholds(), "cpu"), pictures(make_scene)) > 0.85
+    assert math.isnan(measure_reduced_agreement(prepare(thresholds(), "cpu"), []))
+
+
+def test_each_class_counts_the_same_in_reduced_pictures():
+    picture = np.full((32, 64, 3), 255, np.uint8)
+    picture[:, 30] = 0  # a pole, 1/64 of the picture, grey in the reduced one
+    agreement = measure_reduced_agreement(prepare(thresholds(bias=1.0), "cpu"), [picture])
+    assert 0.4 < agreement < 0.6
+
+
 def test_what_is_judged_is_not_learned_from(make_scene, monkeypatch):
     looked, images = [], pictures(make_scene, count=8)
     crops = gains._crops
@@ -461,8 +515,12 @@ def test_what_is_judged_is_not_learned_from(make_scene, monkeypatch):
     monkeypatch.setattr(
         gains, "measure_mirror_agreement", lambda runtime, some: (judged.extend(some), measure(runtime, some))[1]
     )
+    agreed = gains.measure_reduced_agreement
+    monkeypatch.setattr(
+        gains, "measure_reduced_agreement", lambda runtime, some: (judged.extend(some), agreed(runtime, some))[1]
+    )
     adapt_gains(thresholds(), images, "cpu")
-    assert {id(image) for image in judged} == {id(image) for image in images[6:]}
+    assert len(judged) == 8 and {id(image) for image in judged} == {id(image) for image in images[6:]}
     assert {id(image) for image in looked} == {id(image) for image in images[:6]}
 
 
@@ -581,13 +639,12 @@ def test_adapted_weights_are_better_on_frames_they_have_not_seen(adapt, night, t
 
 
 def test_gains_are_trained_behind_the_statistics_kept_and_gone_on_from(adapt, tmp_path, monkeypatch):
-    small = ("--moments=8", "--judged-frames=3", "--network-size=128x64", "--gains=auto")
+    small = ("--judged-frames=3", "--gains=auto")
     code, said, error = adapt(*small)
     assert code in (0, 1) and "gains and biases of the first layers: " in said + error
     out = tmp_path / "out"
-    told = json.loads((out / "gains.json").read_text())
-    assert (out / "gains.safetensors").is_file() is (told["after"] * 0.99 >= told["before"])
-    assert (out / "gains.safetensors").is_file()
+    told = gains.Gained(**json.loads((out / "gains.json").read_text()))
+    assert (out / "gains.safetensors").is_file() is told.enough is True
     provenance = load_model(out / "gains.safetensors").config.provenance
     assert "trained on" in provenance["gains"] and "adapted to" in provenance["statistics"]
     (out / "summary.json").unlink()

@@ -53,6 +53,13 @@ def test_absent_class_is_nan_and_left_out_of_the_mean():
     assert counted.only_predicted().tolist() == [False, False, True]
 
 
+def test_classes_below_a_share_of_the_pixels_are_left_out():
+    counted = matrix(truth=[[0] * 6 + [1] * 2], prediction=[[0] * 5 + [2] + [1] * 2])
+    assert counted.mean_iou_above(0.2) == pytest.approx((5 / 6 + 1) / 2)
+    assert counted.mean_iou_above(0.125) == counted.mean_iou() == pytest.approx((5 / 6 + 1 + 0) / 3)
+    assert math.isnan(counted.mean_iou_above(0.9)) and math.isnan(matrix(truth=[[VOID]], prediction=[[0]]).mean_iou_above(0.0))
+
+
 def test_nothing_counted_is_nan_without_a_warning(recwarn):
     empty = matrix(truth=[[VOID]], prediction=[[0]])
     assert math.isnan(empty.accuracy())
