@@ -48,7 +48,9 @@ class AdaptConfig:
         0.9, "Pixels with at least this probability are learned from, whatever their class.", low=0.0, high=1.0
     )
     # student
-    steps: int = setting(300, "Optimiser steps of the student; 0: adapt statistics and gains alone.", low=0)
+    steps: int = setting(
+        0, "Optimiser steps of a student, such as 300: steadier, seldom more right; 0: adapt statistics and gains alone.", low=0
+    )
     batch_size: int = setting(4, "Clips in a step.", low=1)
     crop: float = setting(
         0.6, "Side of the windows that are learned from, as a share of the network's size.", low=0.2, high=1.0
@@ -80,6 +82,11 @@ class AdaptConfig:
             raise ConfigError("stills cannot be judged for steadiness: give judge, a recording of the same camera")
         if self.mapping and not self.labels:
             raise ConfigError("mapping says what labels mean: give labels, too, or leave it out")
+        of_students = [name for name in ("teacher", "replay", "all") if getattr(self, name)]
+        if of_students and not self.steps:
+            raise ConfigError(
+                f"{' and '.join(of_students)} are for a student, which has no steps: give steps, too, such as 300"
+            )
         if not self.learning_rate > 0.0:
             raise ConfigError(f"learning_rate must be above 0, got {self.learning_rate}")
         self.teacher_scales()

@@ -1,9 +1,9 @@
 """`adapt`: recordings and weights in; weights that fit the camera out, or a plain "keep what you have".
 
-    OUT/teacher/               frames, soft labels, label maps, an overlay video and a bag of them
+    OUT/teacher/               frames; for a student also soft labels, label maps, an overlay video and a bag of them
     OUT/statistics.safetensors the weights with statistics of the recordings, where that is better
     OUT/gains.safetensors      and with gains and biases of the first layers, where that is better still
-    OUT/training/              the student's run
+    OUT/training/              the student's run, where steps are given
     OUT/before/ OUT/after/     reports of lmanet evaluate on what was held out
     OUT/adapted.safetensors    only where the gate lets it pass
     OUT/summary.json           what was decided, and why
@@ -107,7 +107,8 @@ def _require_adaptable(model: Model, config: AdaptConfig) -> None:
         raise WeightsError(f"{model.source} cannot be trained: give the model itself, as python:FILE.py:function or hf:…")
     if config.steps and not config.all and isinstance(backbone, ModuleBackbone) and backbone.cut is None:
         raise ConfigError(
-            "no last layer was found to train in these weights: --all trains all of them, --steps 0 adapts statistics alone"
+            "no last layer was found to train in these weights: --all trains all of them, and without --steps "
+            "statistics and gains alone are adapted"
         )
 
 

@@ -53,6 +53,8 @@ def run(options: Namespace) -> int:
         print(condition.describe())
     if result.weights is None:
         print(f"no better: keep the weights as they are; {result.folder / 'summary.json'} says why")
+        if not config.steps:
+            print("a student may be steadier: --steps 300 trains one")
         return 1
     print(f"adopted: {result.weights}, the report is {result.report}")
     return 0

@@ -679,7 +679,7 @@ def test_weights_that_became_worse_are_refused_and_the_old_ones_stay(adapt, nigh
     )
     found = summary(tmp_path / "out")
     assert code == 1 and found["adopted"] is False and not (tmp_path / "out" / "adapted.safetensors").exists()
-    assert "no better: keep the weights as they are" in said and ": refused" in said
+    assert "no better: keep the weights as they are" in said and ": refused" in said and "a student" not in said
     assert weights.read_bytes() == before
 
 
@@ -776,6 +776,19 @@ def test_what_is_guarded_must_not_be_forgotten(adapt, night, tmp_path):
     assert code == 1 and "day: what labels tell of mirrored pictures" in said and "mIoU" in said
     refused = [condition for condition in summary(tmp_path / "out")["conditions"] if not condition["passed"]]
     assert [condition["what"].partition(":")[0] for condition in refused] == ["day"]
+
+
+def test_where_nothing_is_adapted_a_student_is_named(adapt):
+    code, said, _ = adapt("--statistics=off", "--moments=4", "--judged-frames=2")
+    assert code == 1 and "a student may be steadier: --steps 300 trains one" in said
+
+
+@pytest.mark.parametrize("given", [("--teacher=hf:b0",), ("--replay=stills",), ("--all",), ("--all", "--replay=stills")])
+def test_what_is_for_a_student_wants_steps(adapt, tmp_path, given):
+    code, _, error = adapt(*given)
+    names = " and ".join(one.removeprefix("--").partition("=")[0] for one in reversed(given))
+    assert code == 2 and f"{names} are for a student" in error and "such as 300" in error and not (tmp_path / "out").exists()
+    assert adapt("--batch-size=2", "--moments=4", "--judged-frames=2")[0] in (0, 1)  # what has a default anyway
 
 
 @pytest.mark.parametrize(("more", "remembers"), [(("--all", "--scales=0.5,1"), True), (("--memory=false",), False)])
