@@ -1,7 +1,7 @@
 """Is harm that training gains and biases does seen without labels, by how well labels agree with those of reduced pictures?
 
     python benchmarks/gain_steps.py camvid_0016E5_15hz_mcap --labels /camera/label_camvid11/compressed \\
-        --mapping camvid11 --weights erfnet_cityscapes.pth --network-size 640x480
+        --mapping camvid11 --weights erfnet_cityscapes.pth --network-size 640x480 --stride 2
 
 Statistics and gains are learned from the first half of a recording, with more and more steps. The second half says what that
 is worth, single frames without memories. What is measured without labels is of the last quarter of the first half, which
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
-import torch
 from labelled import Labelled, add_arguments
 from recording import describe_run, finish
 
@@ -28,21 +26,20 @@ _HARM = 0.005
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--steps", default="30,60,90")
+    parser.add_argument("--steps", default="20,40,80,150")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     model = load_model(options.weights)
     labelled = Labelled(options, model)
     half = len(labelled.frames) // 2
-    first, second = [frame.image for frame in labelled.frames[:half]], labelled.frames[half:]
-    past = 1 if model.config.memory is None else model.config.memory.memory_frames + 1
-    clips = [torch.from_numpy(np.stack([image] * past).transpose(0, 3, 1, 2).copy()) for image in first]
-    model, _ = adapt_statistics(model, clips, first)
+    first, second = labelled.frames[:half], labelled.frames[half:]
+    images = [frame.image for frame in first]
+    model, _ = adapt_statistics(model, labelled.still_clips(model, first), images)
     before = labelled.miou(prepare(model), second)
     print(f"statistics: mIoU {100 * before:.2f} %")
     rows, checks = [], {}
     for steps in (int(part) for part in options.steps.split(",")):
-        trained, gained = train_gains(model, first, seed=options.seed, steps=steps)
+        trained, gained = train_gains(model, images, seed=options.seed, steps=steps)
         assert gained is not None, "there is no BatchNorm to train"
         miou = labelled.miou(prepare(trained), second)
         rows.append({"steps": steps, **vars(gained), "taken": gained.enough, "miou": miou})

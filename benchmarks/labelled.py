@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lmanet_core.adaptation.mirror import class_shares
 from lmanet_core.arrays import UInt8Array
@@ -74,6 +75,12 @@ class Labelled:
                 if ids is not None:
                     plan = plan_stream(settings, backbone, model.config.input_size, Size(*frame.image.shape[:2]))
                     self.frames.append(LabelledFrame(plan, plan.to_network(change(frame.image)), ids))
+
+    @staticmethod
+    def still_clips(model: Model, frames: Sequence[LabelledFrame]) -> list[torch.Tensor]:
+        """Each frame as a clip in which nothing moves, (T, 3, H, W), as long as the model's memory wants."""
+        length = 1 if model.config.memory is None else model.config.memory.memory_frames + 1
+        return [torch.from_numpy(np.stack([frame.image] * length).transpose(0, 3, 1, 2).copy()) for frame in frames]
 
     def miou(self, runtime: Runtime, frames: Sequence[LabelledFrame]) -> float:
         """Of single frames, without memories."""

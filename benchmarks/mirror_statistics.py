@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-import torch
 from labelled import Labelled, add_arguments
 from recording import describe_run, finish
 
@@ -32,10 +31,8 @@ def main() -> int:
     labelled = Labelled(options, model, lambda image: (image * gain + offset).clip(0, 255).astype(np.uint8))
     half = len(labelled.frames) // 2
     first, second = labelled.frames[:half], labelled.frames[half:]
-    past = 1 if model.config.memory is None else model.config.memory.memory_frames + 1
-    clips = [torch.from_numpy(np.stack([frame.image] * past).transpose(0, 3, 1, 2).copy()) for frame in first]
     rows = []
-    for share, mixed in mix_statistics(model, clips).items():
+    for share, mixed in mix_statistics(model, labelled.still_clips(model, first)).items():
         runtime = prepare(mixed)
         for part, chosen in (("first half", first), ("second half", second)):
             bits = measure_mirror_agreement(runtime, [frame.image for frame in chosen]).information

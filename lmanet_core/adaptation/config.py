@@ -84,9 +84,7 @@ class AdaptConfig:
             raise ConfigError("mapping says what labels mean: give labels, too, or leave it out")
         of_students = [name for name in ("teacher", "replay", "all") if getattr(self, name)]
         if of_students and not self.steps:
-            raise ConfigError(
-                f"{' and '.join(of_students)} are for a student, which has no steps: give steps, too, such as 300"
-            )
+            raise ConfigError(f"{' and '.join(of_students)} are for a student: give steps, too, such as 300")
         if not self.learning_rate > 0.0:
             raise ConfigError(f"learning_rate must be above 0, got {self.learning_rate}")
         self.teacher_scales()

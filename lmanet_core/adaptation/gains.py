@@ -8,7 +8,7 @@ Training such parameters on what a network says by itself is TENT's idea (Wang e
 
 A step changes each channel by a share of its own gain: networks differ tenfold in how large their gains are. What was trained
 must then stand another test than the one it was trained for: labels that agree no less with those of reduced pictures. A
-network that was at home on the recordings fails it.
+network that comes to harm at home fails it.
 """
 
 from __future__ import annotations
