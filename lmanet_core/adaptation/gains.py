@@ -34,10 +34,10 @@ from lmanet_core.stream.stream_plan import fit_to_backbone
 from lmanet_core.weights.checkpoint import Model
 from lmanet_core.weights.runtime import choose_device, cpu_computes_bfloat16, prepare
 
-STEPS = 40
+STEPS = 60
 _FIRST = 0.2  # of the layers
 _CROPS = 2  # of a step, each with its mirror image
-_SIDE = 0.5  # of a crop, as a share of the picture's
+_SIDES = (0.5, 0.75)  # of the crops of a step, as shares of the picture's, by turns
 _LEARNING_RATE = 6e-3  # of shares of the gains
 _WARM_UP = 10  # steps
 _BEFORE = 0.8  # what counts of the steps before: two crops do not show all classes
@@ -128,7 +128,7 @@ def _train(
     half = device.type == "cuda" or cpu_computes_bfloat16()
     so_far: torch.Tensor | None = None
     for step in range(steps):
-        crops = torch.from_numpy(_crops(model, images, rng)).permute(0, 3, 1, 2).to(device)
+        crops = torch.from_numpy(_crops(model, images, _SIDES[step % len(_SIDES)], rng)).permute(0, 3, 1, 2).to(device)
         seen = network.backbone.normalize(torch.cat((crops, crops.flip(3))))
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             logits = network.decode(network.encode(seen))
@@ -170,10 +170,10 @@ def _in_shares_of_gains(layer: _BatchNorm) -> list[torch.Tensor]:
     return [parameter.requires_grad_() for parameter in layer.parameters()]
 
 
-def _crops(model: Model, images: Sequence[UInt8Array], rng: np.random.Generator) -> UInt8Array:
-    """(B, h, w, 3) windows of images chosen at random."""
+def _crops(model: Model, images: Sequence[UInt8Array], side: float, rng: np.random.Generator) -> UInt8Array:
+    """(B, h, w, 3) windows of images chosen at random, of this share of their sides."""
     height, width = images[0].shape[:2]
-    size = fit_to_backbone(Size(round(_SIDE * height), round(_SIDE * width)), height * width, model.network.backbone)
+    size = fit_to_backbone(Size(round(side * height), round(side * width)), height * width, model.network.backbone)
     if size.height > height or size.width > width:
         size = Size(height, width)
     windows = []

@@ -37,7 +37,7 @@ pytest.importorskip("lightning", reason="training needs lightning: pip install '
 
 from lmanet_core.adaptation import AdaptConfig, decision, gains, selection, teacher
 from lmanet_core.adaptation import run as run_module
-from lmanet_core.adaptation.gains import STEPS, adapt_gains
+from lmanet_core.adaptation.gains import STEPS, adapt_gains, train_gains
 from lmanet_core.adaptation.gate import Condition, Judged, compare
 from lmanet_core.adaptation.mirror import (
     MirrorAgreement,
@@ -454,6 +454,13 @@ def test_gains_and_biases_of_the_first_layers_alone_are_trained(make_scene, monk
     assert all(parameter.requires_grad for parameter in adapted.network.parameters())
 
 
+def test_gains_are_trained_on_windows_of_two_sizes(make_scene, monkeypatch):
+    seen, crops = [], gains._crops
+    monkeypatch.setattr(gains, "_crops", lambda *given: seen.append(crops(*given)) or seen[-1])
+    train_gains(thresholds(), pictures(make_scene, count=8), "cpu", steps=3)
+    assert [windows.shape[1:3] for windows in seen] == [(16, 32), (24, 48), (16, 32)]
+
+
 def test_gains_that_tell_no_more_stay(make_scene, monkeypatch):
     monkeypatch.setattr(gains, "_LEARNING_RATE", 1e-7)
     model = thresholds()
@@ -506,7 +513,7 @@ def test_each_class_counts_the_same_in_reduced_pictures():
 def test_what_is_judged_is_not_learned_from(make_scene, monkeypatch):
     looked, images = [], pictures(make_scene, count=8)
     crops = gains._crops
-    monkeypatch.setattr(gains, "_crops", lambda model, some, rng: (looked.extend(some), crops(model, some, rng))[1])
+    monkeypatch.setattr(gains, "_crops", lambda model, some, *given: (looked.extend(some), crops(model, some, *given))[1])
     judged = []
     measure = gains.measure_mirror_agreement
     monkeypatch.setattr(
