@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from lmanet_core.adaptation.gains import train_gains
+from lmanet_core.adaptation.statistics import adapt_statistics
 from lmanet_core.errors import DeviceMemoryError
 from lmanet_core.experiments.gpu_agreement import PERIOD_NS, kernels, labels, street_frames
 from lmanet_core.stream.segmenter import VideoSegmenter
@@ -96,6 +98,17 @@ def test_streams_in_threads_are_that_of_one(runtime, images):
     assert sorted(got) == [0, 1, 2]
     for results in got.values():
         assert_same(results, expected)
+
+
+def test_statistics_and_gains_are_adapted_as_on_the_cpu(device, images):
+    shipped, told = load_model(default_weights()), {}
+    clips = [torch.from_numpy(np.stack([image] * 2).transpose(0, 3, 1, 2).copy()) for image in images]
+    for where in ("cpu", device):
+        model, bits = adapt_statistics(shipped, clips, images, where)
+        model, gained = train_gains(model, images, where, steps=6)
+        assert gained is not None and all(parameter.device.type == "cpu" for parameter in model.network.parameters())
+        told[where] = [*bits.values(), *vars(gained).values()]
+    assert told[device] == pytest.approx(told["cpu"], abs=0.05) and gained.after > gained.before
 
 
 def test_device_memory_of_a_stream_is_flat(cuda, runtime, images):
