@@ -2,7 +2,7 @@
 
 A network that knows what it sees gives a thing the same label when it looks smaller. Each class counts the same, so that poles
 and signs, which vanish first in a network that comes to harm, weigh as much as the road. Under training on what labels tell of
-those of mirrored pictures it rose and fell with the true mIoU on six recordings of eight (docs/results.md, adaptation).
+those of mirrored pictures it rose and fell with the true mIoU on seven recordings of nine (docs/results.md, adaptation).
 """
 
 from __future__ import annotations
